@@ -1,0 +1,145 @@
+"""The main job through the commands a user types, on generated scans."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+import volseg
+from volseg.cli.main import main
+from volseg.io.model_file import read_model
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["model.encoder=tiny", "model.features=4", "train.batch_size=1", "data.workers=0", "device=cpu"]
+SMALL += ["plan.patch_size=[8,32,32]", "train.validate_every=4", "train.validate_cases=1", "train.checkpoint_every=2"]
+
+
+def train(data: Path, output: Path, *extra: str) -> int:
+    config = str(ROOT / "configs" / "demo.yaml")
+    return main(["train", "--config", config, f"data.root={data}", f"output={output}", *SMALL, *extra])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    assert main(["phantom", str(folder), "--train", "5", "--test", "2"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "a"
+    assert train(data, output, "train.max_steps=4") == 0
+    return output
+
+
+def test_a_run_folder_holds_what_it_should(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "plan.json", "splits.json", "provenance.json", "metrics.jsonl", "progress.png"}
+    assert names >= {"checkpoint", "model.safetensors", "validation"}
+    split = json.loads((run / "splits.json").read_text())
+    assert len(split["train"]) == 4
+    assert len(split["val"]) == 1
+    scores = run / "validation" / "scores"
+    with (scores / "cases.csv").open() as file:
+        assert {row["case"] for row in csv.DictReader(file)} == set(split["val"])
+    _, metadata = read_model(run / "model.safetensors")
+    assert metadata["training"]["step"] == 4
+    assert metadata["plan"]["patch_size"] == [8, 32, 32]
+
+
+def test_a_second_run_into_the_same_folder_is_refused(
+    data: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, run, "train.max_steps=4") == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_ends_like_an_unbroken_one(data: Path, run: Path, tmp_path: Path) -> None:
+    """The budget of 4 steps is cut at step 2 by a copy of the checkpoint, as a killed run would leave it."""
+    broken = tmp_path / "b"
+    assert train(data, broken, "train.max_steps=4") == 0
+    (broken / "model.safetensors").unlink()
+    import torch
+
+    state = torch.load(broken / "checkpoint" / "last.pt", weights_only=True)
+    assert state["progress"]["step"] == 4
+    restarted = tmp_path / "c"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("volseg.training.loop.write_model", _stop)
+        patch.setattr("volseg.training.schedule.Budget.progress", lambda self, step, elapsed_s: step / 4 + (step == 2))
+        with pytest.raises(KeyboardInterruptForTest):
+            train(data, restarted, "train.max_steps=4")
+    assert train(data, restarted, "train.max_steps=4", "--resume") == 0
+    expected, _ = read_model(run / "model.safetensors")
+    found, _ = read_model(restarted / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+class KeyboardInterruptForTest(Exception):
+    """Ends a run at its checkpoint."""
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterruptForTest
+
+
+def test_predict_and_evaluate_a_folder(data: Path, run: Path, tmp_path: Path) -> None:
+    masks, scores = tmp_path / "masks", tmp_path / "scores"
+    script = [sys.executable, str(ROOT / "tools" / "predict.py")]
+    arguments = ["--model", run / "model.safetensors", "--input", data / "imagesTs", "--output", masks]
+    done = subprocess.run([*script, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for scan in sorted((data / "imagesTs").iterdir()):
+        image, mask = nibabel.load(scan), nibabel.load(masks / scan.name)
+        assert mask.shape == image.shape
+        assert mask.affine.tobytes() == image.affine.tobytes()
+        assert mask.get_data_dtype() == np.uint8
+    arguments = ["--pred", masks, "--ref", data / "labelsTs", "--dataset", data / "dataset.json", "--out", scores]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    assert {"cases.csv", "summary.json", "summary.md"} <= {path.name for path in scores.iterdir()}
+
+
+def test_the_python_interface_gives_the_same_mask(data: Path, run: Path) -> None:
+    predictor = volseg.load(run / "model.safetensors", device="cpu")
+    scan = sorted((data / "imagesTs").iterdir())[0]
+    from_file = predictor.predict(scan)
+    image = nibabel.load(scan)
+    from_array = predictor.predict(np.asarray(image.dataobj), image.affine)
+    assert np.array_equal(from_file.labels, from_array.labels)
+    assert from_file.grid == from_array.grid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config", "configs/none.yaml"], "no such configuration file"),
+        (["train", "--config", "configs/demo.yaml", "train.lrr=1"], "did you mean 'train.lr'"),
+        (["train", "--config", "configs/demo.yaml"], "data.root"),
+        (["train", "--config", "configs/demo.yaml", "data.root=/none"], "/none"),
+        (["plan", "/none"], "/none"),
+        (["predict", "--model", "Makefile", "--input", ".", "--output", "x"], "Makefile"),
+        (["evaluate", "--pred", "/none", "--ref", "/none", "--out", "x"], "/none"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_exits_with_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(volseg.errors.VolsegError):
+        main(["plan", "/none", "--debug"])

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from volseg.config.load import config_from_dict, config_to_dict, load_config, save_config
+from volseg.config.schema import Config
+from volseg.errors import ConfigError, OutputError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert load_config(None) == Config()
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 3\ntrain:\n  lr: 1e-4\n  max_minutes: 5\n")
+    config = load_config(file, ["train.lr=2e-3", "data.root=/a b/ü", "plan.patch_size=[32,96,96]"])
+    assert config.seed == 3
+    assert config.train.lr == 2e-3
+    assert config.data.root == "/a b/ü"
+    assert config.plan == {"patch_size": [32, 96, 96]}
+    assert (config.train.max_steps, config.train.max_minutes) == (None, 5.0)
+
+
+def test_the_later_stop_rule_replaces_the_earlier(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("train:\n  max_minutes: 5\n")
+    assert load_config(file, ["train.max_steps=7"]).train.max_minutes is None
+    with pytest.raises(ConfigError, match="both"):
+        load_config(file, ["train.max_steps=7", "train.max_minutes=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_minute=3", "did you mean 'train.max_minutes'"),
+        ("modle.encoder=tiny", "did you mean 'model'"),
+        ("train.lr=-1", "train.lr is out of range"),
+        ("train.lr=fast", "train.lr"),
+        ("model.encoder=resnet", "dinov2_s14"),
+        ("train=3", "group of keys"),
+        ("train.lr", "key=value"),
+        ("=3", "key=value"),
+        ("data.fold=5", "data.fold"),
+        ("augment.noise=1.5", "not a probability"),
+    ],
+)
+def test_a_bad_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(None, [override])
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", "sed: 1\n"])
+def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_saved_and_stored_configurations_come_back(tmp_path: Path) -> None:
+    config = load_config(None, ["train.max_steps=5", "plan.token_stride=4", "model.encoder=tiny"])
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
+    assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_a_configuration_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"none/c\.yaml"):
+        save_config(Config(), tmp_path / "none" / "c.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_ready_configurations_are_valid(path: Path) -> None:
+    config = load_config(path)
+    assert (config.train.max_steps is None) != (config.train.max_minutes is None)

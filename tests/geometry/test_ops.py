@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+from scans import CODES, affine_of, positions
+
+from volseg.errors import GeometryError
+from volseg.geometry import ops
+from volseg.geometry.grid import Grid
+
+OBLIQUE = Grid((5, 4, 3), affine_of("LIP", (0.7, 1.5, 4.0), (14, -9, 23)))
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_reorient_moves_every_voxel_with_its_place(codes) -> None:
+    for grid in (OBLIQUE, Grid((5, 1, 3), affine_of(codes, (2.0, 1.0, 0.5)))):
+        for wanted in (codes, "SPL", "RAS"):
+            data, turned = ops.reorient(positions(grid), grid, wanted)
+            assert turned.orientation == wanted
+            assert data.shape[1:] == turned.shape
+            np.testing.assert_allclose(data, positions(turned), atol=1e-12)
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_reorient_agrees_with_nibabel(codes) -> None:
+    data = np.arange(60).reshape(5, 4, 3)
+    wanted = nibabel.orientations.axcodes2ornt(codes)
+    change = nibabel.orientations.ornt_transform(nibabel.io_orientation(OBLIQUE.affine), wanted)
+    expected = nibabel.Nifti1Image(data.astype(np.int16), OBLIQUE.affine).as_reoriented(change)
+    ours, grid = ops.reorient(data[None], OBLIQUE, codes)
+    np.testing.assert_array_equal(ours[0], expected.dataobj)
+    np.testing.assert_allclose(grid.affine, expected.affine, atol=1e-12)
+
+
+@pytest.mark.parametrize("codes", ["", "RA", "RAX", "RLS", "ras", "RRAS", "RAAS"])
+def test_reorient_refuses_what_is_no_orientation(codes) -> None:
+    with pytest.raises(GeometryError, match="orientation"):
+        ops.reorient(positions(OBLIQUE), OBLIQUE, codes)
+
+
+def test_crop_and_pad_keep_every_voxel_in_its_place() -> None:
+    data, cropped = ops.crop(positions(OBLIQUE), OBLIQUE, (1, 0, 2), (4, 4, 3))
+    assert cropped.shape == data.shape[1:] == (3, 4, 1)
+    np.testing.assert_allclose(data, positions(cropped), atol=1e-12)
+
+    padded, grid = ops.pad(positions(OBLIQUE), OBLIQUE, (1, 0, 2), (0, 3, 1), value=-5)
+    assert padded.shape[1:] == grid.shape == (6, 7, 6)
+    inner = (slice(None), slice(1, 6), slice(0, 4), slice(2, 5))
+    np.testing.assert_allclose(padded[inner], positions(grid)[inner], atol=1e-12)
+    assert (padded == -5).sum() == 3 * (6 * 7 * 6 - 5 * 4 * 3)
+    back, again = ops.crop(padded, grid, (1, 0, 2), (6, 4, 5))
+    assert again.same_as(OBLIQUE, 1e-9)
+    np.testing.assert_array_equal(back, positions(OBLIQUE))
+
+
+@pytest.mark.parametrize(("start", "stop"), [((0, 0, 0), (6, 4, 3)), ((-1, 0, 0), (2, 2, 2)), ((2, 0, 0), (2, 1, 1))])
+def test_crop_refuses_a_box_outside_or_empty(start, stop) -> None:
+    with pytest.raises(GeometryError, match="crop"):
+        ops.crop(positions(OBLIQUE), OBLIQUE, start, stop)
+
+
+def test_pad_refuses_negative_numbers() -> None:
+    with pytest.raises(GeometryError, match="negative"):
+        ops.pad(positions(OBLIQUE), OBLIQUE, (0, 0, 0), (0, -1, 0))
+
+
+def test_pad_to_size_is_symmetric_and_leaves_large_axes_alone() -> None:
+    data = np.ones((2, 3, 4, 5), np.int16)
+    padded, before = ops.pad_to_size(data, (6, 4, 8), value=7)
+    assert before == (1, 0, 1)
+    assert padded.shape == (2, 6, 4, 8)
+    assert padded.dtype == np.int16
+    np.testing.assert_array_equal(padded[:, 1:4, :, 1:6], data)
+    assert (padded == 7).sum() == padded.size - data.size
+    labels, before = ops.pad_to_size(data[0], (1, 9, 1))
+    assert labels.shape == (3, 9, 5)
+    assert before == (0, 2, 0)
+
+
+def test_pad_to_size_returns_what_is_large_enough_itself() -> None:
+    data = np.ones((1, 3, 4, 5))
+    padded, before = ops.pad_to_size(data, (3, 2, 1))
+    assert padded is data
+    assert before == (0, 0, 0)

@@ -1,0 +1,112 @@
+"""Restoring against the straightforward way: interpolate all logits in float64, then argmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volseg.geometry.grid import Grid
+from volseg.geometry.trace import Trace
+from volseg.inference.restore import logits_to_mask
+from volseg.planning.plan import Plan
+
+MakePlan = Callable[..., Plan]
+
+
+def traced(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], target: tuple[float, float, float], codes: str
+) -> Trace:
+    """Reorient, crop a voxel off each side where there is room, resample."""
+    data = np.zeros((1, *shape), np.float32)
+    data, trace = Trace(Grid(shape, np.diag([*spacing, 1.0]))).reorient(data, codes)
+    start = [int(n > 2) for n in data.shape[1:]]
+    data, trace = trace.crop(data, start, [n - a for n, a in zip(data.shape[1:], start, strict=True)])
+    return trace.resample(data, target)[1]
+
+
+def smooth_logits(classes: int, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """Random logits whose classes form blobs."""
+    noise = np.random.default_rng(seed).standard_normal((classes, *shape))
+    return torch.from_numpy(ndimage.gaussian_filter(noise, (0, 1, 1, 1)).astype(np.float32))
+
+
+def naive(logits: torch.Tensor, trace: Trace, plan: Plan) -> NDArray[np.int64]:
+    """All logits at the scan's resolution, by scipy."""
+    axes = []
+    for number, (axis, n) in enumerate(zip(trace.axis_maps(), trace.cropped.shape, strict=True)):
+        at = axis.scale * np.arange(n) + axis.offset
+        axes.append(np.floor(at + 0.5 + 1e-9) if number == 0 and plan.nearest_depth else at)
+    where = np.meshgrid(*axes, indexing="ij")
+    full = [ndimage.map_coordinates(x.astype(np.float64), where, order=1, mode="nearest") for x in logits.numpy()]
+    labels = np.array(plan.label_values)[np.argmax(full, axis=0)]
+    return trace.uncrop_and_reorient(labels)
+
+
+@pytest.mark.parametrize("nearest_depth", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "spacing", "target", "codes"),
+    [
+        ((12, 14, 10), (2.0, 2.0, 2.0), (2.0, 2.0, 2.0), "SPL"),  # nothing to interpolate
+        ((30, 28, 9), (0.8, 0.8, 5.0), (5.0, 1.7, 1.7), "SPL"),  # a finer scan
+        ((13, 12, 11), (3.0, 2.5, 2.0), (1.1, 1.3, 0.9), "AIL"),  # a coarser scan
+        ((11, 1, 17), (1.0, 9.0, 1.3), (2.1, 1.0, 2.3), "RIP"),  # a single slice
+    ],
+)
+def test_equals_interpolating_everything(
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    target: tuple[float, float, float],
+    codes: str,
+    nearest_depth: bool,
+    make_plan: MakePlan,
+) -> None:
+    plan = make_plan(nearest_depth=nearest_depth)
+    trace = traced(shape, spacing, target, codes)
+    logits = smooth_logits(plan.num_classes, trace.target.shape)
+    mask = logits_to_mask(logits, trace, plan)
+    assert mask.shape == shape
+    assert mask.dtype == np.uint16
+    assert np.array_equal(mask, naive(logits, trace, plan))
+    assert len(np.unique(mask)) > 1
+
+
+def test_rough_logits(make_plan: MakePlan) -> None:
+    """Every voxel a class of its own: nothing can be taken over from neighbours that agree."""
+    plan = make_plan(labels={f"class {k}": k for k in range(25)})
+    trace = traced((19, 23, 11), (0.9, 1.1, 3.0), (3.0, 2.0, 2.0), "SPL")
+    logits = torch.from_numpy(np.random.default_rng(3).standard_normal((25, *trace.target.shape)).astype(np.float32))
+    mask = logits_to_mask(logits, trace, plan)
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, naive(logits, trace, plan))
+
+
+def test_hand_computed(make_plan: MakePlan) -> None:
+    """Two working voxels of 2 mm with logits 0 against -3 and +1 cross at three quarters of the way between them."""
+    plan = make_plan(labels={"background": 0, "organ": 7}, spacing_mm=(1.0, 1.0, 10.0))
+    trace = Trace(Grid((1, 1, 20), np.eye(4))).resample(np.zeros((1, 1, 1, 20)), (1.0, 1.0, 10.0))[1]
+    logits = torch.tensor([[[[0.0, 0.0]]], [[[-3.0, 1.0]]]])  # (2, 1, 1, 2); centres at 4.5 and 14.5: crossing at 12
+    mask = logits_to_mask(logits, trace, plan)
+    assert mask[0, 0].tolist() == [0] * 13 + [7] * 7  # a tie, at 12, goes to the lower class
+
+
+def test_cropped_voxels_are_background(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    trace = traced((6, 7, 8), (2.0, 2.0, 2.0), (2.0, 2.0, 2.0), "RAS")
+    logits = torch.zeros((4, *trace.target.shape))
+    logits[3] = 1.0
+    mask = logits_to_mask(logits, trace, plan)
+    assert (mask[1:-1, 1:-1, 1:-1] == 600).all()
+    assert np.count_nonzero(mask) == 4 * 5 * 6
+
+
+def test_labels_above_16_bits(make_plan: MakePlan) -> None:
+    plan = make_plan(labels={"background": 0, "organ": 70_000})
+    trace = Trace(Grid((1, 1, 2), np.eye(4)))
+    mask = logits_to_mask(torch.tensor([[[[0.0, 1.0]]], [[[1.0, 0.0]]]]), trace, plan)
+    assert mask.dtype == np.int32
+    assert mask.tolist() == [[[70_000, 0]]]

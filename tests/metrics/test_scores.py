@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from volseg.errors import DataError, GeometryError
+from volseg.metrics import case_scores
+
+from .masks import brute_border, brute_distances, random_pair
+
+SHAPE, SPACING = (12, 20, 24), (3.0, 0.5, 2.0)
+DIAGONAL = math.sqrt(36.0**2 + 10.0**2 + 48.0**2)
+
+
+def box(start: tuple[int, int, int], stop: tuple[int, int, int], value: int = 1) -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = value
+    return labels
+
+
+def test_equal_masks_are_perfect() -> None:
+    mask = box((2, 3, 4), (7, 12, 15))
+    assert case_scores(mask, mask, SPACING, [1])[1] == {
+        "dice": 1.0,
+        "iou": 1.0,
+        "hd95": 0.0,
+        "hd": 0.0,
+        "assd": 0.0,
+        "nsd": 1.0,
+        "volume_error": 0.0,
+        "pred_voxels": 495,
+        "ref_voxels": 495,
+        "status": "ok",
+    }
+
+
+@pytest.mark.parametrize(("axis", "spacing_mm"), list(enumerate(SPACING)))
+def test_a_shifted_box_along_each_axis(axis: int, spacing_mm: float) -> None:
+    """A 4 x 8 x 6 box moved by two voxels: every distance follows by counting its border voxels."""
+    start, stop = np.array([2, 3, 4]), np.array([6, 11, 10])
+    shift = 2 * np.eye(3, dtype=int)[axis]
+    ref, pred = box(tuple(start), tuple(stop)), box(tuple(start + shift), tuple(stop + shift))
+    scores = case_scores(pred, ref, SPACING, [1])[1]
+    length = (stop - start)[axis]
+    assert scores["dice"] == pytest.approx((length - 2) / length)
+    assert scores["iou"] == pytest.approx((length - 2) / (length + 2))
+    assert scores["hd"] == pytest.approx(2 * spacing_mm)
+    assert scores["volume_error"] == 0
+
+
+def test_hd95_assd_and_modes_of_two_plates_by_hand() -> None:
+    """Plates one voxel thick: all voxels are border. The prediction has 19 of 20 voxels on the plate and one 5 off."""
+    ref, pred = np.zeros((1, 40, 20), np.uint8), np.zeros((1, 40, 20), np.uint8)
+    ref[0, 10] = 1
+    pred[0, 10, :19] = 1
+    pred[0, 15, 19] = 1
+    spacing = (1.0, 2.0, 3.0)
+    expected_to_ref, expected_to_pred = [0.0] * 19 + [10.0], [0.0] * 19 + [3.0]
+    scores = case_scores(pred, ref, spacing, [1])[1]
+    assert scores["hd95"] == pytest.approx(np.percentile(expected_to_ref, 95))  # 0.5: linear interpolation
+    assert scores["hd95"] == pytest.approx(0.5)
+    assert scores["hd"] == 10
+    assert scores["assd"] == pytest.approx(13 / 40)
+    pooled = case_scores(pred, ref, spacing, [1], hd_mode="pooled")[1]
+    assert pooled["hd95"] == pytest.approx(np.percentile(expected_to_ref + expected_to_pred, 95))
+    assert pooled["hd"] == 10
+
+
+def test_nsd_of_a_slab_by_hand() -> None:
+    """One of two equal faces is 2 mm off. The rims are cut off by a frame of ignored voxels."""
+    ref, pred = np.zeros((10, 20, 20), np.uint8), np.zeros((10, 20, 20), np.uint8)
+    ref[2:6], pred[2:8] = 1, 1
+    ref[:, [0, -1]] = ref[:, :, [0, -1]] = 9
+    tolerances = {0.0: 0.5, 1.0: 0.5, 1.99: 0.5, 2.0: 1.0}
+    for tolerance, expected in tolerances.items():
+        scores = case_scores(pred, ref, (1.0, 0.7, 3.0), [1], nsd_tolerance_mm=tolerance, ignore_label=9)
+        assert scores[1]["nsd"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_equals_brute_force_on_small_volumes(seed: int) -> None:
+    pred, ref, spacing = random_pair(seed, largest=9)
+    to_ref = brute_distances(a := brute_border(pred), b := brute_border(ref), spacing)
+    to_pred = brute_distances(b, a, spacing)
+    scores = case_scores(pred, ref, spacing, [1])[1]
+    assert scores["dice"] == pytest.approx(2 * (pred & ref).sum() / (pred.sum() + ref.sum()))
+    assert scores["iou"] == pytest.approx((pred & ref).sum() / (pred | ref).sum())
+    assert scores["hd95"] == pytest.approx(max(np.percentile(to_ref, 95), np.percentile(to_pred, 95)))
+    assert scores["hd"] == pytest.approx(max(to_ref.max(), to_pred.max()))
+    assert scores["assd"] == pytest.approx(np.concatenate([to_ref, to_pred]).mean())
+    assert scores["volume_error"] == pytest.approx(pred.sum() / ref.sum() - 1)
+
+
+@pytest.mark.parametrize("hd_mode", ["max", "pooled", "surfel"])
+@pytest.mark.parametrize(("pred_value", "ref_value", "status"), [(0, 1, "missed"), (1, 0, "spurious")])
+def test_one_empty_mask_costs(hd_mode: str, pred_value: int, ref_value: int, status: str) -> None:
+    mask = box((2, 3, 4), (7, 12, 15))
+    scores = case_scores(mask * pred_value, mask * ref_value, SPACING, {"organ": 1}, hd_mode=hd_mode)["organ"]
+    assert (scores["dice"], scores["iou"], scores["nsd"], scores["status"]) == (0, 0, 0, status)
+    assert scores["hd95"] == scores["hd"] == scores["assd"] == pytest.approx(DIAGONAL)
+    assert math.isnan(scores["volume_error"]) == (status == "spurious")
+
+
+def test_both_empty_is_not_defined() -> None:
+    scores = case_scores(box((0, 0, 0), (2, 2, 2)), box((0, 0, 0), (2, 2, 2)), SPACING, [1, 5])[5]
+    assert scores["status"] == "both_empty"
+    assert all(math.isnan(scores[key]) for key in ("dice", "iou", "hd95", "hd", "assd", "nsd", "volume_error"))
+
+
+def test_spacing_order_matters_and_is_that_of_the_axes() -> None:
+    ref, pred = box((2, 3, 4), (6, 11, 10)), box((3, 3, 4), (7, 11, 10))
+    assert case_scores(pred, ref, (5.0, 1.0, 1.0), [1])[1]["hd"] == 5
+    moved = [np.moveaxis(mask, 0, 2) for mask in (pred, ref)]
+    assert case_scores(*moved, (1.0, 1.0, 5.0), [1])[1]["hd"] == 5
+
+
+def test_symmetric_in_prediction_and_reference() -> None:
+    pred, ref, spacing = random_pair(5)
+    one, other = case_scores(pred, ref, spacing, [1])[1], case_scores(ref, pred, spacing, [1])[1]
+    for key in ("dice", "iou", "hd95", "hd", "assd", "nsd"):
+        assert one[key] == pytest.approx(other[key])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
+def test_any_integer_type_gives_the_same(dtype: type) -> None:
+    ref, pred = box((2, 3, 4), (6, 11, 10), 3), box((3, 3, 4), (7, 11, 10), 3)
+    assert case_scores(pred.astype(dtype), ref, SPACING, [3]) == case_scores(pred, ref, SPACING, [3])
+
+
+def test_values_that_no_class_has_are_background() -> None:
+    ref = box((2, 3, 4), (6, 11, 10)).astype(np.int64)
+    strange = ref.copy()
+    strange[0, 0, :3] = (-4, 70_000, 2**40)
+    assert case_scores(strange, ref, SPACING, [1])[1]["dice"] == 1
+
+
+def test_regions_are_scored_as_one_class_and_may_be_nested() -> None:
+    ref = np.maximum(box((2, 3, 4), (8, 12, 16), 1), box((3, 5, 6), (5, 8, 10), 2))
+    pred = np.maximum(box((2, 3, 4), (8, 12, 16), 2), box((3, 5, 6), (5, 8, 10), 1))  # the parts are swapped
+    scores = case_scores(pred, ref, SPACING, {"whole": (1, 2), "core": 2, "background": 0})
+    assert list(scores) == ["whole", "core"]
+    assert scores["whole"]["dice"] == 1
+    assert scores["core"] == case_scores(pred == 2, ref == 2, SPACING, [1])[1]
+
+
+def test_region_equals_the_union_mask() -> None:
+    rng = np.random.default_rng(3)
+    pred, ref = rng.integers(0, 4, (6, 7, 8)), rng.integers(0, 4, (6, 7, 8))
+    scores = case_scores(pred, ref, SPACING, {"a": (1, 3), "b": 2, "all": (1, 2, 3)}, ignore_label=None)
+    for name, values in {"a": (1, 3), "b": (2,), "all": (1, 2, 3)}.items():
+        assert scores[name] == case_scores(np.isin(pred, values), np.isin(ref, values), SPACING, [1])[1]
+
+
+def test_ignored_voxels_do_not_count_anywhere() -> None:
+    """Whatever is predicted under the ignore label, the scores are the same; its border is no surface."""
+    ref = box((2, 3, 4), (8, 12, 16))
+    ref[5:] = 9
+    pred = box((2, 3, 4), (5, 12, 16))
+    expected = case_scores(pred, ref, SPACING, [1], ignore_label=9)[1]
+    assert expected["dice"] == 1
+    assert expected["hd"] == 0
+    assert expected["ref_voxels"] == 3 * 9 * 12
+    rng = np.random.default_rng(0)
+    pred[5:] = rng.integers(0, 2, pred[5:].shape)
+    assert case_scores(pred, ref, SPACING, {"a": 1}, ignore_label=9)["a"] == expected
+    assert case_scores(pred, ref, SPACING, {"a": (1, 2)}, ignore_label=9)["a"] == expected
+
+
+def test_without_a_visible_reference_surface_the_prediction_counts_as_wrong() -> None:
+    """The organ fills all that is known; a hole in the prediction has a surface, the reference has none."""
+    ref = np.full(SHAPE, 9, np.uint8)
+    ref[4:8, 5:15, 6:18] = 1
+    pred = np.ones(SHAPE, np.uint8)
+    perfect = case_scores(pred, ref, SPACING, [1], ignore_label=9)[1]
+    assert perfect["dice"] == 1
+    assert math.isnan(perfect["hd95"])
+    pred[5, 8, 9] = 0
+    holed = case_scores(pred, ref, SPACING, [1], ignore_label=9)[1]
+    assert holed["hd95"] == pytest.approx(DIAGONAL)
+    assert holed["nsd"] == 0
+
+
+def test_tolerances_of_single_classes() -> None:
+    ref = np.maximum(box((2, 3, 4), (6, 11, 10)), box((2, 3, 12), (6, 11, 18), 2))
+    pred = np.roll(ref, 1, axis=1)
+    scores = case_scores(pred, ref, SPACING, [1, 2], nsd_tolerance_mm={1: 0.1, 2: 3.0})
+    assert scores[1]["nsd"] < 0.8
+    assert scores[2]["nsd"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"spacing_mm": (1, 1)}, GeometryError, "three positive numbers"),
+        ({"spacing_mm": (1, 1, 0)}, GeometryError, "three positive numbers"),
+        ({"ref": np.zeros((2, 2, 3), np.uint8)}, GeometryError, "shape"),
+        ({"pred": np.zeros((2, 2, 2), np.float32)}, DataError, "whole numbers"),
+        ({"hd_mode": "mean"}, DataError, "max, pooled, surfel"),
+        ({"labels": {"a": -1}}, DataError, "label value"),
+        ({"labels": {"a": ()}}, DataError, "label value"),
+        ({"labels": [1.5]}, DataError, "label value"),
+        ({"ignore_label": 1}, DataError, "ignore"),
+        ({"nsd_tolerance_mm": -1.0}, DataError, "tolerance"),
+    ],
+)
+def test_what_cannot_be_scored_is_said(arguments: dict, error: type[Exception], text: str) -> None:
+    good = {"pred": np.zeros((2, 2, 2), np.uint8), "ref": np.zeros((2, 2, 2), np.uint8)}
+    with pytest.raises(error, match=text):
+        case_scores(**{**good, "spacing_mm": (1, 1, 1), "labels": [1], **arguments})

@@ -1,0 +1,68 @@
+"""Config to modules: parameter groups, counts, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.plans import StubPlan
+from volseg.config.schema import ModelConfig
+from volseg.errors import ConfigError
+from volseg.models import dinov2
+from volseg.models.build import build_model, count_parameters, parameter_groups
+
+CONFIG = ModelConfig(encoder="tiny", features=4, max_features=8)
+
+
+def rates(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
+    groups = parameter_groups(model, lr=1.0, encoder_lr_scale=0.1, weight_decay=0.5)
+    return {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
+
+
+def test_groups_hold_every_trainable_parameter_once_and_decay_only_matrices() -> None:
+    model = build_model(CONFIG, StubPlan())
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.5)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(decay)
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert set(decay) == {id(p) for p in named.values()}
+    undecayed = {name.rsplit(".", 1)[-1] for name, p in named.items() if decay[id(p)] == 0}
+    assert undecayed == {"bias", "weight", "gamma", "pos_embed", "cls_token"}
+    assert all(p.ndim == 1 for name, p in named.items() if decay[id(p)] == 0 and name.endswith("weight"))
+    assert all(p.ndim > 1 for p in named.values() if decay[id(p)])
+
+
+def test_only_a_pretrained_encoder_learns_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", dinov2.Variant(width=32, depth=1, heads=2, grid=5))
+    random = build_model(replace(CONFIG, encoder="dinov2_s14"), StubPlan())
+    assert {name: lr for name, (lr, _) in rates(random).items() if name.startswith("encoder")} == {
+        "encoder, decay": 1.0,
+        "encoder, no decay": 1.0,
+    }
+    path = tmp_path / "weights.pth"
+    torch.save(dinov2.build_dinov2("dinov2_s14").state_dict(), path)
+    pretrained = replace(CONFIG, encoder="dinov2_s14", weights=str(path))
+    assert rates(build_model(pretrained, StubPlan())) == {
+        "encoder, decay": (0.1, 0.5),
+        "encoder, no decay": (0.1, 0.0),
+        "network, decay": (1.0, 0.5),
+        "network, no decay": (1.0, 0.0),
+    }
+    assert not any(
+        name.startswith("encoder") for name in rates(build_model(replace(pretrained, adaptation="frozen"), StubPlan()))
+    )
+
+
+def test_count_parameters() -> None:
+    frozen = build_model(replace(CONFIG, adaptation="frozen"), StubPlan())
+    counts = count_parameters(frozen)
+    encoder = sum(p.numel() for p in frozen.encoder.parameters())
+    assert counts["total"] - counts["trainable"] == encoder > 1_000_000
+
+
+def test_token_stride_and_decoder_strides_must_agree() -> None:
+    with pytest.raises(ConfigError, match="token stride"):
+        build_model(CONFIG, StubPlan(token_stride=4))

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from volseg.errors import DataError
+from volseg.geometry import ops
+from volseg.geometry.grid import Grid
+from volseg.io.datasets import read_dataset
+from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, fingerprint, spread
+from volseg.planning.jsontext import to_json
+from volseg.planning.plan import make_plan
+
+from .made import save_nifti, write_dataset
+
+RAS = np.diag([1.0, 2.0, 3.0, 1.0])
+
+
+def made_case() -> tuple[np.ndarray, np.ndarray]:
+    """Image and label on a 10 x 12 x 8 RAS grid of 1 x 2 x 3 mm; zeros in the first two planes along R."""
+    image = np.arange(10 * 12 * 8, dtype=np.int16).reshape(10, 12, 8) + 1
+    image[:2] = 0
+    label = np.zeros((10, 12, 8), dtype=np.uint8)
+    label[3:7, 2:5, 1:3] = 1
+    label[9, 11, 7] = 1  # a second, smaller piece
+    label[8, 4:8, 5] = 2
+    return image, label
+
+
+def test_a_case_by_hand(tmp_path: Path) -> None:
+    image, label = made_case()
+    measured = fingerprint(read_dataset(write_dataset(tmp_path, [image], [label], affine=RAS)))
+    only = measured.cases[0]
+    assert (only.id, only.orientation, only.shape) == ("c0", "RAS", (10, 12, 8))
+    assert only.spacing_mm == (1.0, 2.0, 3.0)
+    assert only.nonzero_shape == (8, 12, 8)
+    organ, lesion = only.classes["organ"], only.classes["lesion"]
+    assert organ.volume_ml == pytest.approx(25 * 6 / 1000)
+    assert organ.extent_mm == (4.0, 6.0, 6.0)  # the larger piece
+    assert organ.centroid_mm == pytest.approx(np.argwhere(label == 1).mean(0) * [1, 2, 3], abs=1e-3)
+    assert lesion.extent_mm == (1.0, 8.0, 3.0)
+    values = image[label > 0]
+    statistics = measured.intensity[0]
+    assert statistics.mean == pytest.approx(values.mean())
+    assert statistics.std == pytest.approx(values.std())
+    assert statistics.percentile_99_5 == pytest.approx(np.percentile(values, 99.5))
+    assert (statistics.minimum, statistics.maximum) == (values.min(), values.max())
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SPL", "AIR", "PSL"])
+def test_the_order_of_the_file_axes_does_not_matter(codes: str, tmp_path: Path) -> None:
+    image, label = made_case()
+    plain = fingerprint(read_dataset(write_dataset(tmp_path / "plain", [image], [label], affine=RAS)))
+    turned, grid = ops.reorient(np.stack([image, label.astype(np.int16)]), Grid(image.shape, RAS), codes)
+    root = write_dataset(tmp_path / "turned", [turned[0]], [turned[1]], affine=grid.affine)
+    other = fingerprint(read_dataset(root))
+    assert other.cases[0].orientation == codes
+    assert other.cases[0].classes == plain.cases[0].classes
+    assert other.cases[0].shape == plain.cases[0].shape
+    assert make_plan(other) == make_plan(plain)
+
+
+def test_it_is_json(tmp_path: Path) -> None:
+    measured = fingerprint(read_dataset(write_dataset(tmp_path, *([array] for array in made_case()))))
+    values = json.loads(to_json(measured.to_dict()))
+    assert values["cases"][0]["classes"]["organ"]["volume_ml"] == measured.cases[0].classes["organ"].volume_ml
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    image, label = made_case()
+    told: list[tuple[int, int]] = []
+    fingerprint(read_dataset(write_dataset(tmp_path, [image] * 3, [label] * 3)), lambda *at: told.append(at))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_all_bad_cases_are_named_at_once(tmp_path: Path) -> None:
+    image, label = made_case()
+    root = write_dataset(tmp_path, [image.astype(np.float32)] * 5, [label] * 5)
+    not_a_number = image.astype(np.float32)
+    not_a_number[4, 4, 4] = np.nan
+    save_nifti(root / "imagesTr/c1.nii.gz", not_a_number)
+    unknown = label.copy()
+    unknown[0, 0, 0] = 9
+    save_nifti(root / "labelsTr/c2.nii.gz", unknown)
+    save_nifti(root / "labelsTr/c3.nii.gz", label, np.diag([1.0, 1.0, 1.1, 1.0]))
+    truncated = root / "imagesTr/c4.nii.gz"
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    with pytest.raises(DataError) as caught:
+        fingerprint(read_dataset(root))
+    message = str(caught.value)
+    assert message.startswith("4 of 5 cases cannot be used")
+    for name, reason in [("c1", "NaN"), ("c2", "found: 9"), ("c3", "different grids"), ("c4", str(truncated))]:
+        assert f"- {name}: " in message
+        assert reason in message
+    assert "- c0" not in message
+
+
+def test_a_wrong_number_of_channels_is_named(tmp_path: Path) -> None:
+    image, label = made_case()
+    root = write_dataset(tmp_path, [np.stack([image, image], axis=-1)], [label])
+    with pytest.raises(DataError, match="wrong number of channels"):
+        fingerprint(read_dataset(root))
+
+
+def test_a_set_without_foreground_is_refused(tmp_path: Path) -> None:
+    image, label = made_case()
+    with pytest.raises(DataError, match="no label holds a foreground voxel"):
+        fingerprint(read_dataset(write_dataset(tmp_path, [image], [label * 0])))
+
+
+def test_a_case_without_foreground_is_fine_beside_others(tmp_path: Path) -> None:
+    image, label = made_case()
+    measured = fingerprint(read_dataset(write_dataset(tmp_path, [image] * 2, [label * 0, label])))
+    assert measured.cases[0].classes == {}
+    assert make_plan(measured).labels == {"background": 0, "organ": 1, "lesion": 2}
+
+
+def test_the_ignored_label_is_not_measured(tmp_path: Path) -> None:
+    image, label = made_case()
+    names = ("background", "organ", "ignore")
+    measured = fingerprint(read_dataset(write_dataset(tmp_path, [image], [label], names=names)))
+    assert measured.ignore_label == 2
+    assert set(measured.cases[0].classes) == {"organ"}
+    assert measured.intensity[0].mean == pytest.approx(image[label == 1].mean())
+
+
+def test_spread_is_even_and_bounded() -> None:
+    assert spread(0, 10).tolist() == []
+    assert spread(4, 10).tolist() == [0, 1, 2, 3]
+    chosen = spread(100_001, SAMPLES_PER_CASE)
+    assert len(np.unique(chosen)) == SAMPLES_PER_CASE
+    assert (chosen[0], chosen[-1]) == (0, 100_000)
+
+
+@pytest.mark.data
+def test_the_hippocampus_plan(data_root: Path) -> None:
+    begun_s = time.perf_counter()
+    measured = fingerprint(read_dataset(data_root / "Task04_Hippocampus"))
+    assert time.perf_counter() - begun_s < 30
+    plan = make_plan(measured)
+    assert plan.spacing_mm == (1.0, 1.0, 1.0)
+    assert (plan.orientation, plan.patch_size, plan.token_stride) == ("SPL", (40, 56, 40), 8)
+    assert plan.mirror_axes == (2,)  # left-right; posterior lies behind and above anterior
+    assert plan.intensity[0].rule == "zscore"
+    assert not plan.crop_nonzero
+
+
+@pytest.fixture(scope="module")
+def chaos(data_root: Path) -> Fingerprint:
+    return fingerprint(read_dataset(data_root / "CHAOS_MR"))
+
+
+@pytest.mark.data
+def test_the_chaos_plan(chaos: Fingerprint) -> None:
+    plan = make_plan(chaos)
+    assert plan.spacing_mm == pytest.approx((7.7, 1.25, 1.25))
+    assert (plan.orientation, plan.patch_size, plan.token_stride) == ("SPL", (20, 160, 160), 16)
+    assert plan.mirror_axes == ()
+    assert plan.nearest_depth
+    assert plan.rotate_in_plane_only

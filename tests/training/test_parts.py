@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from volseg.config.schema import TrainConfig
+from volseg.errors import ConfigError, ModelFileError
+from volseg.training.checkpoint import load_checkpoint, save_checkpoint
+from volseg.training.ema import WeightAverage
+from volseg.training.logging import RunLog, read_metrics
+from volseg.training.reproducibility import provenance, seed_step
+from volseg.training.schedule import Budget, learning_rate_factor
+
+
+def test_the_budget_counts_steps_or_seconds() -> None:
+    steps = Budget.from_config(TrainConfig(max_steps=10))
+    assert [steps.progress(step, 1e9) for step in (0, 5, 10, 11)] == [0, 0.5, 1, 1]
+    minutes = Budget.from_config(TrainConfig(max_minutes=2))
+    assert [minutes.progress(10**9, seconds) for seconds in (0, 60, 120, 500)] == [0, 0.5, 1, 1]
+    with pytest.raises(ConfigError, match="no end"):
+        Budget.from_config(TrainConfig())
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    factors = [learning_rate_factor(progress, 0.1) for progress in (0, 0.05, 0.1, 0.55, 1.0)]
+    assert factors == pytest.approx([0.01, 0.5, 1, 0.5, 0])
+    assert learning_rate_factor(0, 0) == 1
+
+
+def test_the_average_follows_and_keeps_frozen_weights() -> None:
+    model = nn.Linear(2, 1)
+    model.bias.requires_grad_(False)
+    average = WeightAverage(model, decay=0.9)
+    before = average.model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 1
+        average.update(model)
+    weight = 1 - 2 / 11  # the first update has decay (1 + 1) / (10 + 1)
+    torch.testing.assert_close(average.model.weight.detach(), before + weight)
+    for _ in range(200):
+        average.update(model)
+    torch.testing.assert_close(average.model.weight.detach(), model.weight.detach())
+    assert not average.model.training
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+def test_a_checkpoint_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+    save_checkpoint(tmp_path, {"weights": torch.arange(3), "step": 4})
+    state = load_checkpoint(tmp_path)
+    assert state is not None
+    assert state["weights"].tolist() == [0, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt"]
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ModelFileError, match=r"last\.pt"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_log_drops_lines_after_the_checkpoint(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, resume_step=0, total_steps=10)
+    for step in (20, 40):
+        log.train({"step": step, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0})
+    log.validation({"step": 40, "val_dice": 0.5, "val_hd95": 3.0, "val_cases": 2, "elapsed_s": 3.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6')
+    resumed = RunLog(tmp_path, resume_step=20, total_steps=10)
+    resumed.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 20, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0}]
+    assert (tmp_path / "progress.png").stat().st_size > 0
+
+
+def test_each_step_draws_its_own_numbers() -> None:
+    def draw(seed: int, step: int) -> float:
+        seed_step(seed, step)
+        return torch.rand(1).item()
+
+    assert draw(0, 5) == draw(0, 5)
+    assert len({draw(0, 5), draw(0, 6), draw(1, 5)}) == 3
+
+
+def test_the_provenance_is_json_and_says_what_ran() -> None:
+    record = provenance(3, "abc", None, {"total": 2, "trainable": 1})
+    assert json.loads(json.dumps(record)) == record
+    assert record["versions"]["torch"]
+    assert record["hardware"]["threads"] >= 1

@@ -1,0 +1,53 @@
+"""``volseg COMMAND ...``: finds the command, runs it, turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from volseg import __version__
+from volseg.errors import VolsegError
+
+COMMANDS = {
+    "plan": "look at a data set and write its plan",
+    "train": "train a model",
+    "predict": "write masks for scans",
+    "evaluate": "score masks against references",
+    "phantom": "generate a small labelled CT data set",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when every case succeeded, 1 when some failed, 2 when nothing could be done.
+    """
+    parser = argparse.ArgumentParser(prog="volseg", description="3D segmentation with a 2D foundation model.")
+    parser.add_argument("--version", action="version", version=f"volseg {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        module = import_module(f"volseg.cli.{name}")
+        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(command)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        return int(args.run(args))
+    except VolsegError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""YAML file + ``key=value`` -> :class:`~volseg.config.schema.Config`. OmegaConf is used here and nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from volseg.config.schema import Config
+from volseg.errors import ConfigError, OutputError
+
+_STOPS = ("max_steps", "max_minutes")
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``key=value`` overrides and check everything.
+
+    Of ``train.max_steps`` and ``train.max_minutes`` the later source wins, so a command line may replace the file's.
+
+    Args:
+        path: YAML file with only what differs from the defaults; ``None`` starts from the defaults.
+        overrides: ``key=value`` strings, values in YAML syntax.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ConfigError: A missing or unreadable file, an unknown key (with a suggestion) or a value out of range.
+    """
+    file_values = _read_yaml(Path(path)) if path is not None else {}
+    merged: dict[str, Any] = {}
+    for source, origin in ((file_values, path), (_parse_overrides(overrides), "command line")):
+        _check_keys(source, origin)
+        _clear_other_stop(merged, source)
+        merged = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(merged, source)))
+    return config_from_dict(merged, origin=path)
+
+
+def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None) -> Config:
+    """Build a configuration from plain nested values, as stored in a run folder or a model file.
+
+    Raises:
+        ConfigError: An unknown key or a value of the wrong type or range.
+    """
+    _check_keys(values, origin)
+    config = OmegaConf.structured(Config)
+    _unlock(config)
+    try:
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(config, dict(values))))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(
+            "a configuration value does not fit", file=origin, found=f"{key}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested values of a configuration."""
+    return asdict(config)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    try:
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config))), encoding="utf-8")
+    except OSError as error:
+        raise OutputError("the configuration cannot be written", file=path, found=error) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "there is no such configuration file", file=path, mend="give one of configs/*.yaml or your own"
+        ) from error
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError("the configuration file cannot be read as YAML", file=path, found=error) from error
+    if not isinstance(values, dict):
+        raise ConfigError("the configuration file is not a mapping", file=path, found=type(values).__name__)
+    return cast("dict[str, Any]", values)
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    for item in overrides:
+        if not item.partition("=")[1] or item.startswith("="):
+            raise ConfigError(
+                "an override is not of the form key=value", found=item, expected="for example train.max_minutes=20"
+            )
+    try:
+        return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError("an override cannot be read", found=" ".join(overrides), expected="YAML syntax") from error
+
+
+def _clear_other_stop(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
+    given = [name for name in _STOPS if (source.get("train") or {}).get(name) is not None]
+    if len(given) == 1 and merged.get("train"):
+        merged["train"].pop(_STOPS[1 - _STOPS.index(given[0])], None)
+
+
+def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: type = Config, prefix: str = "") -> None:
+    hints = get_type_hints(schema)
+    for key, value in values.items():
+        if key not in hints:
+            close = difflib.get_close_matches(str(key), hints, n=1)
+            raise ConfigError(
+                f"unknown configuration key '{prefix}{key}'",
+                file=origin,
+                expected=f"one of {', '.join(hints)}",
+                mend=f"did you mean '{prefix}{close[0]}'?" if close else None,
+            )
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"'{prefix}{key}' is a group of keys", file=origin, found=value)
+            _check_keys(value, origin, cast(type, hints[key]), f"{prefix}{key}.")
+
+
+def _unlock(config: DictConfig) -> None:
+    """Frozen dataclasses arrive read-only; values are merged in before the frozen object is built."""
+    OmegaConf.set_readonly(config, False)
+    for key in config:
+        if isinstance(config._get_node(key), DictConfig):
+            OmegaConf.set_readonly(config[key], False)

@@ -1,0 +1,191 @@
+"""Preprocessed cases on disk: memory-mapped, written whole or not at all, and named by what determines them.
+
+Layout: ``<folder>/<dataset>/<plan key>/<case>-<input key>/{image.npy, label.npy, locations.npy, meta.json}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.data.preprocess import PreparedCase, preprocess_case
+from volseg.errors import DataError, OutputError
+from volseg.geometry.grid import Grid
+from volseg.geometry.trace import Trace
+from volseg.io.datasets import Case, Dataset
+from volseg.planning.cases import Progress, for_each_case
+from volseg.planning.jsontext import to_json
+from volseg.planning.plan import Plan
+
+CODE_VERSION = 1
+"""Raised whenever preprocessing gives other arrays for the same input and plan."""
+PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
+"""The fields of the plan that preprocessing reads; all others may change without making the cache stale."""
+HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A preprocessed case on disk. Arrays are memory-mapped each time, so the case pickles to its path.
+
+    Attributes:
+        id: Name of the case.
+        folder: Where its files are.
+    """
+
+    id: str
+    folder: Path
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """(C, D, H, W) float32, read-only memory map."""
+        return np.asarray(self._array("image"))
+
+    @property
+    def label(self) -> NDArray[Any]:
+        """(D, H, W) class indices, -1 is ignored; read-only memory map."""
+        return np.asarray(self._array("label"))
+
+    @property
+    def locations(self) -> NDArray[np.int32]:
+        """(N, 4): class index and voxel (d, h, w), as in :class:`PreparedCase`."""
+        return np.asarray(self._array("locations"))
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Input files, working grid and Trace as plain values."""
+        values: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        return values
+
+    @property
+    def grid(self) -> Grid:
+        """The working grid."""
+        return self.trace.target
+
+    @property
+    def trace(self) -> Trace:
+        """From the file's grid to the working grid."""
+        return Trace.from_dict(self.meta["trace"])
+
+    def _array(self, name: str) -> NDArray[Any]:
+        path = self.folder / f"{name}.npy"
+        try:
+            return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(
+                "a preprocessed case cannot be read", file=path, found=error, mend="delete its folder and start again"
+            ) from error
+
+
+def cache_dataset(
+    cases: Dataset | Sequence[Case],
+    plan: Plan,
+    folder: str | Path,
+    progress: Progress | None = None,
+    workers: int = 0,
+) -> list[CachedCase]:
+    """Preprocesses every case that is not in the cache yet.
+
+    Args:
+        cases: A data set, or some of its cases.
+        plan: Plan.
+        folder: Cache folder; several runs may share it, also at the same time.
+        progress: Called after every case with (done, in all).
+        workers: Processes; 0 works in this one.
+
+    Returns:
+        The cached cases, in the order given.
+
+    Raises:
+        DataError: Cases cannot be used; each is named.
+        OutputError: The cache folder cannot be written to.
+    """
+    listed = cases.cases if isinstance(cases, Dataset) else cases
+    return for_each_case(
+        partial(cache_case, plan=plan, folder=Path(folder)), listed, workers=workers, progress=progress
+    )
+
+
+def cache_case(case: Case, plan: Plan, folder: Path) -> CachedCase:
+    """Gives a case from the cache, preprocessing it first if it is not there."""
+    inputs = input_identity(case)
+    place = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{_digest(inputs)[:12]}"
+    if not place.is_dir():
+        _write(preprocess_case(case, plan), inputs, place)
+    return CachedCase(case.id, place)
+
+
+def plan_key(plan: Plan) -> str:
+    """12 hexadecimal digits that change with every plan field preprocessing reads, and with its code version."""
+    values = plan.to_dict()
+    return _digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}})[:12]
+
+
+def input_identity(case: Case) -> list[dict[str, Any]]:
+    """What tells a case's files from any others: path, size, time of change and a hash of the first 4096 bytes.
+
+    Raises:
+        DataError: A file is missing or unreadable.
+    """
+    identity = []
+    for path in (*case.images, *((case.label,) if case.label is not None else ())):
+        try:
+            state = path.stat()
+            entry = {"path": str(path.resolve()), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+            if path.is_file():
+                with path.open("rb") as file:
+                    entry["header_sha256"] = hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()
+        except OSError as error:
+            raise DataError("the file cannot be read", file=path, found=error) from error
+        identity.append(entry)
+    return identity
+
+
+def data_hash(cases: Sequence[CachedCase]) -> str:
+    """One hash over the keys of all cases (files, plan fields, code version), whatever their order."""
+    return _digest(sorted(f"{case.folder.parent.name}/{case.folder.name}" for case in cases))
+
+
+def _write(prepared: PreparedCase, inputs: list[dict[str, Any]], place: Path) -> None:
+    """Writes a case beside its place and renames it there; a second writer of the same case loses silently."""
+    temporary = place.with_name(f".{place.name[:200]}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for name in ("image", "label", "locations"):
+            np.save(temporary / f"{name}.npy", getattr(prepared, name), allow_pickle=False)
+        meta = {"case": prepared.id, "inputs": inputs, "trace": prepared.trace.to_dict()}
+        (temporary / "meta.json").write_text(to_json(meta) + "\n", encoding="utf-8")
+        try:
+            temporary.rename(place)  # fails, as it must, where the folder exists already
+        except OSError:
+            if not place.is_dir():
+                raise
+    except OSError as error:
+        raise OutputError(
+            "a preprocessed case cannot be written",
+            file=place,
+            found=error,
+            mend="set data.cache to a folder with room that you may write to",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _safe(name: str) -> str:
+    """A name that is one folder on every system."""
+    return re.sub(r"[^\w.-]", "_", name) or "_"

@@ -1,0 +1,113 @@
+"""Cutting training patches out of preprocessed volumes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.geometry.ops import pad_to_size
+from volseg.planning.plan import Plan
+
+
+class PatchSource(Protocol):
+    """What a patch is cut from: a cached or a prepared case."""
+
+    @property
+    def id(self) -> str:
+        """Name of the case."""
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """(C, D, H, W) float32."""
+
+    @property
+    def label(self) -> NDArray[Any]:
+        """(D, H, W) class indices."""
+
+    @property
+    def locations(self) -> NDArray[np.int32]:
+        """(N, 4): class index and voxel (d, h, w)."""
+
+
+def sample_patch(
+    case: PatchSource, plan: Plan, rng: np.random.Generator, foreground_fraction: float, halo: int = 0
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Cuts a random patch.
+
+    Args:
+        case: Where to cut.
+        plan: Gives the patch size (D, H, W).
+        rng: Source of chance.
+        foreground_fraction: Share of patches centred on a voxel of a random foreground class; the others lie
+            anywhere with equal probability.
+        halo: Neighbour slices kept before and after the patch along D.
+
+    Returns:
+        Image (C, D + 2 halo, H, W) and label (D + 2 halo, H, W), as :func:`cut` gives them.
+    """
+    start = patch_start(case.label.shape, plan.patch_size, rng, _center(case, rng, foreground_fraction))
+    return cut(case.image, start, plan.patch_size, halo), cut(case.label, start, plan.patch_size, halo)
+
+
+def patch_start(
+    shape: Sequence[int],
+    size: Sequence[int],
+    rng: np.random.Generator,
+    center: Sequence[int] | NDArray[np.int32] | None,
+) -> tuple[int, int, int]:
+    """First voxel of a patch inside the volume as padded to ``size``: around ``center``, or uniformly anywhere."""
+    start = []
+    for axis in range(3):
+        last = max(shape[axis] - size[axis], 0)
+        if center is None:
+            start.append(int(rng.integers(last + 1)))
+        else:
+            start.append(min(max(int(center[axis]) - size[axis] // 2, 0), last))
+    return start[0], start[1], start[2]
+
+
+def cut(array: NDArray[Any], start: Sequence[int], size: Sequence[int], halo: int = 0) -> NDArray[Any]:
+    """Cuts a patch with its neighbour slices, reading no more than it needs.
+
+    A volume smaller than the patch is padded with 0 by :func:`~volseg.geometry.ops.pad_to_size`, as the engine does.
+    Neighbour slices come from the padded volume and are replicated only at its ends.
+
+    Args:
+        array: (..., D, H, W).
+        start: First voxel of the patch, in the padded volume.
+        size: Patch size (D, H, W).
+        halo: Neighbour slices on either side along D.
+
+    Returns:
+        (..., size[0] + 2 halo, size[1], size[2]), a copy.
+    """
+    depth = max(array.shape[-3], size[0])
+    first, last = start[0] - halo, start[0] + size[0] + halo
+    inside = slice(max(first, 0), min(last, depth))
+    rows, columns = (slice(begin, begin + length) for begin, length in zip(start[1:], size[1:], strict=True))
+    patch, _ = pad_to_size(array[..., inside, rows, columns], size)
+    widths = [(0, 0)] * (array.ndim - 3) + [(inside.start - first, last - inside.stop), (0, 0), (0, 0)]
+    return np.pad(patch, widths, mode="edge")
+
+
+def _center(case: PatchSource, rng: np.random.Generator, foreground_fraction: float) -> NDArray[np.int32] | None:
+    """A voxel of a random foreground class of the case, or None for a patch anywhere."""
+    wanted = rng.random() < foreground_fraction
+    rows = class_rows(case.locations) if wanted else []
+    if not rows:
+        return None
+    chosen = rows[int(rng.integers(len(rows)))]
+    voxel: NDArray[np.int32] = case.locations[int(rng.integers(chosen.start, chosen.stop)), 1:]
+    return voxel
+
+
+def class_rows(locations: NDArray[np.int32]) -> list[range]:
+    """The rows of each class in a table that is ordered by class, found without reading all of it."""
+    column, rows = locations[:, 0], list[range]()
+    while (first := rows[-1].stop if rows else 0) < len(column):
+        rows.append(range(first, bisect_right(column, column[first])))
+    return rows

@@ -1,0 +1,141 @@
+"""Scoring one case: the reference is read once and compared with the prediction of every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from volseg.errors import DataError, GeometryError, VolsegError
+from volseg.evaluation.labelmap import LabelMap
+from volseg.evaluation.masks import CaseMask, empty_case_mask, read_case_mask
+from volseg.evaluation.results import CaseResult, Settings
+from volseg.evaluation.sources import MaskSource
+from volseg.metrics.policy import ClassScores
+from volseg.metrics.scores import case_scores
+
+GRID_TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class CaseTask:
+    """Everything a worker process needs to know about a case.
+
+    Attributes:
+        case: Its name.
+        reference: Files of the reference.
+        predictions: Method -> files of its prediction; ``None`` if there is none.
+        label_map: The classes; ``None`` takes the values that occur in the masks.
+        settings: How scores are computed.
+        extra_values: Method -> further values that its predictions may hold; they are not scored.
+    """
+
+    case: str
+    reference: MaskSource
+    predictions: Mapping[str, MaskSource | None]
+    label_map: LabelMap | None
+    settings: Settings
+    extra_values: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+
+def score_case(task: CaseTask) -> list[CaseResult]:
+    """Score the predictions of all methods; what fails is in the results, not raised."""
+    try:
+        reference = _read(task.reference, task.label_map, "reference")
+    except Exception as error:  # one bad file must not stop the other cases
+        return [_failure(task, method, error) for method in task.predictions]
+    results = []
+    for method, source in task.predictions.items():
+        try:
+            results.append(_score_method(task, method, source, reference))
+        except Exception as error:
+            results.append(_failure(task, method, error))
+    return results
+
+
+def failure_text(error: BaseException) -> str:
+    """What is told about an error; the kind is added where it is not one of ours."""
+    return str(error) if isinstance(error, VolsegError) else f"{type(error).__name__}: {error}"
+
+
+def _failure(task: CaseTask, method: str, error: BaseException) -> CaseResult:
+    return CaseResult(
+        method,
+        task.case,
+        {},
+        missing=task.predictions[method] is None,
+        error=failure_text(error),
+        prediction=task.predictions[method],
+        reference=task.reference,
+    )
+
+
+def _read(
+    source: MaskSource, label_map: LabelMap | None, role: str, extra_values: frozenset[int] = frozenset()
+) -> CaseMask:
+    mask = read_case_mask(source, label_map)
+    unknown = sorted(set(mask.unknown_values) - extra_values)
+    if unknown:
+        classes = label_map.classes.items() if label_map else ()
+        raise DataError(
+            f"the {role} holds values that no class has",
+            file=source.describe(),
+            found=", ".join(map(str, unknown[:12])),
+            expected=", ".join(f"{'+'.join(map(str, values))} {name}" for name, values in classes),
+            mend="give the --dataset whose labels these masks have",
+        )
+    return mask
+
+
+def _score_method(task: CaseTask, method: str, source: MaskSource | None, reference: CaseMask) -> CaseResult:
+    label_map = task.label_map
+    notes: list[str] = []
+    if source is None:
+        prediction = empty_case_mask(reference.grid, label_map or _classes_of(reference))
+    else:
+        prediction = _read(source, label_map, "prediction", task.extra_values.get(method, frozenset()))
+        if prediction.missing_classes:
+            notes.append("scored as empty, no file: " + ", ".join(prediction.missing_classes))
+        if not prediction.grid.same_as(reference.grid, GRID_TOLERANCE_MM):
+            raise GeometryError(
+                "prediction and reference lie on different grids",
+                file=source.describe(),
+                found=prediction.grid.describe(),
+                expected=f"{reference.grid.describe()} ({task.reference.describe()})",
+                mend="write predictions on the grid of the scan; resampling here would change the scores",
+            )
+    return CaseResult(
+        method,
+        task.case,
+        _score_layers(prediction, reference, task),
+        missing=source is None,
+        notes=tuple(notes),
+        prediction=source,
+        reference=task.reference,
+    )
+
+
+def _classes_of(*masks: CaseMask) -> LabelMap:
+    """The classes that occur in masks read without a label map."""
+    classes = {name: values for mask in masks for layer in mask.layers for name, values in layer.classes.items()}
+    return LabelMap(dict(sorted(classes.items(), key=lambda item: item[1])))
+
+
+def _score_layers(prediction: CaseMask, reference: CaseMask, task: CaseTask) -> dict[str, ClassScores]:
+    """Scores of all classes, each from the layers that hold it."""
+    discovered = task.label_map is None
+    label_map = task.label_map or _classes_of(reference, prediction)
+    scores: dict[str, ClassScores] = {}
+    for pred in prediction.layers:
+        for ref in reference.layers:
+            names = [n for n in label_map.classes if discovered or (n in pred.classes and n in ref.classes)]
+            if names:
+                scores |= case_scores(
+                    pred.labels,
+                    ref.labels,
+                    reference.grid.spacing_mm,
+                    {name: label_map.classes[name] for name in names},
+                    hd_mode=task.settings.hd_mode,
+                    nsd_tolerance_mm={name: task.settings.tolerance_mm(name) for name in names},
+                    ignore_label=label_map.ignore_label,
+                )
+    return {name: scores[name] for name in label_map.classes}

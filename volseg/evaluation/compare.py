@@ -1,0 +1,82 @@
+"""Two methods on the same cases: paired differences, signed-rank tests, wins and losses."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from volseg.evaluation.results import Evaluation
+from volseg.metrics.statistics import Array, bootstrap_means, holm, interval, wilcoxon_p
+
+HIGHER_IS_BETTER = {"dice": True, "iou": True, "hd95": False, "hd": False, "assd": False, "nsd": True}
+TIE = 1e-9  # differences up to this are rounding
+
+
+def compare_methods(evaluation: Evaluation, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Every pair of methods on every metric; the p values of a pair and metric are Holm-corrected over the classes.
+
+    Args:
+        evaluation: The scores.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap.
+    """
+    return [
+        {
+            "a": a,
+            "b": b,
+            "metric": metric,
+            "higher_is_better": higher,
+            **_compare(evaluation, a, b, metric, higher, resamples, seed),
+        }
+        for a, b in combinations(evaluation.methods, 2)
+        for metric, higher in HIGHER_IS_BETTER.items()
+    ]
+
+
+def _compare(
+    evaluation: Evaluation, a: str, b: str, metric: str, higher: bool, resamples: int, seed: int
+) -> dict[str, Any]:
+    """``a`` minus ``b``, over the cases in which both are defined."""
+    difference = evaluation.values(a, metric) - evaluation.values(b, metric)
+    difference[np.abs(difference) <= TIE] = 0.0
+    defined = np.logical_not(np.isnan(difference)).any(axis=0).reshape(-1)
+    means = bootstrap_means(difference, resamples, seed)
+    lows, highs = interval(means)
+    p_values = [wilcoxon_p(column) if known else math.nan for column, known in zip(difference.T, defined, strict=True)]
+    classes = {
+        name: {**_paired(difference[:, i], lows[i], highs[i], higher), "wilcoxon_p": p_values[i], "holm_p": corrected}
+        for i, (name, corrected) in enumerate(zip(evaluation.classes, holm(p_values), strict=True))
+    }
+    return {"classes": classes, "mean_over_classes": _over_classes(difference[:, defined], means[:, defined], higher)}
+
+
+def _over_classes(difference: Array, means: Array, higher: bool) -> dict[str, Any]:
+    """The mean over classes of each case; the interval is that of the mean over cases, then over classes."""
+    if not difference.size:
+        return {**_paired(np.zeros(0), math.nan, math.nan, higher), "wilcoxon_p": math.nan}
+    cases = difference[~np.isnan(difference).all(axis=1)]
+    per_case = np.nanmean(cases, axis=1)
+    per_sample = means[~np.isnan(means).all(axis=1)]
+    low, high = interval(np.nanmean(per_sample, axis=1)[:, None])[:, 0]
+    result = _paired(per_case, float(low), float(high), higher)
+    result["mean_difference"] = float(np.mean(np.nanmean(cases, axis=0)))
+    return {**result, "wilcoxon_p": wilcoxon_p(per_case)}
+
+
+def _paired(difference: Array, low: float, high: float, higher: bool) -> dict[str, Any]:
+    known = difference[~np.isnan(difference)]
+    better = known > 0 if higher else known < 0
+    ties = int((known == 0).sum())
+    wins = int(better.sum())
+    enough = len(known) > 1
+    return {
+        "n": len(known),
+        "mean_difference": float(known.mean()) if len(known) else math.nan,
+        "ci95": [float(low), float(high)] if enough else [math.nan, math.nan],
+        "wins": wins,
+        "ties": ties,
+        "losses": len(known) - wins - ties,
+    }

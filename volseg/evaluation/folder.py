@@ -1,0 +1,218 @@
+"""Scoring folders of predictions against a folder of references."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from volseg.errors import DataError
+from volseg.evaluation.case import CaseTask, score_case
+from volseg.evaluation.labelmap import LabelMap, check_agreement, make_label_map, read_label_map
+from volseg.evaluation.results import CaseResult, Evaluation, Settings
+from volseg.evaluation.sources import MaskFolder, find_masks
+from volseg.metrics.policy import ClassScores
+from volseg.metrics.surface import HdMode
+
+logger = logging.getLogger(__name__)
+
+Folder = str | Path
+
+
+def evaluate_folder(
+    pred: Folder | Mapping[str, Folder],
+    ref: Folder,
+    labels: LabelMap | Mapping[str, object] | None = None,
+    *,
+    hd_mode: HdMode = "max",
+    nsd_tolerance_mm: float = 1.0,
+    class_tolerance_mm: Mapping[str, float] | None = None,
+    cases: Sequence[str] | None = None,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score every reference case; predictions are found by the name of the case.
+
+    Args:
+        pred: Folder of predictions (the method then has its name), or method name -> folder.
+        ref: Folder of references.
+        labels: Name -> value or values (several make a region); ``background`` and ``ignore`` have their usual meaning.
+            Default: the values found in the references.
+        hd_mode: Definition of HD95: ``max``, ``pooled`` or ``surfel``.
+        nsd_tolerance_mm: Tolerance of NSD.
+        class_tolerance_mm: Tolerances of single classes.
+        cases: Score these reference cases only.
+        workers: Processes; 0 works in this one.
+        progress: Called after each case with the number of finished and of all cases.
+
+    Returns:
+        The scores. Missing predictions are scored as empty masks; cases that fail are named, the others finished.
+
+    Raises:
+        DataError: A folder is missing or has no masks, or the label maps disagree.
+    """
+    references = find_masks(ref)
+    named = pred if isinstance(pred, Mapping) else {Path(pred).resolve().name: pred}
+    folders = {method: find_masks(folder) for method, folder in named.items()}
+    names = _wanted_cases(references, cases)
+    label_map = labels if isinstance(labels, LabelMap) or labels is None else make_label_map(labels)
+    if label_map is None:
+        label_map = _class_file_map(references)
+    extra_values = _check_predictions(folders, references, label_map)
+    settings = Settings(hd_mode, nsd_tolerance_mm, dict(class_tolerance_mm or {}))
+    tasks = [
+        CaseTask(
+            name,
+            references.cases[name],
+            {method: folder.cases.get(name) for method, folder in folders.items()},
+            label_map,
+            settings,
+            extra_values,
+        )
+        for name in names
+    ]
+    found: dict[tuple[str, str], CaseResult] = {}
+    for number, done in enumerate(_run(tasks, workers), start=1):
+        found |= {(result.method, result.case): result for result in done}
+        for result in done:
+            if result.error:
+                logger.error("%s %s: %s", result.method, result.case, result.error)
+        if progress is not None:
+            progress(number, len(tasks))
+    results = [found[method, name] for method in folders for name in names]
+    if label_map is None:
+        label_map, results = _with_found_labels(results)
+    return Evaluation(
+        label_map,
+        settings,
+        tuple(folders),
+        tuple(names),
+        tuple(results),
+        {method: _unmatched(folder, references) for method, folder in folders.items()},
+    )
+
+
+def _wanted_cases(references: MaskFolder, cases: Sequence[str] | None) -> list[str]:
+    if not references.cases:
+        raise DataError("the folder has no masks", file=references.root, expected="files such as case.nii.gz")
+    if references.unknown:
+        logger.warning("%s: not a mask, left out: %s", references.root, ", ".join(references.unknown))
+    if cases is None:
+        return list(references.cases)
+    unknown = sorted(set(cases) - set(references.cases))
+    if unknown:
+        raise DataError("cases without a reference", file=references.root, found=", ".join(unknown))
+    return sorted(set(cases))
+
+
+def _class_file_map(references: MaskFolder) -> LabelMap | None:
+    """Classes named by the files of a reference folder that has one file a class; ``None`` for label maps."""
+    names = sorted({name for source in references.cases.values() for name in source.class_files})
+    return make_label_map({name: number for number, name in enumerate(names, start=1)}) if names else None
+
+
+def _check_predictions(
+    folders: Mapping[str, MaskFolder], references: MaskFolder, label_map: LabelMap | None
+) -> dict[str, frozenset[int]]:
+    """Method -> values of classes that only the predictions know, from a ``dataset.json`` beside them (nnU-Net)."""
+    extra_values = {}
+    for method, folder in folders.items():
+        file = folder.root / "dataset.json"
+        if file.is_file() and label_map is not None:
+            theirs = read_label_map(file)
+            check_agreement(label_map, theirs, file)
+            extra_values[method] = theirs.known_values
+        extra = _unmatched(folder, references)
+        if extra:
+            logger.warning("%s %s: no reference, left out: %s", method, folder.root, ", ".join(extra[:20]))
+    return extra_values
+
+
+def _unmatched(folder: MaskFolder, references: MaskFolder) -> tuple[str, ...]:
+    return (*sorted(set(folder.cases) - set(references.cases)), *folder.unknown)
+
+
+def _run(tasks: Sequence[CaseTask], workers: int) -> Iterator[list[CaseResult]]:
+    """Results of each case as they come; in processes of their own if there is more than one worker."""
+    if workers < 1 or len(tasks) < 2:
+        yield from map(score_case, tasks)
+        return
+    open_tasks = {task.case: task for task in tasks}
+    try:
+        with _pool(min(workers, len(tasks))) as pool:
+            for future in as_completed([pool.submit(score_case, task) for task in tasks]):
+                done = future.result()
+                del open_tasks[done[0].case]
+                yield done
+    except BrokenProcessPool:
+        logger.error("a worker process died (out of memory?); its cases are tried again one by one")
+        for task in list(open_tasks.values()):
+            yield _run_alone(task)
+
+
+def _run_alone(task: CaseTask) -> list[CaseResult]:
+    """Score a case in a process of its own, so that only this case fails if the process dies."""
+    try:
+        with _pool(1) as pool:
+            return pool.submit(score_case, task).result()
+    except BrokenProcessPool:
+        error = "the process died while this case was scored (out of memory?)"
+        return [
+            CaseResult(method, task.case, {}, error=error, prediction=source, reference=task.reference)
+            for method, source in task.predictions.items()
+        ]
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))  # a fork would copy torch's threads
+
+
+def _with_found_labels(results: Sequence[CaseResult]) -> tuple[LabelMap, list[CaseResult]]:
+    """Classes from the references' values; classes that a case does not have are added to it as empty on both sides.
+
+    A case fails in which a value was predicted that no reference has: most likely the label map is another one.
+    """
+    in_reference = {n for r in results for n, s in r.scores.items() if s["ref_voxels"]}
+    if not in_reference:
+        errors = next((r.error for r in results if r.error), "the masks hold background only")
+        raise DataError("no class was found in the references", found=errors, mend="give --dataset dataset.json")
+    label_map = LabelMap({name: (int(name),) for name in sorted(in_reference, key=int)})
+    complete = []
+    for result in results:
+        strange = sorted(set(result.scores) - in_reference, key=int)
+        if strange:
+            error = DataError(
+                "the prediction holds values that no reference has",
+                file=result.prediction.describe() if result.prediction else None,
+                found=", ".join(strange[:12]),
+                expected=", ".join(label_map.classes),
+                mend="give --dataset dataset.json if these classes exist; otherwise the label maps differ",
+            )
+            complete.append(replace(result, scores={}, error=str(error)))
+        elif result.error is None:
+            scores = {name: result.scores.get(name) or both_empty_scores() for name in label_map.classes}
+            complete.append(replace(result, scores=scores))
+        else:
+            complete.append(result)
+    return label_map, complete
+
+
+def both_empty_scores() -> ClassScores:
+    """Scores of a class that neither mask has."""
+    nan = float("nan")
+    return ClassScores(
+        dice=nan,
+        iou=nan,
+        hd95=nan,
+        hd=nan,
+        assd=nan,
+        nsd=nan,
+        volume_error=nan,
+        pred_voxels=0,
+        ref_voxels=0,
+        status="both_empty",
+    )

@@ -1,0 +1,115 @@
+"""Reading the masks of one case into label maps that can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import DataError, GeometryError
+from volseg.evaluation.labelmap import LabelMap, Values, plain_name
+from volseg.evaluation.sources import MaskSource
+from volseg.geometry.grid import Grid
+from volseg.io.volumes import read_mask
+from volseg.metrics.overlap import label_values
+
+Labels = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One label map and the classes that are in it, shape (D, H, W)."""
+
+    labels: Labels
+    classes: dict[str, Values]
+
+
+@dataclass(frozen=True)
+class CaseMask:
+    """All masks of a case. Classes that overlap (files of single classes may) lie in different layers.
+
+    Attributes:
+        grid: Where the voxels are.
+        layers: Label maps; every class is in exactly one.
+        missing_classes: Classes without a file.
+        unknown_values: Values that no class has.
+    """
+
+    grid: Grid
+    layers: tuple[Layer, ...]
+    missing_classes: tuple[str, ...] = ()
+    unknown_values: tuple[int, ...] = ()
+
+
+def read_case_mask(source: MaskSource, label_map: LabelMap | None) -> CaseMask:
+    """Read one case.
+
+    Args:
+        source: Its files.
+        label_map: The classes; ``None`` takes every value that occurs as a class of that name.
+
+    Raises:
+        DataError: A file cannot be read as a mask.
+        GeometryError: Class files lie on different grids.
+    """
+    if source.file is None:
+        if label_map is None:
+            raise DataError(
+                "files of single classes need a label map", file=source.describe(), mend="give --dataset dataset.json"
+            )
+        return _read_class_files(source, label_map)
+    mask = read_mask(source.file)
+    found = label_values(mask.labels)
+    if label_map is None:
+        return CaseMask(mask.grid, (Layer(mask.labels, {str(value): (value,) for value in found if value}),))
+    unknown = tuple(sorted(set(found) - label_map.known_values))
+    return CaseMask(mask.grid, (Layer(mask.labels, label_map.classes),), unknown_values=unknown)
+
+
+def empty_case_mask(grid: Grid, label_map: LabelMap) -> CaseMask:
+    """A mask that holds nothing: what a missing prediction is scored as."""
+    return CaseMask(grid, (Layer(np.zeros(grid.shape, np.uint8), label_map.classes),))
+
+
+def _read_class_files(source: MaskSource, label_map: LabelMap) -> CaseMask:
+    """Merge the files of single classes into as few label maps as their overlaps allow."""
+    files = {plain_name(name): path for name, path in source.class_files.items()}
+    wanted = {name: files[plain_name(name)] for name in label_map.classes if plain_name(name) in files}
+    if not wanted:
+        raise DataError(
+            "no file is named like a class",
+            file=source.describe(),
+            found=", ".join(sorted(source.class_files)[:8]),
+            expected=", ".join(label_map.classes),
+        )
+    grid: Grid | None = None
+    layers: list[Layer] = []
+    for name, path in wanted.items():
+        mask = read_mask(path)
+        grid = grid or mask.grid
+        if not mask.grid.same_as(grid):
+            raise GeometryError(
+                "the class files of a case lie on different grids",
+                file=path,
+                found=mask.grid.describe(),
+                expected=grid.describe(),
+            )
+        _add_class(layers, name, label_map.classes[name], mask.labels != 0)
+    assert grid is not None
+    absent = {name: values for name, values in label_map.classes.items() if name not in wanted}
+    if absent:
+        layers.append(Layer(np.zeros(grid.shape, np.uint8), absent))
+    return CaseMask(grid, tuple(layers), missing_classes=tuple(absent))
+
+
+def _add_class(layers: list[Layer], name: str, values: Values, inside: NDArray[np.bool_]) -> None:
+    """Put a class into the first layer where neither its voxels nor its values are taken."""
+    for layer in layers:
+        taken = {value for others in layer.classes.values() for value in others}
+        if taken.isdisjoint(values) and not layer.labels[inside].any():
+            layer.labels[inside] = values[0]
+            layer.classes[name] = values
+            return
+    layers.append(Layer(np.zeros_like(inside, dtype=np.uint16), {}))
+    _add_class(layers[-1:], name, values, inside)

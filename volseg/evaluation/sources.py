@@ -1,0 +1,88 @@
+"""What lies in a folder of masks: one label map a case, or one folder a case with one file a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from volseg.errors import DataError
+from volseg.io.volumes import has_volume_suffix, volume_stem
+
+_QUIET_SUFFIXES = {".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".html", ".log", ".yaml", ".yml"}
+_CLASS_FOLDERS = ("", "segmentations")  # TotalSegmentator's output, and its training data
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """The files of one case.
+
+    Attributes:
+        file: Label map of all classes; ``None`` if there is one file a class.
+        class_files: Class name, as the file is called -> file of a binary mask.
+    """
+
+    file: Path | None = None
+    class_files: Mapping[str, Path] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """The file, or the folder of the class files."""
+        return str(self.file if self.file is not None else next(iter(self.class_files.values())).parent)
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """A folder of masks.
+
+    Attributes:
+        root: The folder.
+        cases: Case name -> its files, sorted by name.
+        unknown: Names of entries that are no masks.
+    """
+
+    root: Path
+    cases: Mapping[str, MaskSource]
+    unknown: tuple[str, ...]
+
+
+def find_masks(root: str | Path) -> MaskFolder:
+    """Look at a folder without reading any mask.
+
+    ``case.nii.gz`` (and every other format that can be read) is a label map; ``case/liver.nii.gz`` or
+    ``case/segmentations/liver.nii.gz`` is one class of a case (TotalSegmentator).
+
+    Raises:
+        DataError: The folder does not exist or two entries are masks of the same case.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError("the folder of masks does not exist", file=root)
+    cases: dict[str, MaskSource] = {}
+    unknown = []
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        source = _source(entry)
+        if source is None:
+            if entry.is_dir() or entry.suffix.lower() not in _QUIET_SUFFIXES:
+                unknown.append(entry.name)
+            continue
+        name = entry.name if entry.is_dir() else volume_stem(entry)
+        if name in cases:
+            raise DataError(
+                f"two masks of the case {name!r}", file=root, found=f"{cases[name].describe()} and {source.describe()}"
+            )
+        cases[name] = source
+    return MaskFolder(root, dict(sorted(cases.items())), tuple(unknown))
+
+
+def _source(entry: Path) -> MaskSource | None:
+    if entry.is_file():
+        return MaskSource(file=entry) if has_volume_suffix(entry) else None
+    for name in _CLASS_FOLDERS:
+        folder = entry / name
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        class_files = {volume_stem(f): f for f in files if f.is_file() and has_volume_suffix(f)}
+        if class_files:
+            return MaskSource(class_files=class_files)
+    return None

@@ -1,0 +1,128 @@
+"""The one description of where voxels are: a shape and a float64 affine. Everything else is derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from volseg.errors import GeometryError
+
+FloatArray = NDArray[np.float64]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular voxel grid in the patient's space.
+
+    Attributes:
+        shape: Voxels along each spatial axis ``(D, H, W)``, all >= 1.
+        affine: ``(4, 4)`` float64, read-only; maps voxel index ``[d, h, w, 1]`` (voxel centres at integers)
+            to millimetres in RAS+ (right, anterior, superior).
+
+    Raises:
+        GeometryError: The shape is not three positive integers, or the affine is not finite and invertible.
+    """
+
+    shape: tuple[int, int, int]
+    affine: FloatArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _checked_shape(self.shape))
+        object.__setattr__(self, "affine", _checked_affine(self.affine))
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Distance between neighbouring voxel centres along each axis, mm."""
+        d, h, w = (float(np.linalg.norm(self.affine[:3, axis])) for axis in range(3))
+        return d, h, w
+
+    @property
+    def extent_mm(self) -> Triple:
+        """Field of view along each axis, from the outer face of the first voxel to that of the last, mm."""
+        d, h, w = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return d, h, w
+
+    @property
+    def orientation(self) -> str:
+        """Three letters: the anatomical direction in which each index grows, e.g. ``"LAS"``.
+
+        An oblique or sheared grid gets the nearest permutation of the axes, as nibabel finds it.
+        """
+        return "".join(nibabel.aff2axcodes(self.affine))
+
+    def to_mm(self, index: ArrayLike) -> FloatArray:
+        """Maps voxel indices ``(..., 3)`` to RAS+ millimetres ``(..., 3)``."""
+        return np.asarray(np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3])
+
+    def corners_mm(self) -> FloatArray:
+        """The eight outer corners of the field of view ``(8, 3)``, mm (half a voxel beyond the outermost centres)."""
+        return self.to_mm(list(product(*((-0.5, n - 0.5) for n in self.shape))))
+
+    def same_as(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
+        """Whether the shapes are equal and no corner is further than ``tolerance_mm`` from its counterpart."""
+        if self.shape != other.shape:
+            return False
+        distance_mm = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1)
+        return bool(distance_mm.max() <= tolerance_mm)
+
+    def describe(self) -> str:
+        """One line for messages: shape, spacing, orientation code and origin."""
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
+        origin = ", ".join(f"{x:.2f}" for x in self.affine[:3, 3])
+        shape = " x ".join(map(str, self.shape))
+        return f"{shape} voxels of {spacing} mm, {self.orientation}, first voxel at ({origin}) mm"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The grid as plain JSON values; ``from_dict`` gives back the same bits."""
+        return {"shape": list(self.shape), "affine": self.affine.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Grid:
+        """Rebuilds a grid from ``to_dict``.
+
+        Raises:
+            GeometryError: A key is missing or a value is not a valid shape or affine.
+        """
+        try:
+            return cls(values["shape"], values["affine"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise GeometryError("this is not a stored grid", found=dict(values), expected="shape and affine") from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grid):
+            return NotImplemented
+        return self.shape == other.shape and bool(np.array_equal(self.affine, other.affine))
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.affine.tobytes()))
+
+
+def _checked_shape(shape: Any) -> tuple[int, int, int]:
+    sizes = tuple(int(n) for n in shape)
+    if len(sizes) != 3 or min(sizes) < 1 or any(n != m for n, m in zip(sizes, shape, strict=True)):
+        raise GeometryError("a grid needs three positive sizes", found=tuple(shape), expected="(D, H, W), each >= 1")
+    return sizes
+
+
+def _checked_affine(affine: ArrayLike) -> FloatArray:
+    matrix = np.array(affine, np.float64) + 0.0  # a private copy; turns -0.0 into 0.0 so that equal grids hash alike
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise GeometryError("the affine is not a finite 4 x 4 matrix", found=matrix.tolist())
+    if not np.array_equal(matrix[3], (0, 0, 0, 1)):
+        raise GeometryError("the last row of the affine is wrong", found=matrix[3].tolist(), expected=[0, 0, 0, 1])
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    if spacing.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-6:
+        raise GeometryError(
+            "the affine is singular: it maps different voxels to the same point",
+            found=matrix[:3, :3].tolist(),
+            mend="write the right sform or qform into the file's header",
+        )
+    matrix.setflags(write=False)
+    return matrix

@@ -1,0 +1,135 @@
+"""Pure operations on voxels and their grid: (array, Grid) in, (array, Grid) out.
+
+Arrays are ``(C, D, H, W)``. Reorienting and cropping return views; nothing here changes its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import GeometryError
+from volseg.geometry.grid import Grid
+from volseg.geometry.interpolate import interpolation_matrix
+from volseg.geometry.resample import index_scales, resample_image, resample_labels, resampled_grid
+
+__all__ = [
+    "axis_order",
+    "crop",
+    "index_scales",
+    "interpolation_matrix",
+    "pad",
+    "pad_to_size",
+    "permute_and_flip",
+    "reorient",
+    "resample_image",
+    "resample_labels",
+    "resampled_grid",
+]
+
+Ints = tuple[int, int, int]
+
+
+def axis_order(grid: Grid, codes: str) -> tuple[Ints, tuple[bool, bool, bool]]:
+    """How to permute and flip a grid's axes so that its orientation becomes ``codes``.
+
+    Args:
+        grid: The grid as it is.
+        codes: Three letters, one of each pair R/L, A/P, S/I, e.g. ``"SPL"``.
+
+    Returns:
+        For each new axis the old axis it comes from, and whether it is reversed.
+
+    Raises:
+        GeometryError: ``codes`` is not an orientation.
+    """
+    if len(codes) != 3 or any(len(pair & set(codes)) != 1 for pair in (set("RL"), set("AP"), set("SI"))):
+        raise GeometryError("not an orientation", found=codes, expected="one each of R/L, A/P and S/I, as in RAS")
+    line = {code: name for name in ("RL", "AP", "SI") for code in name}
+    old = {line[code]: (axis, code) for axis, code in enumerate(grid.orientation)}
+    (d, flip_d), (h, flip_h), (w, flip_w) = ((old[line[code]][0], old[line[code]][1] != code) for code in codes)
+    return (d, h, w), (flip_d, flip_h, flip_w)
+
+
+def permute_and_flip(data: NDArray[Any], order: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
+    """Reorders the last three axes of ``(..., D, H, W)``, then reverses those flagged (a view)."""
+    lead = data.ndim - 3
+    data = data.transpose(*range(lead), *(lead + axis for axis in order))
+    index: tuple[Any, ...] = (..., *(slice(None, None, -1 if flip else None) for flip in flips))
+    return np.asarray(data[index])
+
+
+def reorient(data: NDArray[Any], grid: Grid, codes: str) -> tuple[NDArray[Any], Grid]:
+    """Permutes and flips the axes so that they run in the directions ``codes``, e.g. ``"SPL"``. No interpolation.
+
+    Raises:
+        GeometryError: ``codes`` is not an orientation.
+    """
+    order, flips = axis_order(grid, codes)
+    shape = [grid.shape[axis] for axis in order]
+    to_old = np.zeros((4, 4))  # maps the new index to the old one
+    to_old[3, 3] = 1
+    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
+        to_old[old, new] = -1 if flip else 1
+        to_old[old, 3] = shape[new] - 1 if flip else 0
+    return permute_and_flip(data, order, flips), Grid((shape[0], shape[1], shape[2]), grid.affine @ to_old)
+
+
+def crop(data: NDArray[Any], grid: Grid, start: Sequence[int], stop: Sequence[int]) -> tuple[NDArray[Any], Grid]:
+    """Keeps the voxels ``start <= index < stop`` of each spatial axis (a view).
+
+    Raises:
+        GeometryError: The box is empty or leaves the grid.
+    """
+    if any(not 0 <= a < b <= n for a, b, n in zip(start, stop, grid.shape, strict=True)):
+        raise GeometryError("the crop is empty or leaves the grid", found=(*start, *stop), expected=grid.shape)
+    box: tuple[Any, ...] = (..., *(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))
+    return np.asarray(data[box]), _shifted(grid, start, [b - a for a, b in zip(start, stop, strict=True)])
+
+
+def pad(
+    data: NDArray[Any], grid: Grid, before: Sequence[int], after: Sequence[int], value: float = 0
+) -> tuple[NDArray[Any], Grid]:
+    """Adds voxels of a constant value before and after each spatial axis.
+
+    Raises:
+        GeometryError: A number of voxels is negative.
+    """
+    if min(*before, *after) < 0:
+        raise GeometryError("padding cannot be negative", found=(*before, *after), expected=">= 0")
+    widths = [(0, 0)] * (data.ndim - 3) + list(zip(before, after, strict=True))
+    shape = [n + a + b for n, a, b in zip(grid.shape, before, after, strict=True)]
+    return np.pad(data, widths, constant_values=value), _shifted(grid, [-a for a in before], shape)
+
+
+def _shifted(grid: Grid, start: Sequence[int], shape: Sequence[int]) -> Grid:
+    """The grid whose first voxel is the voxel ``start`` of ``grid``."""
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.to_mm(start)
+    return Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def pad_to_size(data: NDArray[Any], size: Sequence[int], value: float = 0) -> tuple[NDArray[Any], Ints]:
+    """Pads symmetrically until every spatial axis is at least ``size`` long; larger axes stay as they are.
+
+    Training patches, the sliding window and the tests share this one function, so that a small volume looks the
+    same to the network everywhere.
+
+    Args:
+        data: ``(..., D, H, W)``.
+        size: Smallest D, H and W.
+        value: What the new voxels hold.
+
+    Returns:
+        The padded array (the input itself when nothing is missing) and the voxels added before each axis,
+        half of those missing, rounded down.
+    """
+    missing = [max(0, s - n) for s, n in zip(size, data.shape[-3:], strict=True)]
+    before = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
+    if not any(missing):
+        return data, before
+    widths = [(0, 0)] * (data.ndim - 3) + [(b, m - b) for b, m in zip(before, missing, strict=True)]
+    return np.pad(data, widths, constant_values=value), before

@@ -1,0 +1,211 @@
+"""What preprocessing did to a scan's grid: a record that can be replayed on labels and walked backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import GeometryError
+from volseg.geometry import ops
+from volseg.geometry.grid import Grid
+
+StepKind = Literal["reorient", "crop", "resample"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of the grid.
+
+    Attributes:
+        kind: What was done.
+        source: The grid before.
+        target: The grid after.
+        start: For a crop, the first voxel kept, ``(d, h, w)`` on ``source``; zeros otherwise.
+    """
+
+    kind: StepKind
+    source: Grid
+    target: Grid
+    start: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where the voxels of one axis lie on another grid: ``working_index = scale * index + offset``."""
+
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The steps from a scan's own grid to the working grid, in order.
+
+    Reorienting and cropping move whole voxels; only resampling interpolates, and it comes last, at most once. So a
+    trace falls into two parts, which restoring needs apart:
+
+    - ``cropped``: the grid after reorienting and cropping, still with the scan's own voxels. ``axis_maps`` says where
+      each of its voxels lies on the working grid, axis by axis.
+    - from ``cropped`` back to ``source`` there is nothing to interpolate: ``uncrop_and_reorient``.
+
+    Attributes:
+        source: The scan's own grid.
+        steps: What was done, first to last.
+
+    Raises:
+        GeometryError: The steps do not connect, or something follows a resampling.
+    """
+
+    source: Grid
+    steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        grid = self.source
+        for number, step in enumerate(self.steps):
+            if step.source != grid:
+                raise GeometryError(f"step {number} of the trace does not start where the one before it ended")
+            if step.kind == "resample" and number < len(self.steps) - 1:
+                raise GeometryError("a trace ends with its resampling", found=[s.kind for s in self.steps])
+            grid = step.target
+
+    @property
+    def target(self) -> Grid:
+        """The working grid."""
+        return self.steps[-1].target if self.steps else self.source
+
+    @property
+    def cropped(self) -> Grid:
+        """The grid after reorienting and cropping, before resampling (the working grid if nothing was resampled)."""
+        resampled = bool(self.steps) and self.steps[-1].kind == "resample"
+        return self.steps[-1].source if resampled else self.target
+
+    def reorient(self, data: NDArray[Any], codes: str) -> tuple[NDArray[Any], Trace]:
+        """Applies ``ops.reorient`` to data on ``target`` and records it."""
+        data, grid = ops.reorient(data, self.target, codes)
+        return data, self._with("reorient", grid)
+
+    def crop(self, data: NDArray[Any], start: Sequence[int], stop: Sequence[int]) -> tuple[NDArray[Any], Trace]:
+        """Applies ``ops.crop`` to data on ``target`` and records it."""
+        data, grid = ops.crop(data, self.target, start, stop)
+        d, h, w = (int(index) for index in start)
+        return data, self._with("crop", grid, (d, h, w))
+
+    def resample(self, data: NDArray[Any], spacing_mm: Sequence[float]) -> tuple[NDArray[Any], Trace]:
+        """Applies ``ops.resample_image`` to data on ``target`` and records it, unless the spacing is the same."""
+        data, grid = ops.resample_image(data, self.target, spacing_mm)
+        return data, self if grid == self.target else self._with("resample", grid)
+
+    def _with(self, kind: StepKind, target: Grid, start: tuple[int, int, int] = (0, 0, 0)) -> Trace:
+        return Trace(self.source, (*self.steps, Step(kind, self.target, target, start)))
+
+    def replay_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Takes labels ``(D, H, W)`` on ``source`` through the same steps, to ``target``."""
+        _check_shape(labels, self.source)
+        for step in self.steps:
+            if step.kind == "reorient":
+                labels = ops.permute_and_flip(labels, *_axis_order(step))
+            elif step.kind == "crop":
+                labels = labels[_box(step)]
+            else:
+                labels, _ = ops.resample_labels(labels, step.source, step.target.spacing_mm)
+        return labels
+
+    def axis_maps(self) -> tuple[AxisMap, AxisMap, AxisMap]:
+        """For each axis of ``cropped``, the map from its voxel index to the index on ``target``.
+
+        Both grids have the same axes; a map is the identity (scale 1, offset 0) along an axis that was not resampled.
+        """
+        before, after = self.cropped, self.target
+        scales = ops.index_scales(after, before)
+        d, h, w = (
+            AxisMap(scale, (n_after - 1) / 2 - scale * (n_before - 1) / 2)
+            for scale, n_before, n_after in zip(scales, before.shape, after.shape, strict=True)
+        )
+        return d, h, w
+
+    def uncrop_and_reorient(self, labels: NDArray[Any], fill: int = 0) -> NDArray[Any]:
+        """Takes labels on the ``cropped`` grid back to the scan's own grid. Nothing is interpolated.
+
+        Args:
+            labels: ``(D, H, W)`` on ``cropped``.
+            fill: Label of the voxels that were cropped away.
+
+        Returns:
+            ``(D, H, W)`` on ``source``, C-contiguous, of the same type.
+        """
+        _check_shape(labels, self.cropped)
+        for step in reversed(self.steps):
+            if step.kind == "crop":
+                whole = np.full(step.source.shape, fill, labels.dtype)
+                whole[_box(step)] = labels
+                labels = whole
+            elif step.kind == "reorient":
+                order, flips = _axis_order(step)
+                back = [order.index(axis) for axis in range(3)]
+                labels = ops.permute_and_flip(labels, back, [flips[axis] for axis in back])
+        return np.ascontiguousarray(labels)
+
+    def restore_labels(self, labels: NDArray[Any], fill: int = 0) -> NDArray[Any]:
+        """Takes labels on the working grid back to the scan's own grid, by nearest neighbour.
+
+        For labels that have no logits; predictions interpolate their logits instead (``axis_maps``).
+
+        Args:
+            labels: ``(D, H, W)`` on ``target``.
+            fill: Label of the voxels that were cropped away.
+
+        Returns:
+            ``(D, H, W)`` on ``source``, of the same type.
+        """
+        _check_shape(labels, self.target)
+        for axis, (axis_map, n) in enumerate(zip(self.axis_maps(), self.cropped.shape, strict=True)):
+            at = np.floor(axis_map.scale * np.arange(n) + axis_map.offset + 0.5 + 1e-9).astype(np.intp)
+            labels = labels.take(at.clip(0, labels.shape[axis] - 1), axis=axis)
+        return self.uncrop_and_reorient(labels, fill)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as plain JSON values; ``from_dict`` gives back the same bits."""
+        steps = [{"kind": s.kind, "target": s.target.to_dict(), "start": list(s.start)} for s in self.steps]
+        return {"source": self.source.to_dict(), "steps": steps}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Trace:
+        """Rebuilds a trace from ``to_dict``.
+
+        Raises:
+            GeometryError: The values are not those of a trace.
+        """
+        try:
+            trace = cls(Grid.from_dict(values["source"]))
+            for step in values["steps"]:
+                if step["kind"] not in get_args(StepKind):
+                    raise GeometryError("unknown step in a trace", found=step["kind"], expected=get_args(StepKind))
+                d, h, w = (int(index) for index in step["start"])
+                trace = trace._with(cast(StepKind, step["kind"]), Grid.from_dict(step["target"]), (d, h, w))
+        except (KeyError, TypeError, ValueError) as error:
+            raise GeometryError("this is not a stored trace", found=repr(error)) from error
+        return trace
+
+
+def _box(step: Step) -> tuple[slice, ...]:
+    """The voxels of ``step.source`` that a crop kept."""
+    return tuple(slice(a, a + n) for a, n in zip(step.start, step.target.shape, strict=True))
+
+
+def _axis_order(step: Step) -> tuple[list[int], list[bool]]:
+    """The old axis behind each new one and whether it was reversed, read off the two affines.
+
+    Exact where the orientation letters are not: between two directions (45 degrees) rounding decides them.
+    """
+    old, new = step.source.affine[:3, :3].T, step.target.affine[:3, :3].T
+    order = [int(np.argmin(np.minimum(*(abs(old - sign * axis).sum(axis=1) for sign in (1, -1))))) for axis in new]
+    return order, [float(old[source] @ axis) < 0 for source, axis in zip(order, new, strict=True)]
+
+
+def _check_shape(labels: NDArray[Any], grid: Grid) -> None:
+    if labels.shape != grid.shape:
+        raise GeometryError("the labels do not fit the trace", found=labels.shape, expected=grid.shape)

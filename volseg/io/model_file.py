@@ -1,0 +1,172 @@
+"""The model file: one ``.safetensors`` that holds the weights and, as plain JSON, all that prediction needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volseg.errors import ModelFileError, OutputError
+from volseg.io.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+"""Version of the metadata's layout; a file with a newer one is refused."""
+
+_KEY = "volseg"
+_REQUIRED = ("config", "plan", "labels")
+_OPTIONAL = ("postprocessing", "versions", "training")
+_MEND = "give a model.safetensors written by tools/train.py"
+
+
+def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a model file atomically: an interrupted run leaves the old file or none, never half of one.
+
+    Args:
+        path: Where to write; the folder is made.
+        state: The network's ``state_dict``.
+        metadata: ``config``, ``plan``, ``labels``, and optionally ``postprocessing``, ``versions``, ``training``;
+            anything :mod:`json` can write.
+
+    Raises:
+        ModelFileError: The metadata lacks a part or cannot be written as JSON.
+        OutputError: The file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    document = _document(metadata, path)
+    try:
+        with atomic_file(path) as file:
+            save_file(_separate(state), file.name, metadata={"format": "pt", _KEY: document})
+    except SafetensorError as error:
+        raise OutputError("the model file cannot be written", file=path, found=error) from error
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read weights (on the CPU) and metadata. Nothing in the file is ever executed.
+
+    Raises:
+        ModelFileError: The file is missing, damaged, of another kind or of a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    metadata = read_metadata(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    return state, metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Read a model file's metadata alone; does not import torch.
+
+    Raises:
+        ModelFileError: As :func:`read_model`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise ModelFileError("there is no such model file", file=path, found=found, mend=_MEND)
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    if _KEY not in header:
+        raise ModelFileError(
+            "the file holds weights but not a volseg model",
+            file=path,
+            found=f"metadata keys: {', '.join(sorted(header)) or 'none'}",
+            expected=f"a metadata key '{_KEY}'",
+            mend=_MEND,
+        )
+    return _parse(header[_KEY], path)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _document(metadata: Mapping[str, Any], path: Path) -> str:
+    """Metadata as a JSON document that :func:`_parse` is known to accept."""
+    try:
+        text = json.dumps({**metadata, "format": FORMAT}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError("the model's metadata cannot be written as JSON", file=path, found=error) from error
+    _parse(text, path)
+    return text
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _damaged(path, f"metadata that is not JSON ({error})") from error
+    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+        raise _damaged(path, "metadata without a format number")
+    if document["format"] > FORMAT:
+        raise ModelFileError(
+            "the model file was written by a newer volseg",
+            file=path,
+            found=f"format {document['format']}",
+            expected=f"format {FORMAT} or lower",
+            mend="update volseg",
+        )
+    unknown = sorted(set(document) - {"format", *_REQUIRED, *_OPTIONAL})
+    wrong = [key for key in _REQUIRED if not isinstance(document.get(key), dict)]
+    wrong += [key for key in _OPTIONAL if not isinstance(document.get(key, {}), dict)]
+    if unknown or wrong:
+        raise ModelFileError(
+            "the model file's metadata is not complete",
+            file=path,
+            found=f"unknown: {unknown}; missing or not a mapping: {wrong}",
+            expected=f"{', '.join(_REQUIRED)}; optionally {', '.join(_OPTIONAL)}",
+            mend=_MEND,
+        )
+    _check_labels(document["labels"], path)
+    return {key: {} for key in _OPTIONAL} | document
+
+
+def _check_labels(labels: dict[str, Any], path: Path) -> None:
+    values = list(labels.values())
+    if not all(type(value) is int for value in values) or len(set(values)) < len(values) or 0 not in values:
+        raise ModelFileError(
+            "the model file's labels are not valid",
+            file=path,
+            found=labels,
+            expected="names with distinct integer values, 0 (background) among them",
+        )
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors that share no memory, as the format asks."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        result[name] = value
+    return result
+
+
+def _damaged(path: Path, found: object) -> ModelFileError:
+    return ModelFileError("the model file is damaged or of another kind", file=path, found=found, mend=_MEND)

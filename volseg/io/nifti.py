@@ -1,0 +1,192 @@
+"""NIfTI-1 and NIfTI-2 files through nibabel: opened with every way they can be broken, written with a copied header."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from volseg.errors import DataError, GeometryError
+from volseg.geometry.grid import Grid
+from volseg.io.atomic import atomic_file
+
+SUFFIXES = (".nii.gz", ".nii")
+MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron; unknown is taken as mm
+GZIP_MAGIC = b"\x1f\x8b"
+HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error)
+
+# nibabel's Nifti1Image and Nifti1Header, of which the NIfTI-2 classes are subclasses; its annotations say less
+Image = Any
+Header = Any
+
+
+def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
+    """Reads an image or mask with 3 axes, or 4 with the channels last.
+
+    Stored values are kept in their type unless the header scales them (``scl_slope``, ``scl_inter``); scaled ones
+    become float32, or float64 where float32 could not hold the stored type. An uncompressed file is memory-mapped.
+
+    Args:
+        path: A ``.nii`` or ``.nii.gz`` file.
+
+    Returns:
+        ``(C, D, H, W)`` in the file's own axis order, and the grid.
+
+    Raises:
+        DataError: The file is missing, truncated, corrupt, not NIfTI, of other dimensions or without a usable affine.
+    """
+    with _opened(path, whole=True) as image:
+        grid = _grid(image, path)
+        proxy = image.dataobj
+        if proxy.dtype.kind not in "iuf":
+            raise DataError("the voxels are not plain numbers", file=path, found=proxy.dtype, expected="one value each")
+        if (proxy.slope, proxy.inter) == (1, 0):
+            data = np.asarray(proxy.get_unscaled())
+        else:
+            wide = np.float32 if np.can_cast(proxy.dtype, np.float32) else np.float64
+            data = np.asarray(image.get_fdata(caching="unchanged", dtype=wide))
+    data = data.astype(_native(data.dtype), copy=False)
+    return (data[None] if data.ndim == 3 else np.moveaxis(data, -1, 0)), grid
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads a file's grid from its header alone.
+
+    Raises:
+        DataError: As ``read_voxels``, as far as the header shows it.
+    """
+    with _opened(path) as image:
+        return _grid(image, path)
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in this machine's byte order, and no wider than torch knows it."""
+    return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
+
+
+@contextmanager
+def _opened(path: Path, whole: bool = False) -> Iterator[Image]:
+    """Opens a file; errors of opening it, and of what the block reads from it, become a DataError.
+
+    Args:
+        path: The file.
+        whole: Read on to its end after the block, so that the checksum of a compressed file is checked.
+    """
+    compressed = path.name.lower().endswith(".gz")
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(2)
+            if not start:
+                raise EOFError("the file is empty (0 bytes)")
+            if (start == GZIP_MAGIC) != compressed:
+                state = "is not compressed but named .gz" if compressed else "is compressed but not named .gz"
+                raise DataError(f"the file {state}", file=path, mend="rename it, or export it again")
+            raw.seek(0)
+            stream = cast(BinaryIO, gzip.open(raw)) if compressed else raw  # noqa: SIM115  (closed with raw)
+            yield _image(stream)
+            while whole and compressed and stream.read(1 << 20):
+                pass
+    except PermissionError as error:
+        raise DataError("the file may not be read", file=path, mend="give read permission") from error
+    except BROKEN as error:
+        mend = "copy it again from where it came, or export it anew"
+        raise DataError("the file is truncated, corrupt or not NIfTI", file=path, found=error, mend=mend) from error
+
+
+def _image(stream: BinaryIO) -> Image:
+    """Recognises NIfTI-1 or NIfTI-2 by its header."""
+    start = stream.read(HEADER_BYTES)
+    stream.seek(0)
+    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        if kind.header_class.may_contain_header(start):
+            return kind.from_file_map({"image": FileHolder(fileobj=cast(Any, stream))})
+    raise ImageFileError(f"no NIfTI header in the first {len(start)} bytes")
+
+
+def _grid(image: Image, path: Path) -> Grid:
+    """The grid by sform (if its code is set), else qform, else voxel sizes alone, in mm whatever the file's unit."""
+    shape = image.shape
+    if len(shape) not in (3, 4) or 0 in shape:
+        mend = "save it as a volume; a single slice as (columns, rows, 1)" if len(shape) == 2 else None
+        expected = "(X, Y, Z), or (X, Y, Z, channels), none of them 0"
+        raise DataError(f"this is not a volume: {len(shape)}D", file=path, found=shape, expected=expected, mend=mend)
+    header = image.header
+    affine = np.array(header.get_best_affine(), np.float64)
+    affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    try:
+        return Grid((shape[0], shape[1], shape[2]), affine)
+    except GeometryError as error:
+        mend = "write the right sform or qform into the header"
+        raise DataError("the header has no usable affine", file=path, found=error.problem, mend=mend) from error
+
+
+def header_like(source: Path) -> Header:
+    """A copy of a scan's header for a mask on its grid: sform, qform, codes, voxel sizes and units to the bit.
+
+    What describes the scan's values (scaling, display range, intent, description) is reset, and extensions are
+    left out: they may name the patient.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    with _opened(source) as image:
+        header = image.header.as_byteswapped(nibabel.volumeutils.native_code)
+    for key in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
+        header[key] = 0
+    header["intent_name"] = header["aux_file"] = b""
+    return header
+
+
+def header_of(grid: Grid) -> Header:
+    """A new NIfTI-1 header: mm, the affine as sform (rounded to float32), and as qform where it has no shear."""
+    header = nibabel.Nifti1Header(endianness=nibabel.volumeutils.native_code)
+    header.set_data_shape(grid.shape)
+    header.set_xyzt_units("mm")
+    header.set_sform(grid.affine, code="scanner")
+    header.set_qform(grid.affine, code="scanner", strip_shears=True)
+    if not Grid(grid.shape, header.get_qform()).same_as(grid):
+        header["qform_code"] = 0
+    return header
+
+
+def write_labels(path: Path, labels: NDArray[Any], header: Header) -> None:
+    """Writes integers ``(D, H, W)`` under a header, atomically, compressed if the name ends in ``.gz``.
+
+    Args:
+        path: The file to write.
+        labels: The labels, in the type to store.
+        header: Carries the geometry; changed in place to fit the labels.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    header.set_data_dtype(labels.dtype)
+    header.set_data_shape(labels.shape)
+    header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, b"volseg mask"
+    header["magic"] = header.single_magic
+    header.set_data_offset(header.single_vox_offset)
+    with atomic_file(path) as file:
+        if not path.name.lower().endswith(".gz"):
+            _write_parts(file, labels, header)
+            return
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as archive:  # same mask, same bytes
+            _write_parts(cast(BinaryIO, archive), labels, header)
+
+
+def _write_parts(file: BinaryIO, labels: NDArray[Any], header: Header) -> None:
+    """Header, the mark for no extensions, and the voxels with the first axis fastest, one slab of memory at a time."""
+    file.write(header.binaryblock)
+    file.write(b"\0\0\0\0")
+    for start in range(0, labels.shape[2], 16):
+        file.write(labels[:, :, start : start + 16].tobytes(order="F"))

@@ -1,0 +1,204 @@
+"""Scans and masks from files, and masks to files. Every problem of a file is a DataError that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import DataError, GeometryError, OutputError
+from volseg.geometry.grid import Grid
+from volseg.geometry.volume import Mask, Volume
+from volseg.io import nifti
+
+__all__ = [
+    "check_image",
+    "has_volume_suffix",
+    "read_channels",
+    "read_grid",
+    "read_mask",
+    "read_volume",
+    "volume_stem",
+    "write_mask",
+]
+
+PLANNED_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # recognised as scans, so that they are named, not passed over
+MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
+SLAB_VOXELS = 1 << 22
+INTEGRAL = 1e-3  # how far from an integer a label stored as a float may be (scaling rounds)
+
+
+def _suffix(path: Path) -> str | None:
+    name = path.name.lower()
+    return next((suffix for suffix in (*nifti.SUFFIXES, *PLANNED_SUFFIXES) if name.endswith(suffix)), None)
+
+
+def has_volume_suffix(path: str | Path) -> bool:
+    """Whether the name is that of a scan or mask (``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha`` ...), hidden ones not."""
+    path = Path(path)
+    return _suffix(path) is not None and not path.name.startswith(".")
+
+
+def volume_stem(path: str | Path) -> str:
+    """The file's name without its folder and its suffix (``.nii.gz`` counts as one)."""
+    path = Path(path)
+    suffix = _suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Reads a scan.
+
+    Args:
+        path: A NIfTI file with axes (X, Y, Z), or (X, Y, Z, C) with the channels last.
+
+    Returns:
+        ``(C, D, H, W)`` in the file's own axis order and stored type (float where the header scales the values),
+        and the grid in RAS+ mm: by the sform if its code is set, else by the qform, else by the voxel sizes.
+
+    Raises:
+        DataError: The file is missing, truncated, corrupt, of another format, not 3D or 4D, or has no usable affine.
+    """
+    return Volume(*nifti.read_voxels(_readable(path)))
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Reads the grid of a scan or mask from its header alone.
+
+    Raises:
+        DataError: As ``read_volume``.
+    """
+    return nifti.read_grid(_readable(path))
+
+
+def _readable(path: str | Path) -> Path:
+    path = Path(path)
+    suffix = _suffix(path)
+    if path.is_dir():
+        raise DataError("a folder is not read as a scan", file=path, mend="convert a DICOM series to NIfTI")
+    if not path.exists():
+        raise DataError("the file does not exist", file=path)
+    if suffix not in nifti.SUFFIXES:
+        found, expected = suffix or path.suffix or "no suffix", " or ".join(nifti.SUFFIXES)
+        raise DataError("this format is not read", file=path, found=found, expected=expected, mend="convert to NIfTI")
+    return path
+
+
+def read_channels(paths: Sequence[str | Path]) -> Volume:
+    """Reads the channels of one case, one or more to a file, and stacks them.
+
+    Args:
+        paths: Files in the order of the channels, all on the same grid.
+
+    Returns:
+        ``(C, D, H, W)`` on the grid of the first file.
+
+    Raises:
+        DataError: A file cannot be read, or two files lie on different grids.
+    """
+    volumes = [read_volume(path) for path in paths]
+    if not volumes:
+        raise DataError("a case without image files")
+    first = volumes[0].grid
+    for path, volume in zip(paths, volumes, strict=True):
+        if not volume.grid.same_as(first):
+            raise DataError(
+                "the channels of a case lie on different grids",
+                file=path,
+                found=volume.grid.describe(),
+                expected=f"{first.describe()} ({paths[0]})",
+                mend="resample the channels to one grid",
+            )
+    return volumes[0] if len(volumes) == 1 else Volume(np.concatenate([v.data for v in volumes]), first)
+
+
+def read_mask(path: str | Path) -> Mask:
+    """Reads labels. Floats are accepted if all of them are whole numbers.
+
+    Raises:
+        DataError: As ``read_volume``; or there are several channels, or values that are not integers.
+    """
+    volume = read_volume(path)
+    if len(volume.data) != 1:
+        raise DataError("a mask has one channel", file=path, found=len(volume.data), expected=1)
+    return Mask(_whole_numbers(volume.data[0], path), volume.grid)
+
+
+def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
+    if values.dtype.kind in "iu":
+        return values
+    rounded = np.rint(values)
+    with np.errstate(invalid="ignore"):  # infinities
+        wrong = ~(np.abs(values - rounded) <= INTEGRAL)
+    if wrong.any():
+        found = f"{values[wrong][0]:g} and {np.count_nonzero(wrong) - 1} more"
+        mend = "export labels without interpolation, as an integer type"
+        raise DataError("a mask holds values that are not integers", file=path, found=found, mend=mend)
+    return np.asarray(rounded.astype(np.int64))
+
+
+def check_image(volume: Volume, path: str | Path) -> None:
+    """Checks that an image shows something.
+
+    Args:
+        volume: The image.
+        path: Its file, for the message.
+
+    Raises:
+        DataError: A channel holds NaN or infinite values, or the same value everywhere.
+    """
+    for number, channel in enumerate(volume.data):
+        where = f" (channel {number})" if len(volume.data) > 1 else ""
+        parts = np.array_split(channel, min(len(channel), 1 + channel.size // SLAB_VOXELS))
+        low, high = float(np.min([p.min() for p in parts])), float(np.max([p.max() for p in parts]))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            found, mend = "NaN" if np.isnan(low) else f"{low} to {high}", "replace them by the background's value"
+            raise DataError(f"the image holds values that are not finite{where}", file=path, found=found, mend=mend)
+        if low == high:
+            mend = "check how it was exported, or leave the case out"
+            raise DataError(
+                f"the image is empty: all voxels have the same value{where}", file=path, found=low, mend=mend
+            )
+
+
+def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -> None:
+    """Writes labels as NIfTI, in the smallest type that holds them, atomically.
+
+    With a source, the file has the source's affine and shape to the bit: sform, qform, their codes, the voxel sizes
+    and the units are copied. Without one, the affine is written as the sform (NIfTI stores float32, so each entry is
+    rounded once, by at most 6e-8 of its size), in mm.
+
+    Args:
+        path: The ``.nii`` or ``.nii.gz`` file to write; its folder is made if needed.
+        mask: The labels, on the source's grid.
+        source: The scan whose header is copied.
+
+    Raises:
+        OutputError: The file cannot be written, has another suffix, or a label does not fit in 32 bits.
+        GeometryError: The mask is not on the source's grid.
+        DataError: The source cannot be read.
+    """
+    path = Path(path)
+    if _suffix(path) not in nifti.SUFFIXES:
+        raise OutputError("masks are written as NIfTI", file=path, expected=" or ".join(nifti.SUFFIXES))
+    labels = _smallest(mask.labels, path)
+    if source is None:
+        nifti.write_labels(path, labels, nifti.header_of(mask.grid))
+        return
+    grid = read_grid(source)
+    if not grid.same_as(mask.grid):
+        found, expected = mask.grid.describe(), grid.describe()
+        raise GeometryError("the mask is not on the grid of its scan", file=source, found=found, expected=expected)
+    nifti.write_labels(path, labels, nifti.header_like(Path(source)))
+
+
+def _smallest(labels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """The labels in the first of the mask types that holds them all."""
+    low, high = int(labels.min()), int(labels.max())
+    for dtype in MASK_TYPES:
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return labels.astype(dtype, copy=False)
+    raise OutputError("a label does not fit in 32 bits", file=path, found=(low, high))

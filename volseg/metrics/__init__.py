@@ -1,0 +1,24 @@
+"""Segmentation metrics: pure functions of masks and spacing (numpy and scipy only)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volseg.metrics.policy import ClassScores
+    from volseg.metrics.scores import case_scores
+
+__all__ = ["ClassScores", "case_scores"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the scores when they are first asked for: scipy takes a while."""
+    if name == "case_scores":
+        from volseg.metrics.scores import case_scores
+
+        return case_scores
+    if name == "ClassScores":
+        from volseg.metrics.policy import ClassScores
+
+        return ClassScores
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

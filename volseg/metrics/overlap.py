@@ -1,0 +1,69 @@
+"""Dice, IoU and volume error from voxel counts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.metrics.policy import status_of
+
+Counts = NDArray[np.int64]
+LARGEST_LABEL = 65535
+_SLAB_VOXELS = 1_000_000
+
+
+def count_voxels(pred: NDArray[np.integer], ref: NDArray[np.integer]) -> tuple[Counts, Counts, Counts]:
+    """Voxels of every label value in the prediction, in the reference, and in both at the same place.
+
+    Args:
+        pred: Labels 0 to 65535, shape (D, H, W).
+        ref: Labels of the same shape.
+
+    Returns:
+        Three arrays indexed by label value; the count of value 0 (background) is not kept.
+    """
+    if ref.flags.f_contiguous:
+        pred, ref = pred.T, ref.T
+    size = 1 + max(int(pred.max(initial=0)), int(ref.max(initial=0)))
+    totals = np.zeros((3, size), dtype=np.int64)
+    step = max(1, _SLAB_VOXELS // max(1, ref[0].size))
+    for start in range(0, len(ref), step):
+        p, r = pred[start : start + step], ref[start : start + step]
+        for total, found in zip(totals, (p[p != 0], r[r != 0], r[(p == r) & (r != 0)]), strict=True):
+            total += np.bincount(found, minlength=size)
+    return totals[0], totals[1], totals[2]
+
+
+def label_values(labels: NDArray[np.integer]) -> tuple[int, ...]:
+    """The values that occur in a label map, in order."""
+    values: set[int] = set()
+    for part in labels.T if labels.flags.f_contiguous else labels:
+        low, high = int(part.min(initial=0)), int(part.max(initial=0))
+        if low < 0 or high > LARGEST_LABEL:
+            values.update(np.unique(part).tolist())
+        else:
+            present = np.zeros(high + 1, bool)
+            present[part] = True
+            values.update(np.flatnonzero(present).tolist())
+    return tuple(sorted(values))
+
+
+def dice(pred_voxels: int, ref_voxels: int, both: int) -> float:
+    """2 |P and R| / (|P| + |R|); NaN when both are empty. Source: Dice 1945."""
+    if status_of(pred_voxels, ref_voxels) == "both_empty":
+        return math.nan
+    return 2 * both / (pred_voxels + ref_voxels)
+
+
+def iou(pred_voxels: int, ref_voxels: int, both: int) -> float:
+    """|P and R| / |P or R|; NaN when both are empty. Source: Jaccard 1912."""
+    if status_of(pred_voxels, ref_voxels) == "both_empty":
+        return math.nan
+    return both / (pred_voxels + ref_voxels - both)
+
+
+def volume_error(pred_voxels: int, ref_voxels: int) -> float:
+    """(|P| - |R|) / |R|; NaN without a reference."""
+    return (pred_voxels - ref_voxels) / ref_voxels if ref_voxels else math.nan

@@ -1,0 +1,189 @@
+"""Scores of one case: every class of a predicted label map against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import DataError, GeometryError
+from volseg.metrics.overlap import LARGEST_LABEL, count_voxels, dice, iou, volume_error
+from volseg.metrics.policy import ClassScores, image_diagonal_mm, status_of
+from volseg.metrics.surface import HD_MODES, HdMode, surface_scores
+from volseg.metrics.surfaces import NO_SURFACE, find_surfaces
+from volseg.metrics.surfels import surfel_areas_mm2
+
+Label = TypeVar("Label", bound=Hashable)
+Labels = NDArray[np.integer]
+Groups = dict[Label, tuple[int, ...]]
+
+
+def case_scores(
+    pred: NDArray[np.generic],
+    ref: NDArray[np.generic],
+    spacing_mm: Sequence[float],
+    labels: Mapping[Label, int | Sequence[int]] | Iterable[Label],
+    hd_mode: HdMode = "max",
+    nsd_tolerance_mm: float | Mapping[Label, float] = 1.0,
+    *,
+    ignore_label: int | None = None,
+) -> dict[Label, ClassScores]:
+    """Dice, IoU, HD95, HD, ASSD, NSD and volume error of every class.
+
+    Args:
+        pred: Predicted labels, integer or bool, shape (D, H, W).
+        ref: Reference labels, same shape and grid.
+        spacing_mm: Voxel size along the three array axes, in their order.
+        labels: The classes: label values, or name -> value, or name -> several values scored as one region. The
+            background (0) is left out.
+        hd_mode: Definition of HD95. ``max``: larger of the two directed percentiles between voxel borders (MONAI,
+            MetricsReloaded). ``pooled``: percentile of both directions together (MedPy). ``surfel``: weighted by
+            surface area (DeepMind); HD then is taken of the surfels, too.
+        nsd_tolerance_mm: Tolerance of NSD, for all classes or per class.
+        ignore_label: Reference voxels of this value are left out of everything; their border is no surface.
+
+    Returns:
+        Class -> scores, keyed by what iterating ``labels`` gives. NaN where a score is not defined (see ``policy``).
+
+    Raises:
+        GeometryError: The shapes differ or the spacing is not three positive numbers.
+        DataError: A label value, tolerance or mode is not usable.
+
+    Source: HD95 and NSD as in Maier-Hein, Reinke et al. 2024 (Metrics Reloaded); NSD by Nikolov et al. 2018.
+    """
+    spacing = _checked_spacing(pred, ref, spacing_mm)
+    if hd_mode not in HD_MODES:
+        raise DataError("hd_mode has no such choice", found=hd_mode, expected=", ".join(HD_MODES))
+    groups = _groups(labels, ignore_label)
+    tolerances = _tolerances(nsd_tolerance_mm, groups)
+    small_pred, small_ref = _with_ignore(_small(pred), _small(ref), ignore_label)
+    areas, diagonal = surfel_areas_mm2(spacing), image_diagonal_mm(ref.shape, spacing)
+
+    scores: dict[Label, ClassScores] = {}
+    for layer in _layers(groups):
+        layer_pred, layer_ref, values, ignore = _as_layer(small_pred, small_ref, layer, ignore_label)
+        counts = count_voxels(layer_pred, layer_ref)
+        pred_surfaces, ref_surfaces = find_surfaces(layer_pred, ignore), find_surfaces(layer_ref, ignore)
+        for label, value in values.items():
+            n_pred, n_ref, both = (int(count[value]) if value < len(count) else 0 for count in counts)
+            surfaces = pred_surfaces.pop(value, NO_SURFACE), ref_surfaces.pop(value, NO_SURFACE)
+            surface = surface_scores(*surfaces, spacing, areas, diagonal, hd_mode, tolerances[label])
+            scores[label] = ClassScores(
+                dice=dice(n_pred, n_ref, both),
+                iou=iou(n_pred, n_ref, both),
+                hd95=surface.hd95,
+                hd=surface.hd,
+                assd=surface.assd,
+                nsd=surface.nsd,
+                volume_error=volume_error(n_pred, n_ref),
+                pred_voxels=n_pred,
+                ref_voxels=n_ref,
+                status=status_of(n_pred, n_ref),
+            )
+    return {label: scores[label] for label in groups}
+
+
+def _checked_spacing(
+    pred: NDArray[np.generic], ref: NDArray[np.generic], spacing_mm: Sequence[float]
+) -> tuple[float, float, float]:
+    if pred.shape != ref.shape or ref.ndim != 3:
+        raise GeometryError(
+            "prediction and reference do not have the same shape", found=pred.shape, expected=f"{ref.shape} (D, H, W)"
+        )
+    spacing = tuple(float(step) for step in spacing_mm)
+    if len(spacing) != 3 or not all(np.isfinite(step) and step > 0 for step in spacing):
+        raise GeometryError("spacing_mm is not usable", found=spacing, expected="three positive numbers")
+    return spacing
+
+
+def _groups(labels: Mapping[Label, int | Sequence[int]] | Iterable[Label], ignore_label: int | None) -> Groups[Label]:
+    """Label -> its values, background left out."""
+    pairs: Iterable[tuple[Label, object]] = (
+        labels.items() if isinstance(labels, Mapping) else ((label, label) for label in labels)
+    )
+    groups: Groups[Label] = {}
+    for label, given in pairs:
+        values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+        if not values or not all(isinstance(v, (int, np.integer)) and 0 <= v <= LARGEST_LABEL for v in values):
+            raise DataError(
+                f"class {label!r} has no usable label value",
+                found=given,
+                expected=f"whole numbers, 0 to {LARGEST_LABEL}",
+            )
+        if ignore_label is not None and ignore_label in values:
+            raise DataError(f"class {label!r} uses the value of the ignore label", found=ignore_label)
+        if values != (0,):
+            groups[label] = tuple(sorted({int(v) for v in values}))
+    return groups
+
+
+def _tolerances(given: float | Mapping[Label, float], groups: Groups[Label]) -> dict[Label, float]:
+    tolerances = {label: float(given[label] if isinstance(given, Mapping) else given) for label in groups}
+    for label, tolerance in tolerances.items():
+        if not tolerance >= 0:
+            raise DataError(f"NSD tolerance of class {label!r} is out of range", found=tolerance, expected=">= 0 mm")
+    return tolerances
+
+
+def _small(labels: NDArray[np.generic]) -> Labels:
+    """The labels in one or two bytes a voxel; values that no class can have become background."""
+    if labels.dtype == bool:
+        return labels.view(np.uint8)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError("a mask must hold whole numbers", found=labels.dtype, expected="an integer or bool array")
+    if labels.dtype in (np.uint8, np.uint16):
+        return labels  # type: ignore[return-value]
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high > LARGEST_LABEL:
+        labels = np.where((labels < 0) | (labels > LARGEST_LABEL), 0, labels)  # type: ignore[operator]
+    return labels.astype(np.uint8 if high <= 255 else np.uint16)
+
+
+def _with_ignore(pred: Labels, ref: Labels, ignore_label: int | None) -> tuple[Labels, Labels]:
+    """Mark the voxels to leave out in the prediction, too (a predicted ignore value is background)."""
+    if ignore_label is None:
+        return pred, ref
+    dtype = np.promote_types(pred.dtype, ref.dtype)
+    pred = np.where(pred == ignore_label, 0, pred).astype(dtype)
+    pred[ref == ignore_label] = ignore_label
+    return pred, ref
+
+
+def _layers(groups: Groups[Label]) -> list[Groups[Label]]:
+    """Classes split into as few sets as possible in which no two share a value (nested regions do)."""
+    layers: list[Groups[Label]] = []
+    for label, values in groups.items():
+        free = (layer for layer in layers if not any(set(values) & set(others) for others in layer.values()))
+        layer = next(free, None)
+        if layer is None:
+            layers.append({label: values})
+        else:
+            layer[label] = values
+    return layers
+
+
+def _as_layer(
+    pred: Labels, ref: Labels, layer: Groups[Label], ignore_label: int | None
+) -> tuple[Labels, Labels, dict[Label, int], int | None]:
+    """Both label maps with one value for each class of the layer; unchanged where no class has several values."""
+    if all(len(values) == 1 for values in layer.values()):
+        return pred, ref, {label: values[0] for label, values in layer.items()}, ignore_label
+    table = np.zeros(LARGEST_LABEL + 1, np.uint16)
+    ids = {label: number for number, label in enumerate(layer, start=1)}
+    for label, values in layer.items():
+        table[list(values)] = ids[label]
+    ignore = None
+    if ignore_label is not None:
+        ignore = table[ignore_label] = len(ids) + 1
+    return _mapped(pred, table), _mapped(ref, table), ids, ignore
+
+
+def _mapped(labels: Labels, table: NDArray[np.uint16]) -> Labels:
+    """``table[labels]``, slice by slice: an index array of the whole volume would take 8 bytes a voxel."""
+    mapped = np.empty_like(labels, dtype=np.uint16)
+    fortran = labels.flags.f_contiguous
+    for source, target in zip(labels.T if fortran else labels, mapped.T if fortran else mapped, strict=True):
+        target[...] = table[source]
+    return mapped

@@ -1,0 +1,157 @@
+"""Borders of every class of a label map, found together in one pass.
+
+A voxel is on the border of its class if one of its six neighbours is not of that class (outside the image nothing is).
+A surfel is a cube of 2x2x2 voxels of which some, not all, are of the class. Both are found where neighbouring labels
+differ, slab by slab, so the cost of a label map does not grow with its number of classes, and everything after this
+pass grows with the organs' surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.metrics.surfels import CODE_BITS
+
+Labels = NDArray[np.integer]
+_SLAB_VOXELS = 1_000_000  # voxels looked at together: small enough for the processor's cache
+_CORNERS = list(product((0, 1), repeat=3))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Border of one class.
+
+    Attributes:
+        voxels: Indices of the border voxels, shape (n, 3).
+        surfels: Indices of the cubes; cube (d, h, w) joins voxels (d-1, h-1, w-1) and (d, h, w). Shape (m, 3).
+        codes: Which of a cube's voxels are of the class, uint8 (m,); bits as in ``surfels.CODE_BITS``.
+    """
+
+    voxels: NDArray[np.int32]
+    surfels: NDArray[np.int32]
+    codes: NDArray[np.uint8]
+
+
+NO_SURFACE = Surface(np.zeros((0, 3), np.int32), np.zeros((0, 3), np.int32), np.zeros(0, np.uint8))
+
+
+def find_surfaces(labels: Labels, ignore: int | None = None) -> dict[int, Surface]:
+    """Borders of all classes of a label map.
+
+    Args:
+        labels: Non-negative label values, shape (D, H, W); 0 is background. Fast for C and for Fortran order.
+        ignore: Value of voxels that are left out: a face towards such a voxel is no border.
+
+    Returns:
+        Label value -> its surface, for the values that occur.
+    """
+    fortran = labels.flags.f_contiguous and not labels.flags.c_contiguous
+    bits = CODE_BITS.T if fortran else CODE_BITS
+    pieces = list(_slabs(labels.T if fortran else labels, bits, ignore))
+    if not pieces:
+        return {}
+    voxels, voxel_labels, cubes, cube_labels, codes = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    if fortran:
+        voxels, cubes = voxels[:, ::-1], cubes[:, ::-1]
+    voxel_order, voxel_parts = _group(voxel_labels)
+    cube_order, cube_parts = _group(cube_labels)
+    voxels, cubes, codes = voxels[voxel_order], cubes[cube_order], codes[cube_order]
+    surfaces = {}
+    for value in sorted(voxel_parts.keys() | cube_parts.keys()):  # beside ignored voxels one kind may be absent
+        voxel_part, cube_part = voxel_parts.get(value, slice(0, 0)), cube_parts.get(value, slice(0, 0))
+        surfaces[value] = Surface(voxels[voxel_part], cubes[cube_part], codes[cube_part])
+    return surfaces
+
+
+def _group(values: Labels) -> tuple[NDArray[np.intp], dict[int, slice]]:
+    """Stable order that brings equal values together, and where each value then lies."""
+    order = np.argsort(values, kind="stable")
+    found, starts = np.unique(values[order], return_index=True)
+    stops = np.append(starts, len(values))[1:]
+    return order, {int(v): slice(int(a), int(b)) for v, a, b in zip(found, starts, stops, strict=True)}
+
+
+def _slabs(labels: Labels, bits: Labels, ignore: int | None) -> Iterator[tuple[NDArray[np.generic], ...]]:
+    """Border voxels and surfels of each slab of slices, with their labels and codes."""
+    depth, height, width = labels.shape
+    step = max(1, _SLAB_VOXELS // (height * width))
+    for start in range(0, depth + 1, step):  # cubes reach one beyond the last slice
+        count = min(step, depth + 1 - start)
+        slab = np.zeros((count + 2, height + 2, width + 2), labels.dtype)  # one voxel of background on every side
+        first, last = max(start - 1, 0), min(start + count + 1, depth)
+        slab[first - start + 1 : last - start + 1, 1:-1, 1:-1] = labels[first:last]
+        if slab.any():
+            shift = np.array([start, 0, 0])
+            border, mixed = _differences(slab, ignore)
+            voxels = np.flatnonzero(border)
+            inner = slab[1:-1, 1:-1, 1:-1]
+            voxel_index = np.stack(np.unravel_index(voxels, border.shape), axis=-1)
+            cube_place, cube_labels, codes = _surfels(slab, mixed, bits, ignore)
+            yield (
+                (voxel_index + shift).astype(np.int32),
+                inner[tuple(voxel_index.T)],
+                (cube_place + shift).astype(np.int32),
+                cube_labels,
+                codes,
+            )
+
+
+def _differences(slab: Labels, ignore: int | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which inner voxels have a neighbour of another label, and which cubes are not of one label.
+
+    Args:
+        slab: Labels with one more voxel on every side, shape (n + 2, h + 2, w + 2).
+        ignore: Label that makes no border.
+
+    Returns:
+        Border voxels (n, h, w) and mixed cubes (n, h + 1, w + 1); cube i lies between the slab's slices i and i + 1.
+    """
+    a, b, c = slab[1:] != slab[:-1], slab[:, 1:] != slab[:, :-1], slab[:, :, 1:] != slab[:, :, :-1]
+    # 7 of the 12 edges connect the 8 voxels of a cube.
+    mixed = c[:-2, :-1] | c[:-2, 1:]
+    mixed |= c[1:-1, :-1]
+    mixed |= c[1:-1, 1:]
+    mixed |= b[:-2, :, :-1]
+    mixed |= b[1:-1, :, :-1]
+    mixed |= a[:-1, :-1, :-1]
+    if ignore is not None:
+        known = slab != ignore
+        a &= known[1:] & known[:-1]
+        b &= known[:, 1:] & known[:, :-1]
+        c &= known[:, :, 1:] & known[:, :, :-1]
+    inner = slice(1, -1)
+    border = a[:-1, inner, inner] | a[1:, inner, inner]
+    border |= b[inner, :-1, inner]
+    border |= b[inner, 1:, inner]
+    border |= c[inner, inner, :-1]
+    border |= c[inner, inner, 1:]
+    border &= slab[inner, inner, inner] != 0
+    return border, mixed
+
+
+def _surfels(
+    slab: Labels, mixed: NDArray[np.bool_], bits: Labels, ignore: int | None
+) -> tuple[NDArray[np.intp], Labels, NDArray[np.uint8]]:
+    """Position, label and code of every surfel in the mixed cubes; a cube has one surfel for each label in it."""
+    place = np.stack(np.unravel_index(np.flatnonzero(mixed), mixed.shape), axis=-1)
+    _, height, width = slab.shape
+    strides = np.array([height * width, width, 1])
+    flat = place @ strides
+    corners = np.stack([slab.reshape(-1)[flat + int(strides @ corner)] for corner in _CORNERS])  # (8, n)
+    usable = np.ones(len(flat), bool) if ignore is None else (corners != ignore).all(axis=0)
+    places, labels, codes = [], [], []
+    for k, corner in enumerate(corners):
+        first = usable & (corner != 0)
+        for earlier in corners[:k]:
+            first &= corner != earlier
+        chosen = np.flatnonzero(first)
+        same = corners[:, chosen] == corner[chosen]  # (8, chosen)
+        places.append(place[chosen])
+        labels.append(corner[chosen])
+        codes.append((same * bits.reshape(8, 1)).sum(axis=0, dtype=np.uint8))
+    return np.concatenate(places), np.concatenate(labels), np.concatenate(codes)

@@ -1,0 +1,69 @@
+"""How the plan says a channel is normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from volseg.errors import ConfigError
+from volseg.planning.fields import boolean, check_keys, number, optional, text
+from volseg.planning.fingerprint import IntensityStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelIntensity:
+    """How a channel is normalised: ``(clip(x, low, high) - mean) / std``.
+
+    Attributes:
+        rule: ``ct`` takes the four numbers below, measured on the training foreground (HU); ``zscore`` takes
+            each case's own 0.5 and 99.5 percentiles, mean and standard deviation.
+        nonzero: ``zscore`` only: measure and change only voxels that are not exactly 0.
+        clip_low: 0.5 percentile of the foreground.
+        clip_high: 99.5 percentile of the foreground.
+        mean: Mean of the foreground.
+        std: Standard deviation of the foreground, > 0.
+    """
+
+    rule: str
+    nonzero: bool = False
+    clip_low: float | None = None
+    clip_high: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.clip_low, self.clip_high, self.mean, self.std)
+        if self.rule not in ("ct", "zscore"):
+            raise ConfigError("plan.intensity has no such rule", found=self.rule, expected="ct, zscore")
+        if self.rule == "ct" and (None in numbers or self.std == 0 or self.clip_low == self.clip_high):
+            raise ConfigError(
+                "plan.intensity of rule ct is incomplete",
+                found=asdict(self),
+                expected="clip_low < clip_high, mean and std > 0",
+            )
+
+    @classmethod
+    def ct(cls, statistics: IntensityStatistics) -> ChannelIntensity:
+        """The CT rule by the statistics of the foreground."""
+        return cls(
+            rule="ct",
+            clip_low=round(statistics.percentile_00_5, 4),
+            clip_high=round(statistics.percentile_99_5, 4),
+            mean=round(statistics.mean, 4),
+            std=round(statistics.std, 4),
+        )
+
+    @classmethod
+    def from_dict(cls, key: str, values: Any) -> ChannelIntensity:
+        """Reads one from plain values; ``key`` names it in messages."""
+        read: dict[str, Callable[[str, Any], Any]] = dict.fromkeys(
+            ("clip_low", "clip_high", "mean", "std"), optional(number)
+        )
+        read |= {"rule": text, "nonzero": boolean}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{key} is not a mapping", found=repr(values))
+        check_keys(values, [field.name for field in fields(cls)], key)
+        if "rule" not in values:
+            raise ConfigError(f"{key}.rule is missing", expected="ct, zscore")
+        return cls(**{name: read[name](f"{key}.{name}", value) for name, value in values.items()})

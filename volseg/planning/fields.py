@@ -1,0 +1,80 @@
+"""Reading plan fields from plain JSON or YAML values: right type or a ConfigError that names the key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from volseg.errors import ConfigError
+
+Item = TypeVar("Item")
+
+
+def check_keys(given: Collection[str], known: Collection[str], where: str) -> None:
+    """Refuses unknown keys, with the nearest known one as a suggestion."""
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            raise ConfigError(
+                f"{where}.{key} is not known",
+                expected=", ".join(known),
+                mend=f"did you mean {where}.{near[0]}?" if near else None,
+            )
+
+
+def integer(key: str, value: Any) -> int:
+    """A whole number (2 or 2.0, not True)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise ConfigError(f"{key} is not a whole number", found=repr(value))
+    return int(value)
+
+
+def number(key: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{key} is not a finite number", found=repr(value))
+    return float(value)
+
+
+def boolean(key: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} is not true or false", found=repr(value))
+    return value
+
+
+def text(key: str, value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} is not text", found=repr(value))
+    return value
+
+
+def optional(read: Callable[[str, Any], Item]) -> Callable[[str, Any], Item | None]:
+    """``null``, or what ``read`` takes."""
+    return lambda key, value: None if value is None else read(key, value)
+
+
+def sequence(read: Callable[[str, Any], Item], length: int | None = None) -> Callable[[str, Any], tuple[Item, ...]]:
+    """A list of what ``read`` takes, of ``length`` if that is given."""
+
+    def read_all(key: str, value: Any) -> tuple[Item, ...]:
+        if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
+            size = "" if length is None else f"of {length} values"
+            raise ConfigError(f"{key} is not a list {size}".rstrip(), found=repr(value))
+        return tuple(read(f"{key}[{index}]", item) for index, item in enumerate(value))
+
+    return read_all
+
+
+def mapping(read: Callable[[str, Any], Item]) -> Callable[[str, Any], dict[str, Item]]:
+    """A mapping from names to what ``read`` takes."""
+
+    def read_all(key: str, value: Any) -> dict[str, Item]:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is not a mapping", found=repr(value))
+        return {text(f"the name in {key}", name): read(f"{key}.{name}", item) for name, item in value.items()}
+
+    return read_all

@@ -1,0 +1,193 @@
+"""The fingerprint: what a data set is, measured once from all its cases, in anatomical (R, A, S) order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from volseg.errors import DataError
+from volseg.geometry import ops
+from volseg.io.datasets import Case, Dataset
+from volseg.planning.cases import Progress, for_each_case, load_case, nonzero_box
+
+SAMPLES_PER_CASE = 10_000
+"""Foreground voxels of each case that enter the intensity statistics."""
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassShape:
+    """One class in one case.
+
+    Attributes:
+        volume_ml: Volume of all its voxels.
+        extent_mm: Bounding box of its largest connected piece, (R, A, S).
+        centroid_mm: Mean position along the volume's axes, (R, A, S), from the volume's corner.
+    """
+
+    volume_ml: float
+    extent_mm: Triple
+    centroid_mm: Triple
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFingerprint:
+    """One case; every triple is ordered (R, A, S), whatever the order of the file's axes.
+
+    Attributes:
+        id: Name of the case.
+        orientation: Directions of the file's own axes, such as ``LAS``.
+        shape: Voxels.
+        spacing_mm: Voxel size.
+        nonzero_shape: Voxels of the bounding box of everything that is not exactly 0.
+        classes: Shape of every class that occurs.
+    """
+
+    id: str
+    orientation: str
+    shape: tuple[int, int, int]
+    spacing_mm: Triple
+    nonzero_shape: tuple[int, int, int]
+    classes: dict[str, ClassShape]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntensityStatistics:
+    """Foreground voxels of one channel over all cases (evenly spaced samples, at most 10,000 of each case)."""
+
+    mean: float
+    std: float
+    minimum: float
+    percentile_00_5: float
+    median: float
+    percentile_99_5: float
+    maximum: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """A whole data set, as :func:`make_plan <volseg.planning.plan.make_plan>` needs it."""
+
+    dataset: str
+    modality: str
+    channels: tuple[str, ...]
+    labels: dict[str, int]
+    ignore_label: int | None
+    intensity: tuple[IntensityStatistics, ...]
+    cases: tuple[CaseFingerprint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mappings, lists and numbers, ready for JSON."""
+        return asdict(self)
+
+
+def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: int = 0) -> Fingerprint:
+    """Measures every case and checks it on the way.
+
+    Args:
+        dataset: Labelled cases.
+        progress: Called after every case with (done, in all).
+        workers: Processes that read; 0 reads in this one.
+
+    Raises:
+        DataError: No cases, bad cases (each named), or no foreground voxel anywhere.
+    """
+    if not dataset.cases:
+        raise DataError("the data set has no labelled case", file=dataset.root)
+    work = partial(
+        _measure, channels=len(dataset.channels), labels=dict(dataset.labels), ignore_label=dataset.ignore_label
+    )
+    measured = for_each_case(work, dataset.cases, workers=workers, progress=progress)
+    samples = np.concatenate([sample for _, sample in measured], axis=1)  # (C, N)
+    if samples.shape[1] == 0:
+        raise DataError(
+            "no label holds a foreground voxel",
+            file=dataset.root,
+            expected=", ".join(f"{name}={value}" for name, value in dataset.labels.items()),
+            mend="check the label files and the labels of dataset.json",
+        )
+    return Fingerprint(
+        dataset=dataset.name,
+        modality=dataset.modality,
+        channels=tuple(dataset.channels),
+        labels=dict(dataset.labels),
+        ignore_label=dataset.ignore_label,
+        intensity=tuple(_statistics(channel) for channel in samples),
+        cases=tuple(case for case, _ in measured),
+    )
+
+
+def _measure(
+    case: Case, channels: int, labels: Mapping[str, int], ignore_label: int | None
+) -> tuple[CaseFingerprint, np.ndarray]:
+    """Fingerprint of a case and its foreground samples (C, N) float32."""
+    allowed = set(labels.values()) | ({ignore_label} if ignore_label is not None else set())
+    volume, mask = load_case(case, channels, allowed)
+    data, grid = ops.reorient(volume.data, volume.grid, "RAS")
+    label = ops.reorient(mask.labels[None], volume.grid, "RAS")[0][0]  # (R, A, S)
+    spacing = np.asarray(grid.spacing_mm, dtype=np.float64)
+    foreground = np.flatnonzero((label > 0) & (label != ignore_label))
+    chosen = foreground[spread(len(foreground), SAMPLES_PER_CASE)]
+    start, stop = nonzero_box(data)
+    return CaseFingerprint(
+        id=case.id,
+        orientation=volume.grid.orientation,
+        shape=grid.shape,
+        spacing_mm=_rounded(spacing, 6),
+        nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
+        classes=_class_shapes(label, labels, spacing),
+    ), data.reshape(channels, -1)[:, chosen].astype(np.float32)
+
+
+def spread(count: int, limit: int) -> np.ndarray:
+    """Indices of at most ``limit`` of ``count`` things, evenly spaced: a sample that needs no random numbers."""
+    return np.linspace(0, max(count - 1, 0), min(count, limit)).round().astype(np.int64)
+
+
+def _class_shapes(label: np.ndarray, labels: Mapping[str, int], spacing: np.ndarray) -> dict[str, ClassShape]:
+    boxes = ndimage.find_objects(label.astype(np.int32), max_label=max(labels.values()))
+    shapes = {}
+    for name, value in labels.items():
+        box = boxes[value - 1] if value > 0 else None
+        if box is None:
+            continue
+        piece = label[box] == value  # (r, a, s), the bounding box of the class
+        start = np.array([axis.start for axis in box])
+        centroid = (np.array(ndimage.center_of_mass(piece)) + start) * spacing
+        shapes[name] = ClassShape(
+            volume_ml=round(float(np.count_nonzero(piece) * spacing.prod() / 1000), 4),
+            extent_mm=_rounded(_largest_extent(piece) * spacing, 3),
+            centroid_mm=_rounded(centroid, 3),
+        )
+    return shapes
+
+
+def _largest_extent(piece: np.ndarray) -> np.ndarray:
+    """Voxels along each axis of the bounding box of the largest connected component."""
+    components, _ = ndimage.label(piece)
+    largest = int(np.bincount(components.ravel())[1:].argmax())
+    return np.array([axis.stop - axis.start for axis in ndimage.find_objects(components)[largest]])
+
+
+def _statistics(samples: np.ndarray) -> IntensityStatistics:
+    low, median, high = np.percentile(samples.astype(np.float64), (0.5, 50, 99.5))
+    return IntensityStatistics(
+        mean=float(samples.mean(dtype=np.float64)),
+        std=float(samples.std(dtype=np.float64)),
+        minimum=float(samples.min()),
+        percentile_00_5=float(low),
+        median=float(median),
+        percentile_99_5=float(high),
+        maximum=float(samples.max()),
+    )
+
+
+def _rounded(values: np.ndarray, digits: int) -> Triple:
+    first, second, third = (round(float(value), digits) for value in values)
+    return first, second, third

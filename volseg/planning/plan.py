@@ -1,0 +1,233 @@
+"""The plan: every decision that depends on the data set, as one frozen value that is stored with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volseg.errors import ConfigError
+from volseg.planning import rules, validate
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
+from volseg.planning.fingerprint import Fingerprint, Triple
+from volseg.planning.jsontext import read_json, write_json
+
+PLAN_VERSION = 1
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the data set decides. Triples are (D, H, W) of the working grid.
+
+    Attributes:
+        version: Version of this format.
+        dataset: Name of the data set.
+        modality: ``ct`` or ``mri``.
+        channels: Channel names.
+        labels: File value of every class by name, background (0) included.
+        ignore_label: File value of voxels that count neither in the loss nor in scores.
+        slice_axis: ``R``, ``A`` or ``S``: the direction of D.
+        spacing_mm: Voxel size of the working grid.
+        intensity: Normalisation of each channel.
+        crop_nonzero: Crop to the box of nonzero voxels first.
+        patch_size: Training patch and inference window, multiples of the deepest decoder stride.
+        token_stride: Voxels per token in plane.
+        decoder_strides: Cumulative stride of each decoder level, finest first.
+        mirror_axes: Axes (0, 1, 2 = D, H, W) that training and test-time augmentation may flip.
+        nearest_depth: Restore along D by the nearest slice, not linearly.
+        rotate_in_plane_only: Augmentation rotates about D only.
+    """
+
+    version: int = PLAN_VERSION
+    dataset: str
+    modality: str
+    channels: tuple[str, ...]
+    labels: dict[str, int]
+    ignore_label: int | None = None
+    slice_axis: str
+    spacing_mm: Triple
+    intensity: tuple[ChannelIntensity, ...]
+    crop_nonzero: bool
+    patch_size: Size
+    token_stride: int
+    decoder_strides: tuple[Size, ...]
+    mirror_axes: tuple[int, ...]
+    nearest_depth: bool
+    rotate_in_plane_only: bool
+
+    def __post_init__(self) -> None:
+        validate.check_names(self, PLAN_VERSION)
+        validate.check_sizes(self)
+
+    @property
+    def orientation(self) -> str:
+        """Directions of the working grid's axes: ``SPL``, ``AIL`` or ``RIP``."""
+        return rules.ORIENTATIONS[self.slice_axis]
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """File values, ascending; class index k is ``label_values[k]``, 0 the background."""
+        return tuple(sorted(self.labels.values()))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class index, background first."""
+        return tuple(sorted(self.labels, key=self.labels.__getitem__))
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, background included."""
+        return len(self.labels)
+
+    @property
+    def num_channels(self) -> int:
+        """Image channels."""
+        return len(self.channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mappings, lists and numbers, in the order of the fields; of the intensity what its rule uses."""
+        values = asdict(self)
+        for channel in values["intensity"]:
+            for name in [name for name, value in channel.items() if value is None]:
+                del channel[name]
+        return {key: _plain(value) for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Reads a plan from plain values.
+
+        Raises:
+            ConfigError: Unknown or missing key, value of the wrong type, or values that do not go together.
+        """
+        check_keys(values, tuple(READERS), "plan")
+        missing = [key for key in READERS if key not in values and key not in ("version", "ignore_label")]
+        if missing:
+            raise ConfigError(f"plan.{missing[0]} is missing", expected=", ".join(READERS))
+        return cls(**{key: READERS[key](f"plan.{key}", value) for key, value in values.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Writes human-readable JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Reads what :meth:`save` wrote, or a version of it edited by hand.
+
+        Raises:
+            ConfigError: The file is missing or is not a valid plan.
+        """
+        values = read_json(path, "plan")
+        if not isinstance(values, Mapping):
+            raise ConfigError("this is not a plan", file=path, found=type(values).__name__, expected="a mapping")
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError("the plan file is not valid", file=path, found=error) from error
+
+
+READERS: dict[str, Callable[[str, Any], Any]] = {
+    "version": integer,
+    "dataset": text,
+    "modality": text,
+    "channels": sequence(text),
+    "labels": mapping(integer),
+    "ignore_label": optional(integer),
+    "slice_axis": text,
+    "spacing_mm": sequence(number, 3),
+    "intensity": sequence(ChannelIntensity.from_dict),
+    "crop_nonzero": boolean,
+    "patch_size": sequence(integer, 3),
+    "token_stride": integer,
+    "decoder_strides": sequence(sequence(integer, 3)),
+    "mirror_axes": sequence(integer),
+    "nearest_depth": boolean,
+    "rotate_in_plane_only": boolean,
+}
+FIXED = ("version", "dataset", "channels", "labels", "ignore_label")
+"""What the data set says, not the plan; these cannot be overridden."""
+
+
+def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Applies the rules; an overridden field is taken as it is, and those that depend on it follow.
+
+    Args:
+        fingerprint: The measured data set.
+        overrides: Field name -> plain value; ``None`` leaves the field to its rule.
+
+    Raises:
+        ConfigError: Unknown or fixed field, wrong type, or values that do not go together.
+    """
+    given = _read_overrides(overrides or {})
+    pick = partial(_pick, given)
+    cases = fingerprint.cases
+    spacings = np.array([case.spacing_mm for case in cases])
+    slice_axis = pick("slice_axis", lambda: rules.slice_axis(spacings))
+    if slice_axis not in rules.ORIENTATIONS:
+        raise ConfigError("plan.slice_axis has no such choice", found=slice_axis, expected="R, A, S")
+    axes = list(rules.ANATOMICAL_AXES[slice_axis])
+    crop = pick("crop_nonzero", lambda: rules.crop_nonzero(cases))
+    shapes = np.array([case.nonzero_shape if crop else case.shape for case in cases])[:, axes]
+    spacings = spacings[:, axes]
+    spacing = pick("spacing_mm", lambda: rules.target_spacing(spacings, shapes))
+    validate.check_positive("plan.spacing_mm", spacing)
+    median = rules.median_shape(spacings, shapes, spacing)
+    stride = pick("token_stride", lambda: rules.token_stride(cases, axes, spacing))
+    depth = int(given["patch_size"][0] if "patch_size" in given else rules.start_shape(median, spacing)[0])
+    strides = pick(
+        "decoder_strides", lambda: rules.decoder_strides(spacing, depth, stride, exact="patch_size" in given)
+    )
+    patch = pick("patch_size", lambda: rules.patch_size(median, spacing, strides[-1]))
+    return Plan(
+        dataset=fingerprint.dataset,
+        modality=pick("modality", lambda: fingerprint.modality),
+        channels=fingerprint.channels,
+        labels=fingerprint.labels,
+        ignore_label=fingerprint.ignore_label,
+        slice_axis=slice_axis,
+        spacing_mm=spacing,
+        intensity=pick("intensity", lambda: _intensity(fingerprint, given.get("modality"), crop)),
+        crop_nonzero=crop,
+        patch_size=patch,
+        token_stride=stride,
+        decoder_strides=strides,
+        mirror_axes=pick("mirror_axes", lambda: rules.mirror_axes(cases, axes)),
+        nearest_depth=pick("nearest_depth", lambda: rules.nearest_depth(spacing)),
+        rotate_in_plane_only=pick("rotate_in_plane_only", lambda: rules.rotate_in_plane_only(spacing, patch)),
+    )
+
+
+def _read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    fixed = [key for key in overrides if key in FIXED]
+    if fixed:
+        raise ConfigError(f"plan.{fixed[0]} is what the data set says and cannot be overridden")
+    check_keys(overrides, [key for key in READERS if key not in FIXED], "plan")
+    return {key: READERS[key](f"plan.{key}", value) for key, value in overrides.items() if value is not None}
+
+
+def _pick(given: Mapping[str, Any], key: str, rule: Callable[[], Any]) -> Any:
+    return given[key] if key in given else rule()
+
+
+def _intensity(fingerprint: Fingerprint, modality: str | None, crop: bool) -> tuple[ChannelIntensity, ...]:
+    """Channels named CT take the foreground's statistics, others are z-scored per case; an override binds all."""
+    return tuple(
+        ChannelIntensity.ct(statistics)
+        if (modality or name.strip().lower()) == "ct"
+        else ChannelIntensity(rule="zscore", nonzero=crop)
+        for name, statistics in zip(fingerprint.channels, fingerprint.intensity, strict=True)
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+__all__ = ["PLAN_VERSION", "ChannelIntensity", "Plan", "make_plan"]

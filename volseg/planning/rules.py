@@ -1,0 +1,193 @@
+"""The rules that turn a fingerprint into a plan: pure functions, one decision each.
+
+Triples are in the order of the plan's axes (D, H, W) unless said otherwise. "As nnU-Net" refers to
+Source: Isensee et al., nnU-Net, Nature Methods 18 (2021), supplementary note 2, and its v2 experiment planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from volseg.planning.fingerprint import CaseFingerprint, Triple
+
+PATCH_VOXELS = 32 * 128 * 128
+"""Most voxels of a patch: a batch of 2 fits a small GPU and stays bearable on a CPU."""
+START_VOXELS = 256**3
+"""The patch starts as a cube of this many voxels, in mm, before it is cut to the cases and the budget (nnU-Net)."""
+ANISOTROPY = 3.0
+"""An axis this many times coarser than the others is a thick-slice axis (nnU-Net)."""
+MIN_EDGE = 4
+"""An axis is halved only while at least this many voxels are left (nnU-Net)."""
+CROP_REDUCTION = 0.25
+"""Cropping to the nonzero box must remove this share of the median case to be worth it (nnU-Net)."""
+TOKENS_ACROSS = 1.5
+"""Tokens that must fit across the smallest structure."""
+TOKEN_STRIDES = (16, 8, 4)
+SAME_ORDER = 0.9
+"""Share of cases in which two classes must lie in the same order for the axis to be anatomy."""
+MATERIAL_SEPARATION = 0.25
+"""Median distance of two centroids, in extents of the smaller class, below which their order is an accident."""
+
+ORIENTATIONS = {"S": "SPL", "A": "AIL", "R": "RIP"}
+"""Working orientation by slice axis: slices along D, rows and columns as a radiologist sees the slice."""
+ANATOMICAL_AXES = {"S": (2, 1, 0), "A": (1, 2, 0), "R": (0, 2, 1)}
+"""For each axis of the working grid, its place in (R, A, S)."""
+
+
+def slice_axis(spacings_mm: ArrayLike) -> str:
+    """The anatomical direction with the coarsest median spacing; ties within 1 % go to S, then A.
+
+    Args:
+        spacings_mm: (cases, 3), in (R, A, S) order.
+    """
+    median = np.median(np.asarray(spacings_mm), axis=0)
+    coarse = [code for code in "SAR" if median["RAS".index(code)] >= 0.99 * median.max()]
+    return coarse[0]
+
+
+def target_spacing(spacings_mm: ArrayLike, shapes: ArrayLike) -> Triple:
+    """Median spacing; the thick axis of an anisotropic set takes the 10th percentile, as nnU-Net.
+
+    Anisotropic is a set whose coarsest axis is over 3 times as coarse as the others and has less than a third of
+    their voxels. The thick axis never becomes finer than the others.
+
+    Args:
+        spacings_mm: (cases, 3).
+        shapes: (cases, 3), voxels at those spacings.
+    """
+    spacings = np.asarray(spacings_mm, dtype=np.float64)
+    target = np.median(spacings, axis=0)
+    thick = int(target.argmax())
+    others = [axis for axis in range(3) if axis != thick]
+    size = median_shape(spacings, shapes, target)
+    if target[thick] > ANISOTROPY * target[others].max() and size[thick] * ANISOTROPY < size[others].min():
+        target[thick] = max(np.percentile(spacings[:, thick], 10), target[others].max())
+    d, h, w = (round(float(value), 6) for value in target)
+    return d, h, w
+
+
+def median_shape(spacings_mm: ArrayLike, shapes: ArrayLike, target_mm: ArrayLike) -> np.ndarray:
+    """Median over the cases of the shape after resampling, (3,) float."""
+    resampled = np.asarray(shapes) * np.asarray(spacings_mm) / np.asarray(target_mm)
+    return np.asarray(np.median(np.maximum(resampled.round(), 1), axis=0))
+
+
+def crop_nonzero(cases: Sequence[CaseFingerprint]) -> bool:
+    """Whether the nonzero box is at least a quarter smaller than the volume, in the median case (nnU-Net)."""
+    kept = [np.prod(case.nonzero_shape) / np.prod(case.shape) for case in cases]
+    return bool(np.median(kept) <= 1 - CROP_REDUCTION)
+
+
+def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float]) -> int:
+    """The coarsest token stride that still puts 1.5 tokens across the smallest structure.
+
+    A class counts with its shorter in-plane extent (largest connected piece), 10th percentile over the cases; the
+    smallest class decides. A token then sees a structure's inside somewhere, while the raw-voxel stem draws its
+    border; each step finer costs four times the tokens. Hippocampus: 14 voxels -> 8 (1.75 tokens; 16 would give
+    0.9). CHAOS: the kidneys' 42 voxels -> 16 (2.6 tokens), at which 14/16 keeps the slice near its own resolution.
+
+    Args:
+        cases: Fingerprints.
+        axes: For each working axis its place in (R, A, S).
+        spacing_mm: Target spacing (D, H, W).
+    """
+    in_plane = [axes[1], axes[2]]
+    sizes: dict[str, list[float]] = {}
+    for case in cases:
+        for name, shape in case.classes.items():
+            voxels = np.array(shape.extent_mm)[in_plane] / np.array(spacing_mm[1:])
+            sizes.setdefault(name, []).append(float(voxels.min()))
+    smallest = min((float(np.percentile(values, 10)) for values in sizes.values()), default=0.0)
+    return next((stride for stride in TOKEN_STRIDES if smallest >= TOKENS_ACROSS * stride), TOKEN_STRIDES[-1])
+
+
+def decoder_strides(
+    spacing_mm: Sequence[float], depth: int, stride: int, *, exact: bool = False
+) -> tuple[tuple[int, int, int], ...]:
+    """Cumulative strides of the decoder's levels: in plane 1, 2, ... ``stride``; depth by nnU-Net's factor-2 rule.
+
+    Depth is halved at a level only while its spacing, as it is there, is within a factor 2 of the in-plane one,
+    and at least 4 voxels are left.
+
+    Args:
+        spacing_mm: Target spacing.
+        depth: Voxels of the patch along D (or what it will be cut from).
+        stride: Token stride.
+        exact: ``depth`` is given and must stay divisible.
+    """
+    strides, along = [(1, 1, 1)], 1
+    for in_plane in (2**level for level in range(1, stride.bit_length())):
+        finest = min(spacing_mm[1:]) * in_plane / 2
+        halves = depth / along >= 2 * MIN_EDGE and not (exact and depth % (2 * along))
+        if spacing_mm[0] * along < 2 * finest and halves:
+            along *= 2
+        strides.append((along, in_plane, in_plane))
+    return tuple(strides)
+
+
+def start_shape(median: ArrayLike, spacing_mm: Sequence[float]) -> np.ndarray:
+    """The median case, cut to a cube in mm that holds 256^3 voxels (nnU-Net); (3,) float."""
+    spacing = np.asarray(spacing_mm)
+    edge_mm = (START_VOXELS * spacing.prod()) ** (1 / 3)
+    return np.asarray(np.minimum(median, edge_mm / spacing))
+
+
+def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequence[int]) -> tuple[int, int, int]:
+    """The median case if it fits the voxel budget; otherwise a patch of its proportions (nnU-Net).
+
+    Sizes are rounded up to the multiples; then the axis that covers most of the median case gives up one multiple
+    at a time (in plane, where it covers equally) until the budget is met.
+
+    Args:
+        median: Median shape at the target spacing.
+        spacing_mm: Target spacing.
+        multiples: Deepest decoder strides; sizes are multiples of them.
+    """
+    multiple = np.asarray(multiples)
+    patch = np.ceil(start_shape(median, spacing_mm) / multiple).astype(int) * multiple
+    while patch.prod() > PATCH_VOXELS and (patch > multiple).any():
+        cover = np.where(patch > multiple, patch / np.asarray(median), 0)
+        axis = 2 - int(cover[::-1].argmax())
+        patch[axis] -= multiple[axis]
+    d, h, w = (int(size) for size in patch)
+    return d, h, w
+
+
+def mirror_axes(cases: Sequence[CaseFingerprint], axes: Sequence[int]) -> tuple[int, ...]:
+    """Working axes along which a flip gives possible anatomy.
+
+    An axis is excluded when for some two classes the order of the centroids is the same in at least 90 % of the
+    cases that hold both, and the separation is material: its median is at least a quarter of the extent of the
+    smaller of the two (medians over the cases). Hippocampus: posterior lies behind (1.1 extents) and above (0.5)
+    anterior in every case; to the left in 92 %, but by 0.1 extents only, so that axis alone is mirrored.
+
+    Args:
+        cases: Fingerprints.
+        axes: For each working axis its place in (R, A, S).
+    """
+    names = sorted({name for case in cases for name in case.classes})
+    fixed = np.zeros(3, dtype=bool)  # (R, A, S)
+    for first, second in combinations(names, 2):
+        both = [(c.classes[first], c.classes[second]) for c in cases if first in c.classes and second in c.classes]
+        if not both:
+            continue
+        apart = np.array([np.subtract(a.centroid_mm, b.centroid_mm) for a, b in both])  # (cases, 3)
+        extents = np.array([(a.extent_mm, b.extent_mm) for a, b in both])  # (cases, 2, 3)
+        agreement = np.maximum((apart > 0).mean(axis=0), (apart < 0).mean(axis=0))
+        separation = np.median(np.abs(apart), axis=0) / np.median(extents, axis=0).min(axis=0)
+        fixed |= (agreement >= SAME_ORDER) & (separation >= MATERIAL_SEPARATION)
+    return tuple(working for working, anatomical in enumerate(axes) if not fixed[anatomical])
+
+
+def nearest_depth(spacing_mm: Sequence[float]) -> bool:
+    """Whether slices are so thick that depth is restored by the nearest slice (nnU-Net: over 3 times)."""
+    return spacing_mm[0] > ANISOTROPY * min(spacing_mm[1:])
+
+
+def rotate_in_plane_only(spacing_mm: Sequence[float], patch: Sequence[int]) -> bool:
+    """Whether rotation out of the slice would mostly leave the patch: thick slices, or a flat patch (nnU-Net)."""
+    return nearest_depth(spacing_mm) or max(patch) > ANISOTROPY * patch[0]

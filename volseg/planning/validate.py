@@ -1,0 +1,75 @@
+"""Checks that the fields of a plan are possible, one by one and together. All raise ConfigError."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from volseg.errors import ConfigError
+from volseg.planning import rules
+
+if TYPE_CHECKING:
+    from volseg.planning.plan import Plan
+
+
+def check_positive(key: str, values: tuple[float, ...]) -> None:
+    """All values are finite and > 0."""
+    if not all(np.isfinite(value) and value > 0 for value in values):
+        raise ConfigError(f"{key} is out of range", found=list(values), expected="> 0")
+
+
+def check_names(plan: Plan, version: int) -> None:
+    """Version, modality, channels and labels."""
+    if plan.version != version:
+        raise ConfigError("the plan is of another version", found=plan.version, expected=version)
+    for key, value, allowed in (
+        ("modality", plan.modality, ("ct", "mri")),
+        ("slice_axis", plan.slice_axis, tuple(rules.ORIENTATIONS)),
+        ("token_stride", plan.token_stride, tuple(sorted(rules.TOKEN_STRIDES))),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"plan.{key} has no such choice", found=value, expected=", ".join(map(str, allowed)))
+    values = list(plan.labels.values())
+    if 0 not in values or len(values) < 2 or len(set(values)) < len(values) or min(values) < 0:
+        raise ConfigError(
+            "plan.labels is not valid", found=plan.labels, expected="background 0 and distinct values > 0"
+        )
+    if plan.ignore_label is not None and plan.ignore_label in values:
+        raise ConfigError("plan.ignore_label is also a class", found=plan.ignore_label)
+    if not plan.channels or len(plan.intensity) != len(plan.channels):
+        raise ConfigError(
+            "plan.intensity must have one entry for each channel",
+            found=len(plan.intensity),
+            expected=f"{len(plan.channels)} ({', '.join(plan.channels)})",
+        )
+
+
+def check_sizes(plan: Plan) -> None:
+    """Spacing, strides, patch and axes, and that they fit together."""
+    check_positive("plan.spacing_mm", plan.spacing_mm)
+    check_positive("plan.patch_size", plan.patch_size)
+    levels = plan.token_stride.bit_length()
+    in_plane = [(2**level, 2**level) for level in range(levels)]
+    depth = [stride[0] for stride in plan.decoder_strides]
+    steps = [after in (before, 2 * before) for before, after in pairwise(depth)]
+    if [stride[1:] for stride in plan.decoder_strides] != in_plane or depth[0] != 1 or not all(steps):
+        raise ConfigError(
+            "plan.decoder_strides does not fit plan.token_stride",
+            found=[list(stride) for stride in plan.decoder_strides],
+            expected=f"{levels} levels from [1, 1, 1] on, doubling in plane up to {plan.token_stride}, "
+            "each depth the one before or its double",
+            mend="leave plan.decoder_strides out to have them computed",
+        )
+    deepest = plan.decoder_strides[-1]
+    rounded = [max(1, round(size / step)) * step for size, step in zip(plan.patch_size, deepest, strict=True)]
+    if rounded != list(plan.patch_size):
+        raise ConfigError(
+            "plan.patch_size is not a multiple of the deepest decoder stride",
+            found=list(plan.patch_size),
+            expected=f"multiples of {list(deepest)}",
+            mend=f"take {rounded}, or another plan.token_stride",
+        )
+    if list(plan.mirror_axes) != sorted(set(plan.mirror_axes) & {0, 1, 2}):
+        raise ConfigError("plan.mirror_axes is not valid", found=list(plan.mirror_axes), expected="some of 0, 1, 2")

@@ -1,0 +1,136 @@
+"""The cases that a report shows: worst, median and best, with their scans where these are found."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volseg.errors import VolsegError
+from volseg.evaluation.masks import CaseMask, Labels, empty_case_mask, read_case_mask
+from volseg.evaluation.results import CaseResult, Evaluation
+from volseg.geometry.grid import Grid
+from volseg.io.volumes import has_volume_suffix, read_volume, volume_stem
+from volseg.report.figures import BACKGROUND, draw_case
+from volseg.report.planes import CaseViews
+
+logger = logging.getLogger(__name__)
+
+_AIR_HU = -200  # an image of unknown modality that goes below this is taken for CT
+
+
+@dataclass(frozen=True)
+class Images:
+    """Scans of the scored cases.
+
+    Attributes:
+        files: Case -> file of the (first channel of the) scan.
+        modality: ``ct``, ``mri``, or ``None`` where it must be seen from the values.
+    """
+
+    files: Mapping[str, Path]
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A case in the report: what it is an example of, and the picture as a ``data:`` address."""
+
+    rank: str
+    method: str
+    case: str
+    dice: float
+    source: str
+
+
+def find_images(images: str | Path | None, dataset: str | Path | None, ref: str | Path) -> Images:
+    """Where the scans are: the folder given, else as ``dataset.json`` lists them, else beside the references.
+
+    Args:
+        images: Folder of scans (``case.nii.gz`` or ``case_0000.nii.gz``), or ``None``.
+        dataset: A ``dataset.json``, or ``None``.
+        ref: Folder of the references; ``labelsTr`` has its scans in ``imagesTr``, ``labels`` in ``images``.
+    """
+    content: dict[str, Any] = {}
+    if dataset is not None:
+        content = json.loads(Path(dataset).read_text(encoding="utf-8-sig"))
+    channels = content.get("channel_names") or content.get("modality")
+    names = list(channels.values()) if isinstance(channels, dict) else [channels] if channels else []
+    modality = None if not names else "ct" if all(str(name).lower() == "ct" for name in names) else "mri"
+    if images is None and dataset is not None and "training" in content:
+        root = Path(dataset).parent
+        listed = {volume_stem(pair["label"]): root / pair["image"] for pair in content["training"]}
+        return Images({case: path for case, path in listed.items() if path.is_file()}, modality)
+    ref = Path(ref).resolve()
+    folder = Path(images) if images else ref.with_name(ref.name.replace("labels", "images", 1))
+    if not folder.is_dir() or folder.resolve() == ref:
+        return Images({}, modality)
+    files = {volume_stem(path): path for path in sorted(folder.iterdir()) if has_volume_suffix(path)}
+    first_channels = {name.removesuffix("_0000"): path for name, path in files.items() if name.endswith("_0000")}
+    return Images({**files, **first_channels}, modality)
+
+
+def example_pictures(evaluation: Evaluation, images: Images) -> list[Picture]:
+    """Worst, median and best case of every method by mean Dice over classes; what cannot be drawn is left out."""
+    pictures = []
+    for method in evaluation.methods:
+        table = evaluation.values(method, "dice")
+        scored = [(float(np.nanmean(row)), i) for i, row in enumerate(table) if not np.isnan(row).all()]
+        ranked = sorted(scored)
+        places = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": len(ranked) - 1}
+        seen: set[int] = set()
+        for rank, place in places.items():
+            if not ranked or place in seen:
+                continue
+            seen.add(place)
+            dice, number = ranked[place]
+            result = evaluation.of_method(method)[number]
+            try:
+                source = _picture(evaluation, result, images, f"{rank}: {result.case}   {method}")
+            except (VolsegError, OSError) as error:
+                logger.warning("no picture of %s: %s", result.case, error)
+                continue
+            pictures.append(Picture(rank, method, result.case, dice, source))
+    return pictures
+
+
+def _picture(evaluation: Evaluation, result: CaseResult, images: Images, title: str) -> str:
+    assert result.reference is not None
+    label_map = evaluation.label_map
+    reference = read_case_mask(result.reference, label_map)
+    prediction = read_case_mask(result.prediction, label_map) if result.prediction else None
+    prediction = prediction or empty_case_mask(reference.grid, label_map)
+    image, modality = _image(images, result.case, reference.grid)
+    views = CaseViews.of(image, _merged(reference), _merged(prediction), reference.grid)
+    figure = draw_case(views, label_map.classes, result.scores, modality=modality, title=title)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=90, facecolor=BACKGROUND)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _image(images: Images, case: str, grid: Grid) -> tuple[np.ndarray[Any, Any] | None, str]:
+    """The grey values of a case, if its scan is found and lies on the grid of the masks, and the modality."""
+    path = images.files.get(case)
+    if path is None:
+        return None, "mri"
+    volume = read_volume(path)
+    if not volume.grid.same_as(grid):
+        logger.warning("%s: not on the grid of the reference, not drawn", path)
+        return None, "mri"
+    image = volume.data[0]
+    return image, images.modality or ("ct" if float(image.min()) < _AIR_HU else "mri")
+
+
+def _merged(mask: CaseMask) -> Labels:
+    """One label map for drawing; where classes overlap the first one stays."""
+    merged = mask.layers[0].labels
+    for layer in mask.layers[1:]:
+        merged = np.where(merged == 0, layer.labels, merged)
+    return merged

@@ -1,0 +1,150 @@
+"""Pictures of single cases: contours of reference and prediction on the grey image, in three planes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.geometry.grid import Grid
+from volseg.io.atomic import atomic_file
+from volseg.metrics.policy import ClassScores
+from volseg.report.planes import CaseViews, View
+from volseg.report.tables import number_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#ff6b6b", "#4dabf7", "#ffd43b", "#51cf66", "#cc5de8", "#ff922b", "#22d3c5", "#f783ac", "#a9e34b", "#91a7ff")
+BACKGROUND, _TEXT, _FAINT = "#101317", "#e9ecef", "#98a1ab"
+_ROWS = 12  # classes listed beside a picture
+_HEIGHT_INCHES = 3.4
+
+Classes = Mapping[str, Sequence[int]]
+
+
+def contour_figure(
+    image: NDArray[Any] | None,
+    reference: NDArray[np.integer],
+    prediction: NDArray[np.integer],
+    grid: Grid,
+    classes: Classes,
+    scores: Mapping[str, ClassScores],
+    *,
+    path: str | Path,
+    modality: str = "mri",
+    title: str = "",
+) -> Path:
+    """Draw one case and write it as PNG.
+
+    The slices go through the place with the most wrong voxels, seen as a radiologist does (patient's right on the
+    left). The reference is a broad pale line, the prediction a thin one.
+
+    Args:
+        image: Grey values, shape (D, H, W); ``None`` draws the contours alone.
+        reference: Labels, same shape.
+        prediction: Labels, same shape.
+        grid: The grid of all three.
+        classes: Class name -> label values.
+        scores: Scores of the classes, from ``case_scores``.
+        path: File to write.
+        modality: ``ct`` shows -160 to 240 HU, ``mri`` the 1st to 99.5th percentile of the nonzero voxels.
+        title: Line above the picture.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    views = CaseViews.of(image, reference, prediction, grid)
+    figure = draw_case(views, classes, scores, modality=modality, title=title)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110, facecolor=BACKGROUND)
+    return Path(path)
+
+
+def draw_case(
+    views: CaseViews, classes: Classes, scores: Mapping[str, ClassScores], *, modality: str, title: str = ""
+) -> Figure:
+    """The picture as a matplotlib figure that belongs to no window and no global state."""
+    from matplotlib.figure import Figure
+
+    widths = [_HEIGHT_INCHES * view.aspect for view in views.planes]
+    table_width = 3.1
+    figure = Figure(figsize=(sum(widths) + table_width, _HEIGHT_INCHES + 0.5), facecolor=BACKGROUND)
+    layout = figure.add_gridspec(
+        1, 4, width_ratios=[*widths, table_width], left=0.01, right=0.99, bottom=0.02, top=0.88, wspace=0.04
+    )
+    figure.suptitle(title, color=_TEXT, x=0.01, y=0.985, ha="left", fontsize=11, parse_math=False)
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(classes)}
+    for number, view in enumerate(views.planes):
+        _draw_plane(figure.add_subplot(layout[number]), view, classes, colours, views.window(modality))
+    _draw_scores(figure.add_subplot(layout[3]), colours, scores)
+    return figure
+
+
+def _draw_plane(
+    axes: Axes, view: View, classes: Classes, colours: Mapping[str, str], window: tuple[float, float]
+) -> None:
+    axes.set_title(view.name, color=_FAINT, fontsize=10.5, pad=3)
+    axes.set_facecolor("black")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    bottom, left = view.extent_mm
+    extent = (0.0, left, 0.0, bottom)
+    if view.image is not None:
+        low, high = window
+        axes.imshow(view.image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
+    for name, values in classes.items():
+        _draw_contour(axes, np.isin(view.reference, values), view, colours[name], width=3.4, alpha=0.5)
+        _draw_contour(axes, np.isin(view.prediction, values), view, colours[name], width=1.0, alpha=1.0)
+    axes.set_xlim(0, left)
+    axes.set_ylim(0, bottom)
+    axes.set_aspect("equal")
+
+
+def _draw_contour(
+    axes: Axes, inside: NDArray[np.bool_], view: View, colour: str, *, width: float, alpha: float
+) -> None:
+    if not inside.any():
+        return
+    closed = np.pad(inside, 1).astype(float)  # contours close at the edge of the picture
+    rows, columns = (
+        (np.arange(n + 2) - 0.5) * length / n for n, length in zip(inside.shape, view.extent_mm, strict=True)
+    )
+    heights = view.extent_mm[0] - rows  # rows run downwards
+    axes.contour(columns, heights, closed, levels=[0.5], colors=[colour], linewidths=width, alpha=alpha)
+
+
+def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, ClassScores]) -> None:
+    """The table beside the planes, worst classes first where there are too many."""
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-_ROWS - 2.5, 0.5)
+    columns = (0.6, 0.83, 1.0)
+    for place, head in zip(columns, ("Dice", "HD95", "NSD"), strict=True):
+        axes.text(place, 0, head, color=_FAINT, fontsize=9.5, ha="right", va="center")
+    names = [name for name in colours if scores[name]["status"] != "both_empty"]
+    shown = names if len(names) <= _ROWS else sorted(names, key=lambda name: scores[name]["dice"])[:_ROWS]
+    for row, name in enumerate(shown, start=1):
+        found = scores[name]
+        text = name if len(name) <= 16 else name[:15] + "…"
+        axes.plot([0.0, 0.035], [-row, -row], color=colours[name], linewidth=3, solid_capstyle="butt")
+        axes.text(0.055, -row, text, color=_TEXT, fontsize=10.5, va="center", parse_math=False)
+        hd95 = f"{number_text(found['hd95'], 1)} mm" if found["status"] == "ok" else found["status"]
+        cells = (number_text(found["dice"]), hd95, number_text(found["nsd"]))
+        for place, cell in zip(columns, cells, strict=True):
+            axes.text(place, -row, cell, color=_TEXT, fontsize=10.5, ha="right", va="center")
+    rest = len(names) - len(shown)
+    if rest:
+        axes.text(0.0, -len(shown) - 1, f"and {rest} better classes", color=_FAINT, fontsize=9.5, va="center")
+    bottom = -_ROWS - 2
+    axes.plot([0.0, 0.08], [bottom, bottom], color=_TEXT, linewidth=3.4, alpha=0.5)
+    axes.text(0.1, bottom, "reference", color=_FAINT, fontsize=9.5, va="center")
+    axes.plot([0.42, 0.5], [bottom, bottom], color=_TEXT, linewidth=1.0)
+    axes.text(0.52, bottom, "prediction", color=_FAINT, fontsize=9.5, va="center")

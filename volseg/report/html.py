@@ -1,0 +1,93 @@
+"""``report.html``: one file that opens offline, with tables, distributions and the worst, median and best case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volseg.evaluation.results import CaseResult, Evaluation
+from volseg.io.atomic import atomic_file
+from volseg.report.cases import Images, example_pictures
+from volseg.report.plots import METHOD_COLOURS, METRIC_NAMES, difference_svg, distribution_svg
+from volseg.report.tables import number_text, p_text
+
+_CLASS_COLUMNS = 8  # up to so many classes, the table of cases has a column for each
+
+
+def write_report(
+    path: str | Path, evaluation: Evaluation, summary: Mapping[str, Any], images: Images | None = None
+) -> Path:
+    """Write the report.
+
+    Args:
+        path: The file.
+        evaluation: The scores.
+        summary: From ``evaluation.summary.summarize``.
+        images: The scans, for the pictures; without them contours are drawn alone.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    text = render_report(evaluation, summary, images or Images({}))
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+    return Path(path)
+
+
+def render_report(evaluation: Evaluation, summary: Mapping[str, Any], images: Images) -> str:
+    """The report as HTML; every name in it is escaped."""
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    environment = Environment(loader=PackageLoader("volseg", "report"), autoescape=True, trim_blocks=True)
+    environment.filters |= {"number": number_text, "p_value": p_text}
+    scored = any(result.scores for result in evaluation.results)
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        methods=evaluation.methods,
+        classes=evaluation.classes,
+        colours={m: METHOD_COLOURS[i % len(METHOD_COLOURS)] for i, m in enumerate(evaluation.methods)},
+        distributions=[Markup(distribution_svg(evaluation, m)) for m in METRIC_NAMES] if scored else [],
+        differences=[
+            Markup(difference_svg(evaluation, comparison))
+            for comparison in summary["comparisons"]
+            if comparison["metric"] in METRIC_NAMES
+        ],
+        comparisons=[c for c in summary["comparisons"] if c["metric"] in METRIC_NAMES],
+        metric_names=METRIC_NAMES,
+        pictures=example_pictures(evaluation, images),
+        class_columns=evaluation.classes if len(evaluation.classes) <= _CLASS_COLUMNS else (),
+        nan=math.nan,
+        rows=[_row(result) for result in evaluation.results],
+    )
+
+
+def _row(result: CaseResult) -> dict[str, Any]:
+    """One line of the table of cases: means over the classes, and what went wrong."""
+    remarks = [] if result.error is None else [f"failed: {result.error}"]
+    remarks += ["no prediction"] if result.missing else []
+    for status in ("missed", "spurious"):
+        names = [name for name, scores in result.scores.items() if scores["status"] == status]
+        if names and not result.missing:
+            remarks.append(f"{status}: {', '.join(names)}")
+    return {
+        "method": result.method,
+        "case": result.case,
+        "dice": _mean(result, "dice"),
+        "hd95": _mean(result, "hd95"),
+        "nsd": _mean(result, "nsd"),
+        "classes": {name: float(scores["dice"]) for name, scores in result.scores.items()},
+        "remark": "; ".join([*remarks, *result.notes]),
+    }
+
+
+def _mean(result: CaseResult, metric: str) -> float:
+    values = np.array([scores[metric] for scores in result.scores.values()], dtype=np.float64)  # type: ignore[literal-required]
+    return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else math.nan

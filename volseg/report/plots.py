@@ -1,0 +1,145 @@
+"""Distributions of scores and paired differences as SVG that takes the colours of the page around it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.evaluation.results import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METHOD_COLOURS = ("#4c7df0", "#e8590c", "#2f9e44", "#ae3ec9", "#0c8599", "#e64980", "#f08c00", "#868e96")
+METRIC_NAMES = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
+_INK = "#010203"  # stands for the page's text colour
+_MANY_CLASSES = 24  # above this, boxes without single points
+Array = NDArray[np.float64]
+
+
+def distribution_svg(evaluation: Evaluation, metric: str) -> str:
+    """A box and the single cases for each class and method; crosses are missed or spurious."""
+    classes, methods = evaluation.classes, evaluation.methods
+    height = 0.7 + len(classes) * (0.16 + 0.2 * len(methods))
+    figure, axes = _figure(height)
+    for number, method in enumerate(methods):
+        values, statuses = evaluation.values(method, metric), evaluation.statuses(method)
+        for row in range(len(classes)):
+            known = ~np.isnan(values[:, row])
+            place = row + _offset(number, len(methods))
+            _box(axes, values[known, row], place, METHOD_COLOURS[number % len(METHOD_COLOURS)], 0.6 / len(methods))
+            if len(classes) <= _MANY_CLASSES:
+                found = statuses[known, row] == "ok"
+                _points(axes, values[known, row], found, place, METHOD_COLOURS[number % len(METHOD_COLOURS)])
+    if metric == "hd95":
+        highest = max(float(np.nanmax(v)) for m in methods if not np.isnan(v := evaluation.values(m, metric)).all())
+        if highest > 50:
+            axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+            ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= highest]
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.minorticks_off()
+        axes.set_xlim(left=0)
+    else:
+        axes.set_xlim(-0.02, 1.02)
+    _finish(axes, classes, METRIC_NAMES[metric])
+    return _svg(figure, f"distribution-{metric}")
+
+
+def difference_svg(evaluation: Evaluation, comparison: Mapping[str, Any]) -> str:
+    """Paired differences of one metric: every case, and the mean with its interval."""
+    a, b, metric = comparison["a"], comparison["b"], comparison["metric"]
+    difference = evaluation.values(a, metric) - evaluation.values(b, metric)
+    figure, axes = _figure(0.7 + len(evaluation.classes) * 0.3)
+    axes.axvline(0, color=_INK, linewidth=0.8, alpha=0.5)
+    for row, paired in enumerate(comparison["classes"].values()):
+        known = difference[~np.isnan(difference[:, row]), row]
+        if len(evaluation.classes) <= _MANY_CLASSES:
+            axes.scatter(known, row + _jitter(len(known)), s=9, color=METHOD_COLOURS[0], alpha=0.45, linewidths=0)
+        if paired["mean_difference"] is not None:
+            axes.plot([paired["mean_difference"]], [row], marker="D", color=_INK, markersize=4)
+        if paired["ci95"][0] is not None:
+            axes.plot(paired["ci95"], [row, row], color=_INK, linewidth=1.6)
+    better = "right" if comparison["higher_is_better"] else "left"
+    _finish(axes, evaluation.classes, f"{METRIC_NAMES[metric]}: {a} − {b}   ({a} better to the {better})")
+    return _svg(figure, f"difference-{a}-{b}-{metric}")
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.2, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _offset(number: int, count: int) -> float:
+    return (number - (count - 1) / 2) * 0.72 / count
+
+
+def _jitter(count: int) -> Array:
+    """The same small shifts for every plot: points stay apart, pictures stay equal."""
+    return np.asarray(np.random.default_rng(0).uniform(-0.1, 0.1, count))
+
+
+def _box(axes: Axes, values: Array, place: float, colour: str, width: float) -> None:
+    if not len(values):
+        return
+    line = {"color": colour, "linewidth": 1.2}
+    axes.boxplot(
+        values,
+        positions=[place],
+        widths=width,
+        orientation="horizontal",
+        showfliers=False,
+        manage_ticks=False,
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        medianprops={"color": colour, "linewidth": 2.4},
+    )
+
+
+def _points(axes: Axes, values: Array, found: NDArray[np.bool_], place: float, colour: str) -> None:
+    heights = place + _jitter(len(values)) * 0.6
+    axes.scatter(values[found], heights[found], s=8, color=colour, alpha=0.5, linewidths=0)
+    axes.scatter(values[~found], heights[~found], s=18, color=colour, marker="x", linewidths=1.1)
+
+
+def _finish(axes: Axes, classes: Sequence[str], label: str) -> None:
+    """Class names on the left, first class on top, quiet frame."""
+    axes.set_yticks(range(len(classes)))
+    names = axes.set_yticklabels([name if len(name) <= 30 else name[:29] + "…" for name in classes])
+    axes.set_ylim(len(classes) - 0.4, -0.6)
+    title = axes.set_xlabel(label)
+    for text in (*names, title):
+        text.set_parse_math(False)
+    axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.8)
+    axes.tick_params(colors=_INK, labelsize=9, length=0)
+    axes.xaxis.label.set_color(_INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_INK)
+    axes.spines["bottom"].set_alpha(0.3)
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The ``<svg>`` element alone, with ids of its own and the page's text colour."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    prefix = re.sub(r"\W+", "-", salt)
+    text = re.sub(r'\b(id="|url\(#|href="#)', lambda match: f"{match[1]}{prefix}-", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)

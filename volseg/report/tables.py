@@ -1,0 +1,135 @@
+"""Scores as CSV (every case and class), JSON (the summary) and Markdown (the table of a paper)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from volseg.evaluation.results import METRICS, Evaluation
+from volseg.io.atomic import atomic_file
+
+COLUMNS = ("method", "case", "class", "status", *METRICS, "pred_voxels", "ref_voxels", "missing", "error")
+
+
+def csv_text(evaluation: Evaluation) -> str:
+    """One line for each method, case and class; empty where a score is not defined. A failed case has one line."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for result in evaluation.results:
+        if result.error is not None:
+            blank = [""] * (len(METRICS) + 2)
+            writer.writerow([result.method, result.case, "", "failed", *blank, int(result.missing), result.error])
+        for name, scores in result.scores.items():
+            values = [_csv_number(float(scores[metric])) for metric in METRICS]  # type: ignore[literal-required]
+            counts = [scores["pred_voxels"], scores["ref_voxels"]]
+            writer.writerow(
+                [result.method, result.case, name, scores["status"], *values, *counts, int(result.missing), ""]
+            )
+    return stream.getvalue()
+
+
+def markdown_text(summary: Mapping[str, Any]) -> str:
+    """A table for each method, the comparisons, and the convention line.
+
+    Args:
+        summary: From ``evaluation.summary.summarize``.
+    """
+    parts = [_method_table(name, method) for name, method in summary["methods"].items()]
+    if summary["comparisons"]:
+        parts.append(_comparison_table(summary["comparisons"]))
+    return "\n\n".join([*parts, summary["convention"]]) + "\n"
+
+
+def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Write ``cases.csv``, ``summary.json`` and ``summary.md``.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    texts = {
+        "cases.csv": csv_text(evaluation),
+        "summary.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "summary.md": markdown_text(summary),
+    }
+    for name, text in texts.items():
+        with atomic_file(Path(folder) / name) as file:
+            file.write(text.encode("utf-8"))
+    return [Path(folder) / name for name in texts]
+
+
+def aligned_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also line up in a terminal; the first row is the header."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(cells[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in cells
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A number for a table; a dash where it is not defined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def p_text(value: float | None) -> str:
+    """A p value with three digits; never a 0 that it is not."""
+    return "<0.001" if value is not None and value < 0.001 else number_text(value)
+
+
+def _method_table(name: str, method: Mapping[str, Any]) -> str:
+    header = ["class", "n", "Dice", "HD95 mm", "NSD", "missed", "spurious", "both empty"]
+    rows = [header]
+    for class_name, scores in method["classes"].items():
+        values = [
+            _with_interval(scores["dice"], 3),
+            _with_interval(scores["hd95"], 2),
+            _with_interval(scores["nsd"], 3),
+        ]
+        counts = [str(scores[f"n_{status}"]) for status in ("missed", "spurious", "both_empty")]
+        rows.append([class_name, str(scores["dice"]["n"]), *values, *counts])
+    headline = method["headline"]
+    values = [_with_interval(headline[metric], digits) for metric, digits in (("dice", 3), ("hd95", 2), ("nsd", 3))]
+    counts = [
+        str(sum(scores[f"n_{status}"] for scores in method["classes"].values()))
+        for status in ("missed", "spurious", "both_empty")
+    ]
+    rows.append(["**mean**", str(headline["dice"]["n_cases"]), *values, *counts])
+    problems = [f"{method[f'n_{kind}']} {kind}" for kind in ("missing", "failed") if method[f"n_{kind}"]]
+    title = f"**{name}**" + (f" ({', '.join(problems)})" if problems else "")
+    return f"{title}\n\n{aligned_table(rows)}"
+
+
+def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    rows = [["comparison", "metric", "class", "n", "difference", "p (Holm)", "wins", "ties", "losses"]]
+    for entry in comparisons:
+        if entry["metric"] not in ("dice", "hd95", "nsd"):
+            continue
+        digits = 2 if entry["metric"] == "hd95" else 3
+        for name, paired in [*entry["classes"].items(), ("mean over classes", entry["mean_over_classes"])]:
+            p = paired.get("holm_p", paired["wilcoxon_p"])
+            counts = [str(paired[key]) for key in ("wins", "ties", "losses")]
+            difference = _with_interval({"mean": paired["mean_difference"], **paired}, digits)
+            pair = f"{entry['a']} − {entry['b']}"
+            rows.append([pair, entry["metric"], name, str(paired["n"]), difference, p_text(p), *counts])
+    return aligned_table(rows)
+
+
+def _with_interval(scores: Mapping[str, Any], digits: int) -> str:
+    low, high = scores["ci95"]
+    mean = number_text(scores["mean"], digits)
+    return mean if low is None else f"{mean} [{number_text(low, digits)}, {number_text(high, digits)}]"
+
+
+def _csv_number(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)

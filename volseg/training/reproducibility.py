@@ -1,0 +1,78 @@
+"""Seeds, and the record of what a run was made with."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from volseg import __version__
+
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchio", "lightning-fabric", "safetensors")
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Set torch's random state for one optimizer step, so that a resumed run draws what an unbroken one would."""
+    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def provenance(seed: int, data_hash: str, weights_hash: str | None, parameters: dict[str, int]) -> dict[str, Any]:
+    """What a result depends on: versions, commit, command, seed, hardware, data and weights.
+
+    Args:
+        seed: Seed of the run.
+        data_hash: Key of the preprocessed cases (covers the files and the plan).
+        weights_hash: SHA-256 of the encoder weight file; ``None`` for a random start.
+        parameters: Total and trainable parameters of the model.
+    """
+    return {
+        "volseg": __version__,
+        "commit": _commit(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "seed": seed,
+        "data_hash": data_hash,
+        "weights_sha256": weights_hash,
+        "parameters": parameters,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "hardware": hardware(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, threads and accelerator of this machine."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "platform": platform.platform(),
+        "cpu": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree volseg runs from; ``None`` outside a checkout."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

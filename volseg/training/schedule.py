@@ -1,0 +1,59 @@
+"""How long a run lasts and how the learning rate moves over it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from volseg.config.schema import TrainConfig
+from volseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A run's length: optimizer steps, or seconds of training and validation.
+
+    Attributes:
+        max_steps: Steps, or ``None``.
+        max_seconds: Seconds, or ``None``.
+    """
+
+    max_steps: int | None
+    max_seconds: float | None
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> Budget:
+        """Read the budget of a configuration.
+
+        Raises:
+            ConfigError: Neither ``max_steps`` nor ``max_minutes`` is set.
+        """
+        if config.max_steps is None and config.max_minutes is None:
+            raise ConfigError(
+                "the run has no end",
+                expected="train.max_steps or train.max_minutes",
+                mend="add for example train.max_minutes=30",
+            )
+        return cls(config.max_steps, None if config.max_minutes is None else config.max_minutes * 60)
+
+    def progress(self, step: int, elapsed_s: float) -> float:
+        """Consumed part of the run, 0 to 1; the run is over at 1."""
+        if self.max_steps is not None:
+            return min(1.0, step / self.max_steps)
+        assert self.max_seconds is not None
+        return min(1.0, elapsed_s / self.max_seconds)
+
+
+def learning_rate_factor(progress: float, warmup_fraction: float) -> float:
+    """Linear warm-up, then half a cosine down to 0.
+
+    Args:
+        progress: Consumed part of the run, 0 to 1.
+        warmup_fraction: Part of the run spent rising.
+
+    Returns:
+        Factor of the peak learning rate, 0 to 1. Source: Loshchilov and Hutter, SGDR, ICLR 2017.
+    """
+    if progress < warmup_fraction:
+        return max(progress / warmup_fraction, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_fraction) / (1 - warmup_fraction)))

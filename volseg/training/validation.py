@@ -1,0 +1,47 @@
+"""Validation on whole volumes: the masks that a user would get, scored on the scans' own grids."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from volseg.inference.predictor import Predictor
+from volseg.io.volumes import read_mask
+from volseg.metrics import case_scores
+from volseg.training.experiment import Experiment
+
+
+def validate(model: nn.Module, experiment: Experiment, device: torch.device, limit: int) -> dict[str, Any]:
+    """Predict and score the first ``limit`` held-out cases.
+
+    Returns:
+        ``val_dice`` and ``val_hd95`` (mm): means over cases, then over foreground classes; ``val_dice_by_class``;
+        ``val_cases``.
+    """
+    plan = experiment.plan
+    labels = {name: value for name, value in plan.labels.items() if value != 0}
+    predictor = Predictor.from_model(model, plan, device)
+    cases = experiment.val_cases[:limit]
+    scores = []
+    for case in cases:
+        assert case.label is not None
+        mask, reference = predictor.predict(case.images), read_mask(case.label)
+        scores.append(case_scores(mask.labels, reference.labels, reference.grid.spacing_mm, labels))
+    dice = {name: _mean([score[name]["dice"] for score in scores]) for name in labels}
+    hd95 = [_mean([score[name]["hd95"] for score in scores]) for name in labels]
+    return {
+        "val_dice": round(_mean(list(dice.values())), 5),
+        "val_hd95": round(_mean(hd95), 4),
+        "val_dice_by_class": {name: round(value, 5) for name, value in dice.items()},
+        "val_cases": len(cases),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of what is defined; a class that is absent in reference and prediction has no score."""
+    defined = [value for value in values if not math.isnan(value)]
+    return fmean(defined) if defined else float("nan")
