@@ -30,7 +30,7 @@ def organ(voxels: int, spacing_mm: tuple[float, float, float], rng: np.random.Ge
     """One organ in its bounding box, of exactly this many voxels."""
     radius = (0.75 / np.pi * voxels * np.prod(spacing_mm)) ** (1 / 3)
     axes = radius * np.exp(rng.normal(0, 0.25, 3))
-    half = [int(np.ceil(2.2 * axes.max() / step)) for step in spacing_mm]
+    half = [int(np.ceil(1.7 * axes.max() / step)) for step in spacing_mm]
     grid = np.meshgrid(
         *[np.arange(-n, n + 1, dtype=np.float32) * s for n, s in zip(half, spacing_mm, strict=True)], indexing="ij"
     )
@@ -115,17 +115,15 @@ def displaced(seed: int, distance_mm: float = 100.0, voxels: int = 300_000) -> P
     return Pair(labels, predicted, spacing_mm)
 
 
-def hollow(seed: int, voxels: int = 1_000_000) -> Pair:
-    """One ball-like organ, of which the prediction has the outermost layer only, cut in half: a bowl."""
-    rng = np.random.default_rng(seed)
+def hollow(voxels: int = 1_000_000) -> Pair:
+    """A ball, predicted with a cavity of half its radius: the cavity's wall is equally far from all of the surface."""
     spacing_mm = (3.0, 0.75, 0.75)
-    mask = organ(voxels, spacing_mm, rng)
-    labels, predicted = np.zeros((132, 512, 512), np.uint8), np.zeros((132, 512, 512), np.uint8)
-    start = [(n - m) // 2 for n, m in zip(labels.shape, mask.shape, strict=True)]
-    shell = mask & ~ndimage.binary_erosion(np.pad(mask, 1), iterations=2)[1:-1, 1:-1, 1:-1]
-    _paste(labels, mask, start, 1)
-    _paste(predicted, shell, start, 1)
-    return Pair(labels, predicted, spacing_mm)
+    centre = (65.5, 255.5, 255.5)
+    radius = (0.75 / np.pi * voxels * float(np.prod(spacing_mm))) ** (1 / 3)
+    steps = [(np.arange(n) - c) * s for n, c, s in zip((132, 512, 512), centre, spacing_mm, strict=True)]
+    squares = steps[0][:, None, None] ** 2 + steps[1][:, None] ** 2 + steps[2] ** 2
+    labels = (squares <= radius**2).astype(np.uint8)
+    return Pair(labels, labels & (squares > (radius / 2) ** 2), spacing_mm)
 
 
 def _trimmed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volseg.version import __version__
+
 if TYPE_CHECKING:
     from volseg.inference.predictor import Predictor
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

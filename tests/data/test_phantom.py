@@ -109,8 +109,8 @@ def test_its_plan(root: Path) -> None:
     assert plan.orientation == "SPL"
     assert plan.intensity[0].rule == "ct"
     assert 2 not in plan.mirror_axes  # left and right kidney
-    assert 20 <= plan.patch_size[0] <= 32
-    assert all(50 <= size <= 96 for size in plan.patch_size[1:])
+    assert 20 <= plan.patch_size[0] <= 28
+    assert all(40 <= size <= 64 for size in plan.patch_size[1:])
 
 
 def test_the_header_says_scanner_millimetres(root: Path) -> None:

@@ -51,7 +51,9 @@ def build() -> Callable[..., nn.Module]:
 
     def make(plan: Plan, **settings: Any) -> nn.Module:
         torch.manual_seed(0)
-        model = build_model(ModelConfig(**{"encoder": "tiny", "features": 4, "max_features": 8, **settings}), plan)
+        model = build_model(
+            ModelConfig(**{"encoder": "tiny", "weights": "random", "features": 4, "max_features": 8, **settings}), plan
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))

@@ -28,7 +28,7 @@ from volseg.planning.plan import Plan
 Build = Callable[..., nn.Module]
 MakePlan = Callable[..., Plan]
 Image = nibabel.Nifti1Image
-SETTINGS = {"encoder": "tiny", "features": 4, "max_features": 8}
+SETTINGS = {"encoder": "tiny", "weights": "random", "features": 4, "max_features": 8}
 EVERY_ORDER = [
     (order, flips) for order in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
 ]

@@ -14,7 +14,7 @@ from volseg.errors import ConfigError
 from volseg.models import dinov2
 from volseg.models.build import build_model, count_parameters, parameter_groups
 
-CONFIG = ModelConfig(encoder="tiny", features=4, max_features=8)
+CONFIG = ModelConfig(encoder="tiny", weights="random", features=4, max_features=8)
 
 
 def rates(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
@@ -66,3 +66,8 @@ def test_count_parameters() -> None:
 def test_token_stride_and_decoder_strides_must_agree() -> None:
     with pytest.raises(ConfigError, match="token stride"):
         build_model(CONFIG, StubPlan(token_stride=4))
+
+
+def test_a_random_start_must_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match="model.weights=random"):
+        build_model(ModelConfig(encoder="tiny"), StubPlan())

@@ -30,7 +30,7 @@ def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
     name = {"small": "dinov2_s14", "dynunet": "identity"}.get(encoder, encoder)
     baseline = "dynunet" if encoder == "dynunet" else None
     settings = {"encoder": name, "aggregator": aggregator, "adaptation": adaptation, "baseline": baseline}
-    return ModelConfig(**settings, features=4, max_features=8, drop_path=0.2)
+    return ModelConfig(**settings, weights="random", features=4, max_features=8, drop_path=0.2)
 
 
 @pytest.fixture(params=PLANS)

@@ -69,7 +69,7 @@ class ModelConfig:
 
     Attributes:
         encoder: Slice encoder; ``identity`` leaves stem and decoder only (the control).
-        weights: ``random``, or the path of an encoder weight file.
+        weights: Path of an encoder weight file, or ``random``. There is no default: a random start must be asked for.
         adaptation: What of the encoder is trained.
         aggregator: How slice tokens are mixed along depth.
         attention: Attention kernel.
@@ -82,7 +82,7 @@ class ModelConfig:
     """
 
     encoder: str = "dinov2_s14"
-    weights: str = "random"
+    weights: str | None = None
     adaptation: str = "full"
     aggregator: str = "attention"
     attention: str = "sdpa"

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from volseg import __version__
 from volseg.evaluation.compare import compare_methods
 from volseg.evaluation.results import METRICS, CaseResult, Evaluation
 from volseg.metrics.policy import STATUSES
 from volseg.metrics.statistics import RESAMPLES, SEED, Array, Description, bootstrap_means, describe, interval
+from volseg.version import __version__
 
 FORMAT = 1
 HEADLINE = ("dice", "hd95", "nsd")

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from volseg import __version__
 from volseg.io.atomic import atomic_file
 from volseg.io.model_file import file_sha256
+from volseg.version import __version__
 
 logger = logging.getLogger(__name__)
 

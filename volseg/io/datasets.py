@@ -84,7 +84,12 @@ def read_dataset(root: str | Path) -> Dataset:
             expected="dataset.json with 'training' (Decathlon) or 'channel_names' (nnU-Net), or images/ and labels/",
         )
     if not dataset.cases:
-        raise DataError("the dataset has no labelled cases", file=root)
+        raise DataError(
+            "the dataset has no labelled cases",
+            file=root,
+            expected="scans with labels; in a Decathlon folder, listed under 'training' in dataset.json",
+            mend="add labelled cases, or list them",
+        )
     return dataset
 
 

@@ -72,18 +72,22 @@ def _shells(spacing: tuple[float, float, float], radius: float) -> tuple[tuple[f
 def _search_neighbours(
     points: Indices, targets: Indices, shells: Sequence[tuple[float, Indices]], distances: Distances
 ) -> NDArray[np.intp]:
-    """Fill in the distances that the shells reach; return the numbers of the points that remain."""
+    """Fill in the distances that the shells reach; return the numbers of the points that remain.
+
+    The targets are looked up in a table of the box in which there are both targets and points within reach of them.
+    """
     reach = np.abs(np.concatenate([offsets for _, offsets in shells])).max(axis=0)
-    low, high = targets.min(axis=0), targets.max(axis=0)
-    inside = np.flatnonzero(((points >= low - reach) & (points <= high + reach)).all(axis=1))
-    origin = low - 2 * reach
+    low = np.maximum(targets.min(axis=0), points.min(axis=0) - reach)
+    high = np.minimum(targets.max(axis=0), points.max(axis=0) + reach)
+    if (low > high).any():
+        return np.arange(len(points))
+    rest = np.flatnonzero(_inside(points, low - reach, high + reach))
     shape = high - low + 4 * reach + 1
     strides = np.array([shape[1] * shape[2], shape[2], 1], dtype=np.int64)
-    table = np.zeros(int(np.prod(shape, dtype=np.int64)), dtype=bool)  # only the pages that are touched take memory
-    table[(targets - origin) @ strides] = True
-
-    unresolved = np.isinf(distances)
-    rest, places = inside, (points[inside] - origin) @ strides
+    origin = low - 2 * reach
+    table = np.zeros(int(np.prod(shape, dtype=np.int64)), dtype=bool)
+    table[(targets[_inside(targets, low, high)] - origin) @ strides] = True
+    places = (points[rest] - origin) @ strides
     for length, offsets in shells:
         hit = table[places + int(offsets[0] @ strides)]
         for offset in offsets[1:]:
@@ -92,8 +96,12 @@ def _search_neighbours(
         rest, places = rest[~hit], places[~hit]
         if not len(rest):
             break
-    unresolved &= np.isinf(distances)
-    return np.flatnonzero(unresolved)
+    return np.flatnonzero(np.isinf(distances))
+
+
+def _inside(points: Indices, low: Indices, high: Indices) -> NDArray[np.bool_]:
+    """Which of the points lie in the box, both ends included."""
+    return np.asarray(((points >= low) & (points <= high)).all(axis=1))
 
 
 def _search_far(points: Indices, targets: Indices, spacing: tuple[float, float, float]) -> Distances:

@@ -170,7 +170,7 @@ def _as_layer(
     """Both label maps with one value for each class of the layer; unchanged where no class has several values."""
     if all(len(values) == 1 for values in layer.values()):
         return pred, ref, {label: values[0] for label, values in layer.items()}, ignore_label
-    table = np.zeros(LARGEST_LABEL + 1, np.uint16)
+    table: Labels = np.zeros(LARGEST_LABEL + 1, np.uint8 if len(layer) < 255 else np.uint16)
     ids = {label: number for number, label in enumerate(layer, start=1)}
     for label, values in layer.items():
         table[list(values)] = ids[label]
@@ -180,9 +180,9 @@ def _as_layer(
     return _mapped(pred, table), _mapped(ref, table), ids, ignore
 
 
-def _mapped(labels: Labels, table: NDArray[np.uint16]) -> Labels:
+def _mapped(labels: Labels, table: Labels) -> Labels:
     """``table[labels]``, slice by slice: an index array of the whole volume would take 8 bytes a voxel."""
-    mapped = np.empty_like(labels, dtype=np.uint16)
+    mapped = np.empty_like(labels, dtype=table.dtype)
     fortran = labels.flags.f_contiguous
     for source, target in zip(labels.T if fortran else labels, mapped.T if fortran else mapped, strict=True):
         target[...] = table[source]

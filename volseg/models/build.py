@@ -63,6 +63,12 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
             found=f"decoder_strides end in {plan.decoder_strides[-1]}, token_stride is {plan.token_stride}",
             mend="set plan.decoder_strides and plan.token_stride together",
         )
+    if model.weights is None:
+        raise ConfigError(
+            "the encoder's weights are not given",
+            expected="the path of a DINOv2 weight file, or random",
+            mend="set model.weights=FILE, or model.weights=random to train from scratch",
+        )
     vit = build_dinov2(
         model.encoder,
         slice_channels(plan.num_channels, model.adjacent_slices),

@@ -92,6 +92,8 @@ def example_pictures(evaluation: Evaluation, images: Images) -> list[Picture]:
             seen.add(place)
             dice, number = ranked[place]
             result = evaluation.of_method(method)[number]
+            if result.reference is None:  # scores without files
+                continue
             try:
                 source = _picture(evaluation, result, images, f"{rank}: {result.case}   {method}")
             except (VolsegError, OSError) as error:
@@ -102,7 +104,7 @@ def example_pictures(evaluation: Evaluation, images: Images) -> list[Picture]:
 
 
 def _picture(evaluation: Evaluation, result: CaseResult, images: Images, title: str) -> str:
-    assert result.reference is not None
+    assert result.reference is not None  # checked by the caller
     label_map = evaluation.label_map
     reference = read_case_mask(result.reference, label_map)
     prediction = read_case_mask(result.prediction, label_map) if result.prediction else None

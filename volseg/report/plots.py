@@ -26,25 +26,18 @@ Array = NDArray[np.float64]
 def distribution_svg(evaluation: Evaluation, metric: str) -> str:
     """A box and the single cases for each class and method; crosses are missed or spurious."""
     classes, methods = evaluation.classes, evaluation.methods
-    height = 0.7 + len(classes) * (0.16 + 0.2 * len(methods))
-    figure, axes = _figure(height)
-    for number, method in enumerate(methods):
-        values, statuses = evaluation.values(method, metric), evaluation.statuses(method)
-        for row in range(len(classes)):
-            known = ~np.isnan(values[:, row])
-            place = row + _offset(number, len(methods))
-            _box(axes, values[known, row], place, METHOD_COLOURS[number % len(METHOD_COLOURS)], 0.6 / len(methods))
-            if len(classes) <= _MANY_CLASSES:
-                found = statuses[known, row] == "ok"
-                _points(axes, values[known, row], found, place, METHOD_COLOURS[number % len(METHOD_COLOURS)])
+    figure, axes = _figure(len(classes) * (0.16 + 0.2 * len(methods)), classes)
+    tables = [evaluation.values(method, metric) for method in methods]
+    for number, (method, values) in enumerate(zip(methods, tables, strict=True)):
+        colour = METHOD_COLOURS[number % len(METHOD_COLOURS)]
+        places: Array = np.arange(len(classes), dtype=np.float64) + (number - (len(methods) - 1) / 2) * 0.72 / len(
+            methods
+        )
+        _boxes(axes, values, places, colour, 0.5 / len(methods))
+        if len(classes) <= _MANY_CLASSES:
+            _points(axes, values, evaluation.statuses(method) == "ok", places, colour)
     if metric == "hd95":
-        highest = max(float(np.nanmax(v)) for m in methods if not np.isnan(v := evaluation.values(m, metric)).all())
-        if highest > 50:
-            axes.set_xscale("symlog", linthresh=1, linscale=0.4)
-            ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= highest]
-            axes.set_xticks(ticks, [str(tick) for tick in ticks])
-            axes.minorticks_off()
-        axes.set_xlim(left=0)
+        _distance_axis(axes, max(float(np.nanmax(np.nan_to_num(values))) for values in tables))
     else:
         axes.set_xlim(-0.02, 1.02)
     _finish(axes, classes, METRIC_NAMES[metric])
@@ -55,7 +48,7 @@ def difference_svg(evaluation: Evaluation, comparison: Mapping[str, Any]) -> str
     """Paired differences of one metric: every case, and the mean with its interval."""
     a, b, metric = comparison["a"], comparison["b"], comparison["metric"]
     difference = evaluation.values(a, metric) - evaluation.values(b, metric)
-    figure, axes = _figure(0.7 + len(evaluation.classes) * 0.3)
+    figure, axes = _figure(len(evaluation.classes) * 0.3, evaluation.classes)
     axes.axvline(0, color=_INK, linewidth=0.8, alpha=0.5)
     for row, paired in enumerate(comparison["classes"].values()):
         known = difference[~np.isnan(difference[:, row]), row]
@@ -70,18 +63,22 @@ def difference_svg(evaluation: Evaluation, comparison: Mapping[str, Any]) -> str
     return _svg(figure, f"difference-{a}-{b}-{metric}")
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def _figure(height: float, classes: Sequence[str]) -> tuple[Figure, Axes]:
+    """An empty plot of this height in inches, with room for the class names on the left."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.2, height), layout="constrained")
+    width, below, above = 8.2, 0.62, 0.12
+    left = 0.2 + 0.075 * max(len(_short(name)) for name in classes)
+    total = height + below + above
+    figure = Figure(figsize=(width, total))
     figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
+    axes = figure.add_axes((left / width, below / total, (width - left - 0.2) / width, height / total))
     axes.patch.set_alpha(0)
     return figure, axes
 
 
-def _offset(number: int, count: int) -> float:
-    return (number - (count - 1) / 2) * 0.72 / count
+def _short(name: str) -> str:
+    return name if len(name) <= 30 else name[:29] + "…"
 
 
 def _jitter(count: int) -> Array:
@@ -89,34 +86,43 @@ def _jitter(count: int) -> Array:
     return np.asarray(np.random.default_rng(0).uniform(-0.1, 0.1, count))
 
 
-def _box(axes: Axes, values: Array, place: float, colour: str, width: float) -> None:
-    if not len(values):
+def _boxes(axes: Axes, values: Array, places: Array, colour: str, height: float) -> None:
+    """Quartiles, median, and whiskers to the farthest value within 1.5 quartile distances (Tukey), for each class."""
+    defined = ~np.isnan(values).all(axis=0)
+    values, places = values[:, defined], places[defined]
+    if not len(places):
         return
-    line = {"color": colour, "linewidth": 1.2}
-    axes.boxplot(
-        values,
-        positions=[place],
-        widths=width,
-        orientation="horizontal",
-        showfliers=False,
-        manage_ticks=False,
-        boxprops=line,
-        whiskerprops=line,
-        capprops=line,
-        medianprops={"color": colour, "linewidth": 2.4},
-    )
+    low, middle, high = np.nanpercentile(values, [25, 50, 75], axis=0)
+    near = (values >= low - 1.5 * (high - low)) & (values <= high + 1.5 * (high - low))
+    inner = np.where(near, values, np.nan)
+    whiskers = np.nanmin(inner, axis=0), np.nanmax(inner, axis=0)
+    axes.barh(places, high - low, height, low, facecolor=colour + "30", edgecolor=colour, linewidth=1.2)
+    axes.hlines([*places, *places], [*whiskers[0], *high], [*low, *whiskers[1]], colors=colour, linewidth=1.2)
+    axes.vlines(middle, places - height / 2, places + height / 2, colors=colour, linewidth=2.4)
 
 
-def _points(axes: Axes, values: Array, found: NDArray[np.bool_], place: float, colour: str) -> None:
-    heights = place + _jitter(len(values)) * 0.6
-    axes.scatter(values[found], heights[found], s=8, color=colour, alpha=0.5, linewidths=0)
-    axes.scatter(values[~found], heights[~found], s=18, color=colour, marker="x", linewidths=1.1)
+def _points(axes: Axes, values: Array, found: NDArray[np.bool_], places: Array, colour: str) -> None:
+    """Every case: a dot where both masks have the class, a cross where one does not."""
+    heights = places + 0.6 * _jitter(len(values))[:, None]
+    for chosen, marker, size, alpha in ((found, "o", 8, 0.5), (~found & ~np.isnan(values), "x", 18, 1.0)):
+        shape = {"linewidths": 1.1} if marker == "x" else {"linewidths": 0}
+        axes.scatter(values[chosen], heights[chosen], s=size, color=colour, marker=marker, alpha=alpha, **shape)
+
+
+def _distance_axis(axes: Axes, highest: float) -> None:
+    """Millimetres from 0, logarithmic above 1 where some are large."""
+    if highest > 50:
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= highest]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+    axes.set_xlim(left=0)
 
 
 def _finish(axes: Axes, classes: Sequence[str], label: str) -> None:
     """Class names on the left, first class on top, quiet frame."""
     axes.set_yticks(range(len(classes)))
-    names = axes.set_yticklabels([name if len(name) <= 30 else name[:29] + "…" for name in classes])
+    names = axes.set_yticklabels([_short(name) for name in classes])
     axes.set_ylim(len(classes) - 0.4, -0.6)
     title = axes.set_xlabel(label)
     for text in (*names, title):

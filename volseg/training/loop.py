@@ -16,7 +16,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from volseg import __version__
 from volseg.config.load import config_to_dict
 from volseg.config.schema import Config
 from volseg.data.augment import build_augmentation
@@ -34,6 +33,7 @@ from volseg.training.losses import SegmentationLoss
 from volseg.training.reproducibility import provenance, seed_step
 from volseg.training.schedule import Budget, learning_rate_factor
 from volseg.training.validation import validate
+from volseg.version import __version__
 
 logger = logging.getLogger(__name__)
 

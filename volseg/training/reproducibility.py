@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from volseg import __version__
+from volseg.version import __version__
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchio", "lightning-fabric", "safetensors")
 

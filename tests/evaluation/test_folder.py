@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from volseg.errors import DataError
+from volseg.evaluation import folder as folder_module
+from volseg.evaluation.case import score_case
+from volseg.evaluation.folder import evaluate_folder
+
+from .folders import expected_scores, two_organs, write, write_cases
+
+LABELS = {"background": 0, "liver": 1, "spleen": 2}
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Equality in which NaN equals NaN, and the last bits of a sum do not matter."""
+    if isinstance(found, dict):
+        return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in found)
+    if isinstance(found, list):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    if isinstance(found, str):
+        return found == expected
+    return found == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+def test_scores_equal_case_scores_whatever_the_suffix(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 1, "c.d": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 1, "b": 1, "c.d": 2}, suffix=".nii")
+    found = evaluate_folder(pred, ref, LABELS)
+    assert found.methods == ("pred",)
+    assert found.cases == ("a", "b", "c.d")
+    assert found.classes == ("liver", "spleen")
+    assert not found.failed
+    assert not found.missing
+    expected = expected_scores(two_organs(2), two_organs(0), {"liver": 1, "spleen": 2})
+    assert same(found.of_method("pred")[2].scores, expected)
+    assert found.values("pred", "dice")[1].tolist() == [1, 1]
+
+
+def test_without_labels_the_values_of_the_references_are_scored(tmp_path: Path) -> None:
+    ref = tmp_path / "ref"
+    write(ref / "a.nii.gz", np.where(two_organs() == 2, 0, two_organs()))
+    write(ref / "b.nii.gz", two_organs())
+    found = evaluate_folder(write_cases(tmp_path / "pred", {"a": 0, "b": 0}), ref)
+    assert found.classes == ("1", "2")
+    assert found.statuses("pred").tolist() == [["ok", "spurious"], ["ok", "ok"]]
+    write(tmp_path / "pred" / "a.nii.gz", two_organs() // 2)
+    assert evaluate_folder(tmp_path / "pred", ref).statuses("pred").tolist()[0] == ["ok", "both_empty"]
+
+
+def test_a_predicted_value_that_no_reference_has_is_refused(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 0})
+    write(pred / "b.nii.gz", two_organs() * 2)
+    for labels in (None, LABELS):
+        found = evaluate_folder(pred, ref, labels)
+        assert [(r.case, "4" in str(r.error)) for r in found.failed] == [("b", True)]
+        assert np.isnan(found.values("pred", "dice")[1]).all()
+
+
+def test_a_missing_prediction_is_an_empty_mask(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
+    found = evaluate_folder(write_cases(tmp_path / "pred", {"a": 0}), ref, LABELS)
+    assert [r.case for r in found.missing] == ["b"]
+    scores = found.of_method("pred")[1].scores["liver"]
+    assert (scores["dice"], scores["status"], scores["pred_voxels"]) == (0, "missed", 0)
+    assert scores["hd95"] == pytest.approx(math.sqrt(18**2 + 10**2 + 6**2))
+
+
+def test_files_without_a_partner_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 0, "z": 0})
+    (pred / "notes.docx").write_text("")
+    (pred / "plans.json").write_text("{}")  # nnU-Net leaves these
+    (pred / "a.npz").write_text("")
+    with caplog.at_level(logging.WARNING):
+        found = evaluate_folder(pred, ref, LABELS)
+    assert found.unmatched == {"pred": ("z", "notes.docx")}
+    assert "z, notes.docx" in caplog.text
+
+
+def test_a_failing_case_is_named_and_the_others_finished(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0, "c": 0, "d": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 0, "d": 0})
+    (pred / "b.nii.gz").write_bytes(b"not a file")
+    write(pred / "c.nii.gz", two_organs(), spacing=(3.0, 1.0, 0.5), origin=0.02)
+    found = evaluate_folder(pred, ref, LABELS)
+    assert [r.case for r in found.failed] == ["b", "c"]
+    assert "b.nii.gz" in str(found.failed[0].error)
+    message = str(found.failed[1].error)
+    assert "different grids" in message
+    assert message.count("6 x 10 x 12") == 2  # both grids are shown
+    assert "0.02" in message
+    assert found.values("pred", "dice")[[0, 3]].tolist() == [[1, 1], [1, 1]]
+
+
+def test_grids_may_differ_by_a_hundredth_of_a_millimetre(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    write(tmp_path / "pred" / "a.nii.gz", two_organs(), origin=0.009)
+    assert not evaluate_folder(tmp_path / "pred", ref, LABELS).failed
+
+
+def test_a_bad_reference_fails_for_every_method(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
+    (ref / "b.nii.gz").write_bytes(b"")
+    one, two = (write_cases(tmp_path / name, {"a": 0, "b": 0}) for name in ("one", "two"))
+    found = evaluate_folder({"x": one, "y": two}, ref, LABELS)
+    assert [(r.method, r.case) for r in found.failed] == [("x", "b"), ("y", "b")]
+
+
+def test_label_maps_that_disagree_are_refused(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 0})
+    for labels in ({"liver": 2, "spleen": 1}, {"liver": 1, "pancreas": 2}):
+        (pred / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+        with pytest.raises(DataError, match="another label map"):
+            evaluate_folder(pred, ref, LABELS)
+
+
+def test_further_predicted_classes_are_fine_if_the_label_map_says_so(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    labels = two_organs()
+    labels[0, 0, 0] = 3
+    write(tmp_path / "pred" / "a.nii.gz", labels)
+    assert evaluate_folder(tmp_path / "pred", ref, LABELS).failed
+    (tmp_path / "pred" / "dataset.json").write_text(json.dumps({"labels": {"Liver": 1, "spleen": 2, "aorta": 3}}))
+    assert not evaluate_folder(tmp_path / "pred", ref, LABELS).failed
+
+
+def test_regions_and_ignore_come_from_the_labels(tmp_path: Path) -> None:
+    labels = two_organs()
+    labels[:, :, 11] = 7
+    ref = write(tmp_path / "ref" / "a.nii.gz", labels).parent
+    pred = write_cases(tmp_path / "pred", {"a": 0})
+    found = evaluate_folder(pred, ref, {"both": [1, 2], "spleen": 2, "ignore": 7})
+    assert found.classes == ("both", "spleen")
+    assert found.label_map.ignore_label == 7
+    assert (found.values("pred", "dice") == 1).all()
+
+
+@pytest.mark.parametrize("sub", ["", "segmentations"])
+def test_one_file_a_class_against_label_maps(tmp_path: Path, sub: str) -> None:
+    """TotalSegmentator's folders; the files' names decide, not any value."""
+    ref = write_cases(tmp_path / "ref", {"s1": 0})
+    for name, value in (("Left_Kidney", 1), ("spleen", 2), ("aorta", 3)):
+        write(tmp_path / "pred" / "s1" / sub / f"{name}.nii.gz", (two_organs(1) == value).astype(np.uint8))
+    found = evaluate_folder(tmp_path / "pred", ref, {"left kidney": 1, "spleen": 2, "liver": 5})
+    expected = expected_scores(two_organs(1), two_organs(), {"left kidney": 1, "spleen": 2, "liver": 5})
+    assert same(found.of_method("pred")[0].scores, expected)
+    assert "liver" in found.of_method("pred")[0].notes[0]
+
+
+def test_one_file_a_class_on_both_sides_needs_no_label_map_and_may_overlap(tmp_path: Path) -> None:
+    masks = {"body": two_organs() > 0, "liver": two_organs() == 1, "spleen": two_organs() == 2}
+    for name, mask in masks.items():
+        write(tmp_path / "ref" / "s1" / f"{name}.nii.gz", mask.astype(np.uint8))
+        write(tmp_path / "pred" / "s1" / f"{name}.nii.gz", np.roll(mask, 1, 1).astype(np.uint8))
+    found = evaluate_folder(tmp_path / "pred", tmp_path / "ref")
+    assert found.classes == ("body", "liver", "spleen")
+    for name, mask in masks.items():
+        expected = expected_scores(np.roll(mask, 1, 1), mask, {"x": 1})["x"]
+        assert same(found.of_method("pred")[0].scores[name], expected)
+
+
+def test_processes_give_the_same_as_this_one(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 1, "c": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 1, "b": 0})
+    (pred / "c.nii.gz").write_bytes(b"")
+    seen: list[tuple[int, int]] = []
+    alone = evaluate_folder(pred, ref, LABELS)
+    together = evaluate_folder(pred, ref, LABELS, workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert same([r.scores for r in alone.results], [r.scores for r in together.results])
+    assert [r.error for r in alone.results] == [r.error for r in together.results]
+
+
+class FragilePool:
+    """A pool whose process dies over the case ``b``, as one that ran out of memory does."""
+
+    def __enter__(self) -> FragilePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def submit(self, function: Any, task: Any) -> Any:
+        from concurrent.futures import Future
+
+        future: Future[Any] = Future()
+        if task.case == "b":
+            future.set_exception(BrokenProcessPool("died"))
+        else:
+            future.set_result(function(task))
+        return future
+
+
+def test_a_dying_worker_costs_only_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0, "c": 0})
+    monkeypatch.setattr(folder_module, "_pool", lambda workers: FragilePool())
+    found = evaluate_folder(ref, ref, LABELS, workers=2)
+    assert [r.case for r in found.failed] == ["b"]
+    assert "died" in str(found.failed[0].error)
+    assert found.values("ref", "dice")[[0, 2]].tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda p: evaluate_folder(p / "none", p / "ref", LABELS), "none"),
+        (lambda p: evaluate_folder(p / "ref", p / "empty", LABELS), "no masks"),
+        (lambda p: evaluate_folder(p / "ref", p / "ref", {"background": 0}), "no class"),
+        (lambda p: evaluate_folder(p / "ref", p / "ref", LABELS, cases=["x"]), "without a reference"),
+        (lambda p: evaluate_folder(p / "twice", p / "ref", LABELS), "two masks"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(tmp_path: Path, make: Any, text: str) -> None:
+    write_cases(tmp_path / "ref", {"a": 0})
+    (tmp_path / "empty").mkdir()
+    write_cases(tmp_path / "twice", {"a": 0})
+    write_cases(tmp_path / "twice", {"a": 0}, suffix=".nii")
+    with pytest.raises(DataError, match=text):
+        make(tmp_path)
+
+
+def test_cases_can_be_chosen(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
+    assert evaluate_folder(ref, ref, LABELS, cases=["b"]).cases == ("b",)
+
+
+def test_score_case_never_raises(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    found = evaluate_folder(ref, ref, LABELS)
+    assert found.results[0].error is None
+    broken = folder_module.CaseTask("a", found.results[0].reference, {"m": None}, None, found.settings)  # type: ignore[arg-type]
+    assert score_case(broken)[0].missing

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from evaluation.folders import evaluation_of, scores_of
+
+from volseg.evaluation.summary import summarize
+from volseg.report.tables import aligned_table, csv_text, markdown_text, number_text, p_text, write_tables
+
+ROWS = [[scores_of(0.5), scores_of(0, "both_empty", pred_voxels=0, ref_voxels=0)], "no, such\nfile"]
+EVALUATION = evaluation_of({"a|b": ROWS, "c": ROWS}, ("liver", "spleen"))
+
+
+def test_csv_has_a_line_for_each_score_and_each_failure() -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(EVALUATION))))
+    assert [(r["method"], r["case"], r["class"], r["status"]) for r in rows[:3]] == [
+        ("a|b", "case_0", "liver", "ok"),
+        ("a|b", "case_0", "spleen", "both_empty"),
+        ("a|b", "case_1", "", "failed"),
+    ]
+    assert float(rows[0]["dice"]) == 0.5
+    assert rows[1]["dice"] == ""
+    assert rows[2]["error"] == "no, such\nfile"
+
+
+def test_markdown_columns_line_up_and_end_with_the_convention() -> None:
+    summary = summarize(EVALUATION, resamples=10)
+    text = markdown_text(summary)
+    table = text.split("\n\n")[1].splitlines()
+    assert len({len(line) for line in table}) == 1
+    assert text.rstrip().endswith(summary["convention"])
+    assert "a\\|b − c" in text
+    assert "1 failed" in text
+
+
+def test_cells_cannot_break_the_table() -> None:
+    table = aligned_table([["name", "x"], ["a|b\nc", "1"]])
+    assert len(table.splitlines()) == 3
+    assert "a\\|b c" in table
+
+
+def test_numbers() -> None:
+    assert number_text(None) == number_text(float("nan")) == "–"
+    assert number_text(0.12345) == "0.123"
+    assert (p_text(0.0), p_text(0.0009), p_text(0.0312), p_text(None)) == ("<0.001", "<0.001", "0.031", "–")
+
+
+def test_files_are_written(tmp_path: Path) -> None:
+    summary = summarize(EVALUATION, resamples=10)
+    files = write_tables(EVALUATION, summary, tmp_path / "new")
+    assert [file.name for file in files] == ["cases.csv", "summary.json", "summary.md"]
+    assert json.loads(files[1].read_text("utf-8")) == summary
+
+
+@pytest.mark.parametrize("rows", [ROWS, ["broken", "broken"]])
+def test_any_evaluation_can_be_printed(rows: list) -> None:
+    assert markdown_text(summarize(evaluation_of({"m": rows}, ("liver", "spleen")), resamples=10))
