@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")  # before numpy and torch start
-
 import numpy as np
 import organ_shapes
+from metric_tables import markdown, plot
+from metric_tools import SAME_DEFINITION, SCORERS, TOOLS, Scores, prepare_libraries, score_monai, score_volseg
 from scipy import ndimage
 
 from volseg.metrics.scores import case_scores
@@ -36,8 +33,6 @@ from volseg.metrics.scores import case_scores
 PARTS = ("pairs", "traps", "large", "scaling", "empty")
 FULL = {"shape": (132, 512, 512), "classes": 13, "smallest": 1_600, "largest": 1_000_000}
 QUICK = {"shape": (40, 96, 96), "classes": 3, "smallest": 300, "largest": 8_000}
-TOOLS = ("volseg", "monai", "surface-distance", "medpy")
-Scores = dict[str, float]
 
 
 def main() -> int:
@@ -84,86 +79,14 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def prepare_libraries() -> None:
-    """One thread, quiet, and a name that surface-distance 0.1 needs and numpy 2 took away."""
-    import torch
-
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    if not hasattr(np, "Inf"):
-        np.inf = np.inf
-        np.nan = np.nan
-
-
-def score_volseg(pair: organ_shapes.Pair, classes: int, hd_mode: str = "max") -> dict[int, Scores]:
-    """Everything that volseg computes, of all classes."""
-    found = case_scores(pair.prediction, pair.reference, pair.spacing_mm, range(1, classes + 1), hd_mode=hd_mode)  # type: ignore[arg-type]
-    return {k: {key: float(s[key]) for key in ("dice", "hd95", "nsd")} for k, s in found.items()}  # type: ignore[literal-required]
-
-
-def score_monai(pair: organ_shapes.Pair, classes: int) -> dict[int, Scores]:
-    """HD95 alone, class by class."""
-    import torch
-    from monai.metrics import compute_hausdorff_distance
-
-    scores = {}
-    for k in range(1, classes + 1):
-        pred, ref = (torch.from_numpy(labels == k)[None, None] for labels in (pair.prediction, pair.reference))
-        spacing = list(pair.spacing_mm)
-        hd95 = compute_hausdorff_distance(pred, ref, include_background=True, percentile=95, spacing=spacing)
-        scores[k] = {"hd95": float(hd95)}
-    return scores
-
-
-def score_surface_distance(pair: organ_shapes.Pair, classes: int) -> dict[int, Scores]:
-    """Dice, HD95 and NSD at 1 mm, class by class."""
-    import surface_distance
-
-    scores = {}
-    for k in range(1, classes + 1):
-        pred, ref = pair.prediction == k, pair.reference == k
-        distances = surface_distance.compute_surface_distances(ref, pred, pair.spacing_mm)
-        scores[k] = {
-            "dice": float(surface_distance.compute_dice_coefficient(ref, pred)),
-            "hd95": float(surface_distance.compute_robust_hausdorff(distances, 95)),
-            "nsd": float(surface_distance.compute_surface_dice_at_tolerance(distances, 1.0)),
-        }
-    return scores
-
-
-def score_medpy(pair: organ_shapes.Pair, classes: int) -> dict[int, Scores]:
-    """Dice and HD95, class by class."""
-    from medpy.metric import binary
-
-    scores = {}
-    for k in range(1, classes + 1):
-        pred, ref = pair.prediction == k, pair.reference == k
-        scores[k] = {"dice": float(binary.dc(pred, ref)), "hd95": float(binary.hd95(pred, ref, pair.spacing_mm))}
-    return scores
-
-
-SCORERS: dict[str, Callable[[organ_shapes.Pair, int], dict[int, Scores]]] = {
-    "monai": score_monai,
-    "surface-distance": score_surface_distance,
-    "medpy": score_medpy,
-}
-SAME_DEFINITION = {"monai": "max", "surface-distance": "surfel", "medpy": "pooled"}
-COMPUTES = {
-    "volseg": "Dice, IoU, HD95, HD, ASSD, NSD, volume error",
-    "monai": "HD95",
-    "surface-distance": "Dice, HD95, NSD",
-    "medpy": "Dice, HD95",
-}
-
-
 def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
-    """Shortest wall time of some calls, and the last result."""
+    """Median wall time of some calls, and the last result."""
     times, result = [], None
     for _ in range(repeats):
         started = time.perf_counter()
         result = function()
         times.append(time.perf_counter() - started)
-    return min(times), result
+    return statistics.median(times), result
 
 
 def differences(pair: organ_shapes.Pair, classes: int, tool: str, theirs: dict[int, Scores]) -> Scores:
@@ -176,7 +99,8 @@ def differences(pair: organ_shapes.Pair, classes: int, tool: str, theirs: dict[i
 def pairs(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds of every tool on organ-like pairs, and the largest differences of the values."""
     size = QUICK if args.quick else FULL
-    score_volseg(organ_shapes.pair(0, **QUICK), 3)  # warm up
+    for score in (score_volseg, *SCORERS.values()):
+        score(organ_shapes.pair(0, **QUICK), 3)  # warm up
     rows = []
     for seed in range(args.pairs):
         pair = organ_shapes.pair(seed, **size)
@@ -284,24 +208,6 @@ def measure(pair: organ_shapes.Pair, classes: int) -> dict[str, Any]:
     return {"voxels": pair.reference.size, "classes": classes, "volseg": ours, "monai": monai}
 
 
-def plot(volumes: list[dict[str, Any]], classes: list[dict[str, Any]], path: Path) -> None:
-    """Both curves on logarithmic axes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for place, (rows, key, label) in enumerate(
-        ((volumes, "voxels", "voxels (same five organs)"), (classes, "classes", "classes (same volume)"))
-    ):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for tool, colour in (("volseg", "#4c7df0"), ("monai", "#e8590c")):
-            axes.loglog([row[key] for row in rows], [row[tool] for row in rows], "o-", color=colour, label=tool)
-        axes.set_xlabel(label)
-        axes.set_ylabel("seconds")
-        axes.grid(alpha=0.3)
-        axes.legend(title="volseg: all scores; monai: HD95")
-    figure.savefig(path, dpi=130)
-
-
 def empty(args: argparse.Namespace) -> dict[str, dict[str, dict[str, str]]]:
     """What every tool says when the reference, the prediction or both are empty; an exception is named."""
     import surface_distance as deepmind
@@ -352,83 +258,6 @@ def said(function: Callable[[], Any]) -> str:
     except Exception as error:
         return type(error).__name__
 
-
-def markdown(folder: Path) -> str:
-    """All parts that have been measured, as tables."""
-    found = {p: json.loads(f.read_text("utf-8")) for p in PARTS if (f := folder / f"metrics_{p}.json").exists()}
-    sections = [TABLES[part](record["result"]) for part, record in found.items()]
-    machine = "; ".join(
-        f"{part}: {r['date'][:10]}, {r['hardware']}, {r['threads']} thread" for part, r in found.items()
-    )
-    return "# Metrics\n\n" + "\n\n".join(sections) + f"\n\nMeasured by `python benchmarks/metrics.py`. {machine}.\n"
-
-
-def table_of(rows: list[list[str]]) -> str:
-    """Markdown; the first row is the header."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def pairs_table(rows: list[dict[str, Any]]) -> str:
-    """Seconds, ratios and differences over the pairs."""
-    lines = [["tool", "computes", "median s", "ratio to volseg: median (least)", "largest difference"]]
-    for tool in [tool for tool in TOOLS if tool in rows[0]["seconds"]]:
-        ratios = [row["seconds"][tool] / row["seconds"]["volseg"] for row in rows]
-        ratio = "1" if tool == "volseg" else f"{statistics.median(ratios):.1f} ({min(ratios):.1f})"
-        worst: Scores = {}
-        for row in rows:
-            for name, value in row["max_difference"].get(tool, {}).items():
-                worst[name] = max(value, worst.get(name, 0.0))
-        text = ", ".join(f"{name} {value:.1e}" for name, value in worst.items()) or "–"
-        seconds = statistics.median(row["seconds"][tool] for row in rows)
-        lines.append([tool, COMPUTES[tool], f"{seconds:.2f}", ratio, text])
-    sizes = f"{min(rows[0]['voxels']):,} to {max(rows[0]['voxels']):,} voxels"
-    return f"## {len(rows)} pairs, {len(rows[0]['voxels'])} organs of {sizes}\n\n{table_of(lines)}"
-
-
-def traps_table(rows: list[dict[str, Any]]) -> str:
-    """Displaced and hollow."""
-    lines = [["prediction", "volseg s", "two distance transforms s", "MONAI s", "difference of HD95 mm"]]
-    for row in rows:
-        seconds = [f"{row['seconds'][tool]:.2f}" for tool in ("volseg", "distance transforms", "monai")]
-        lines.append([row["name"], *seconds, f"{row['max_difference']:.1e}"])
-    return f"## Predictions that are slow for trees\n\n{table_of(lines)}"
-
-
-def large_table(row: dict[str, Any]) -> str:
-    """Whole body."""
-    size = " x ".join(map(str, row["shape"]))
-    head = ["voxels", "classes", "seconds", "both masks MB", "peak MB of the process", "peak / masks"]
-    cells = [size, str(row["classes"]), f"{row['seconds']:.1f}", f"{row['masks_mb']:.0f}", f"{row['peak_mb']:.0f}"]
-    return f"## A large map\n\n{table_of([head, [*cells, f'{row["peak_over_masks"]:.1f}']])}"
-
-
-def scaling_table(result: dict[str, Any]) -> str:
-    """Volume and classes."""
-    parts = []
-    for title, rows in (("size of the volume", result["volume"]), ("number of classes", result["classes"])):
-        lines = [["voxels", "classes", "volseg s", "MONAI s (HD95)"]]
-        lines += [[f"{r['voxels']:,}", str(r["classes"]), f"{r['volseg']:.3f}", f"{r['monai']:.3f}"] for r in rows]
-        parts.append(f"## Cost against the {title}\n\n{table_of(lines)}")
-    return "\n\n".join(parts) + "\n\n![Cost](metrics_scaling.png)"
-
-
-def empty_table(result: dict[str, dict[str, dict[str, str]]]) -> str:
-    """Dice / HD95 / NSD of every tool."""
-    lines = [["situation", *(f"{tool}: Dice / HD95 / NSD" for tool in TOOLS)]]
-    for name, tools in result.items():
-        lines.append([name, *(" / ".join(tools[tool].values()) for tool in TOOLS)])
-    note = "nan drops out of a mean: with MONAI a missed organ does not count against HD95."
-    return f"## Empty masks\n\n{table_of(lines)}\n\n{note}"
-
-
-TABLES: dict[str, Callable[[Any], str]] = {
-    "pairs": pairs_table,
-    "traps": traps_table,
-    "large": large_table,
-    "scaling": scaling_table,
-    "empty": empty_table,
-}
 
 if __name__ == "__main__":
     sys.exit(main())

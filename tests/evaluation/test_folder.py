@@ -125,6 +125,22 @@ def test_label_maps_that_disagree_are_refused(tmp_path: Path) -> None:
             evaluate_folder(pred, ref, LABELS)
 
 
+def test_label_maps_are_compared_without_being_asked_for(tmp_path: Path) -> None:
+    """The reference's label map lies in its data set, the prediction's beside the masks."""
+    ref = write_cases(tmp_path / "data" / "labelsTr", {"a": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 0})
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver"}}))
+    (pred / "dataset.json").write_text(json.dumps({"labels": {"liver": 2}}))
+    with pytest.raises(DataError, match="liver is 2, not 1"):
+        evaluate_folder(pred, ref)
+
+
+def test_predictions_under_other_names_are_a_mistake(tmp_path: Path) -> None:
+    ref, pred = write_cases(tmp_path / "ref", {"a": 0}), write_cases(tmp_path / "pred", {"a_pred": 0})
+    with pytest.raises(DataError, match="a_pred"):
+        evaluate_folder(pred, ref, LABELS)
+
+
 def test_further_predicted_classes_are_fine_if_the_label_map_says_so(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     labels = two_organs()

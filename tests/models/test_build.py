@@ -69,5 +69,5 @@ def test_token_stride_and_decoder_strides_must_agree() -> None:
 
 
 def test_a_random_start_must_be_asked_for() -> None:
-    with pytest.raises(ConfigError, match="model.weights=random"):
+    with pytest.raises(ConfigError, match=r"model\.weights=random"):
         build_model(ModelConfig(encoder="tiny"), StubPlan())

@@ -206,7 +206,7 @@ class Config:
 
     Attributes:
         output: Run folder.
-        seed: Seed of the split's shuffle, the initial weights and every sample.
+        seed: Seed of the initial weights, of every sample and of the choice of shots; the folds are the same for all.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto`` takes bf16 only where the hardware has it.
         plan: Overrides of the plan, by the names of its fields.

@@ -118,18 +118,39 @@ def _class_file_map(references: MaskFolder) -> LabelMap | None:
 def _check_predictions(
     folders: Mapping[str, MaskFolder], references: MaskFolder, label_map: LabelMap | None
 ) -> dict[str, frozenset[int]]:
-    """Method -> values of classes that only the predictions know, from a ``dataset.json`` beside them (nnU-Net)."""
+    """Compare names and label maps before anything is scored; a ``dataset.json`` lies beside nnU-Net's predictions.
+
+    Returns:
+        Method -> values of classes that only its label map has.
+    """
+    ours = label_map or _label_map_of(references.root, references.root.resolve().parent)
     extra_values = {}
     for method, folder in folders.items():
-        file = folder.root / "dataset.json"
-        if file.is_file() and label_map is not None:
-            theirs = read_label_map(file)
-            check_agreement(label_map, theirs, file)
+        theirs = _label_map_of(folder.root)
+        if theirs is not None and ours is not None:
+            check_agreement(ours, theirs, folder.root / "dataset.json")
             extra_values[method] = theirs.known_values
         extra = _unmatched(folder, references)
         if extra:
             logger.warning("%s %s: no reference, left out: %s", method, folder.root, ", ".join(extra[:20]))
+        if folder.cases and folder.cases.keys().isdisjoint(references.cases):
+            raise DataError(
+                "no prediction has the name of a reference",
+                file=folder.root,
+                found=", ".join(list(folder.cases)[:5]),
+                expected=", ".join(list(references.cases)[:5]),
+            )
     return extra_values
+
+
+def _label_map_of(*folders: Path) -> LabelMap | None:
+    """The label map in the first of these folders that has a ``dataset.json`` with labels."""
+    for folder in folders:
+        try:
+            return read_label_map(folder / "dataset.json")
+        except DataError:
+            continue
+    return None
 
 
 def _unmatched(folder: MaskFolder, references: MaskFolder) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from volseg.training.checkpoint import FILE_NAME
 
 logger = logging.getLogger(__name__)
 
+SPLIT_SEED = 0
 ProgressBar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
@@ -69,9 +70,9 @@ def prepare(config: Config, progress_bar: ProgressBar, *, resume: bool) -> Exper
     """
     if config.data.root is None:
         raise ConfigError("no data set is given", mend="add data.root=FOLDER")
+    dataset = read_dataset(config.data.root)
     folder = Path(config.output)
     going_on = _open_run_folder(folder, resume)
-    dataset = read_dataset(config.data.root)
     if going_on:
         plan, split = Plan.load(folder / "plan.json"), read_json(folder / "splits.json", "split")
     else:
@@ -91,10 +92,14 @@ def prepare(config: Config, progress_bar: ProgressBar, *, resume: bool) -> Exper
 
 
 def choose_split(dataset: Dataset, config: Config) -> dict[str, Any]:
-    """The training and validation cases of this run's fold, as written to ``splits.json``."""
-    split = make_splits([case.id for case in dataset.cases], config.seed)[config.data.fold]
+    """The training and validation cases of this run's fold, as written to ``splits.json``.
+
+    The folds do not depend on the run's seed, so that runs of several seeds are scored on the same cases; which few
+    shots are taken does.
+    """
+    split = make_splits([case.id for case in dataset.cases], SPLIT_SEED)[config.data.fold]
     train = choose_shots(split["train"], config.data.shots, config.seed)
-    return {"fold": config.data.fold, "seed": config.seed, "train": train, "val": split["val"]}
+    return {"fold": config.data.fold, "train": train, "val": split["val"]}
 
 
 def _open_run_folder(folder: Path, resume: bool) -> bool:

@@ -1,0 +1,106 @@
+"""The results of ``metrics.py`` as Markdown and as a plot."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from metric_tools import COMPUTES, TOOLS
+
+
+def plot(volumes: list[dict[str, Any]], classes: list[dict[str, Any]], path: Path) -> None:
+    """Both curves on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for place, (rows, key, label) in enumerate(
+        ((volumes, "voxels", "voxels (same five organs)"), (classes, "classes", "classes (same volume)"))
+    ):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for tool, colour in (("volseg", "#4c7df0"), ("monai", "#e8590c")):
+            axes.loglog([row[key] for row in rows], [row[tool] for row in rows], "o-", color=colour, label=tool)
+        axes.set_xlabel(label)
+        axes.set_ylabel("seconds")
+        axes.grid(alpha=0.3)
+        axes.legend(title="volseg: all scores; monai: HD95")
+    figure.savefig(path, dpi=130)
+
+
+def markdown(folder: Path) -> str:
+    """All parts that have been measured, as tables."""
+    found = {p: json.loads(f.read_text("utf-8")) for p in TABLES if (f := folder / f"metrics_{p}.json").exists()}
+    sections = [TABLES[part](record["result"]) for part, record in found.items()]
+    origin = [f"- {part}: {r['date'][:10]}, {r['hardware']['cpu']}, {r['threads']} thread" for part, r in found.items()]
+    sections.append("Measured by `python benchmarks/metrics.py`:\n\n" + "\n".join(origin))
+    return "# Metrics\n\n" + "\n\n".join(sections) + "\n"
+
+
+def table_of(rows: list[list[str]]) -> str:
+    """Markdown; the first row is the header."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def pairs_table(rows: list[dict[str, Any]]) -> str:
+    """Seconds, ratios and differences over the pairs."""
+    lines = [["tool", "computes", "median s", "ratio to volseg: median (least)", "largest difference"]]
+    for tool in [tool for tool in TOOLS if tool in rows[0]["seconds"]]:
+        ratios = [row["seconds"][tool] / row["seconds"]["volseg"] for row in rows]
+        ratio = "1" if tool == "volseg" else f"{statistics.median(ratios):.1f} ({min(ratios):.1f})"
+        worst: dict[str, float] = {}
+        for row in rows:
+            for name, value in row["max_difference"].get(tool, {}).items():
+                worst[name] = max(value, worst.get(name, 0.0))
+        text = ", ".join(f"{name} {value:.1e}" for name, value in worst.items()) or "–"
+        seconds = statistics.median(row["seconds"][tool] for row in rows)
+        lines.append([tool, COMPUTES[tool], f"{seconds:.2f}", ratio, text])
+    sizes = f"{min(rows[0]['voxels']):,} to {max(rows[0]['voxels']):,} voxels"
+    return f"## {len(rows)} pairs, {len(rows[0]['voxels'])} organs of {sizes}\n\n{table_of(lines)}"
+
+
+def traps_table(rows: list[dict[str, Any]]) -> str:
+    """Displaced and hollow."""
+    lines = [["prediction", "volseg s", "two distance transforms s", "MONAI s", "difference of HD95 mm"]]
+    for row in rows:
+        seconds = [f"{row['seconds'][tool]:.2f}" for tool in ("volseg", "distance transforms", "monai")]
+        lines.append([row["name"], *seconds, f"{row['max_difference']:.1e}"])
+    return f"## Predictions that are slow for trees\n\n{table_of(lines)}"
+
+
+def large_table(row: dict[str, Any]) -> str:
+    """Whole body."""
+    size = " x ".join(map(str, row["shape"]))
+    head = ["voxels", "classes", "seconds", "both masks MB", "peak MB of the process", "peak / masks"]
+    cells = [size, str(row["classes"]), f"{row['seconds']:.1f}", f"{row['masks_mb']:.0f}", f"{row['peak_mb']:.0f}"]
+    return "## A large map\n\n" + table_of([head, [*cells, f"{row['peak_over_masks']:.1f}"]])
+
+
+def scaling_table(result: dict[str, Any]) -> str:
+    """Volume and classes."""
+    parts = []
+    for title, rows in (("size of the volume", result["volume"]), ("number of classes", result["classes"])):
+        lines = [["voxels", "classes", "volseg s", "MONAI s (HD95)"]]
+        lines += [[f"{r['voxels']:,}", str(r["classes"]), f"{r['volseg']:.3f}", f"{r['monai']:.3f}"] for r in rows]
+        parts.append(f"## Cost against the {title}\n\n{table_of(lines)}")
+    return "\n\n".join(parts) + "\n\n![Cost](metrics_scaling.png)"
+
+
+def empty_table(result: dict[str, dict[str, dict[str, str]]]) -> str:
+    """Dice / HD95 / NSD of every tool."""
+    lines = [["situation", *(f"{tool}: Dice / HD95 / NSD" for tool in TOOLS)]]
+    for name, tools in result.items():
+        lines.append([name, *(" / ".join(tools[tool].values()) for tool in TOOLS)])
+    note = "nan drops out of a mean: with MONAI a missed organ does not count against HD95."
+    return f"## Empty masks\n\n{table_of(lines)}\n\n{note}"
+
+
+TABLES: dict[str, Callable[[Any], str]] = {
+    "pairs": pairs_table,
+    "traps": traps_table,
+    "large": large_table,
+    "scaling": scaling_table,
+    "empty": empty_table,
+}

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from models.plans import StubPlan
+
+from volseg.config.schema import Config, ModelConfig, TrainConfig
+from volseg.errors import ConfigError, VolsegError
+from volseg.training.checkpoint import Progress
+from volseg.training.state import TrainingState
+
+
+def make_state(**train: float) -> TrainingState:
+    model = ModelConfig(encoder="identity", features=4, max_features=8)
+    config = Config(device="cpu", model=model, train=TrainConfig(max_steps=10, **train))
+    return TrainingState(config, StubPlan())
+
+
+def make_batch() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    plan = StubPlan()
+    depth, height, width = plan.patch_size
+    return {
+        "image": torch.randn(2, plan.num_channels, depth + 2, height, width),
+        "label": torch.randint(0, plan.num_classes, (2, depth, height, width)),
+    }
+
+
+def test_steps_lower_the_loss_and_follow_the_schedule() -> None:
+    state, batch = make_state(lr=1e-2, warmup_fraction=0.5), make_batch()
+    first = state.step(batch, 0, spent=0.25)
+    assert state.lr == pytest.approx(0.5e-2)
+    losses = [state.step(batch, step, spent=0.5).item() for step in range(1, 12)]
+    assert losses[-1] < 0.95 * first.item()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights() -> None:
+    state, batch = make_state(), make_batch()
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    batch["image"][0, 0, 1, 1, 1] = float("inf")
+    with pytest.raises(VolsegError, match="not finite"):
+        state.step(batch, 0, spent=0.5)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    make_state().save(tmp_path, Progress(step=3, elapsed_s=1.5))
+    assert make_state().restore(tmp_path) == Progress(step=3, elapsed_s=1.5)
+    other = Config(device="cpu", model=ModelConfig(encoder="identity", features=8), train=TrainConfig(max_steps=10))
+    with pytest.raises(ConfigError, match="another model"):
+        TrainingState(other, StubPlan()).restore(tmp_path)
+    assert make_state().restore(tmp_path / "none") == Progress()

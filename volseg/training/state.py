@@ -1,0 +1,143 @@
+"""What changes while a run trains: weights, their average and the optimizer. One step of it, and its checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from volseg.config.schema import Config
+from volseg.errors import ConfigError, VolsegError
+from volseg.inference.predictor import choose_device
+from volseg.models.build import build_model, parameter_groups
+from volseg.models.contracts import NetworkPlan
+from volseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from volseg.training.ema import WeightAverage
+from volseg.training.losses import SegmentationLoss
+from volseg.training.reproducibility import seed_step
+from volseg.training.schedule import learning_rate_factor
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingState:
+    """Network, averaged weights and optimizer of a run.
+
+    Args:
+        config: The configuration.
+        plan: The plan.
+
+    Attributes:
+        model: The trained network.
+        average: Its averaged weights.
+        device: Where both are.
+    """
+
+    def __init__(self, config: Config, plan: NetworkPlan) -> None:
+        self._config = config
+        self._fabric = make_fabric(config)
+        self.device = self._fabric.device
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model, plan)
+        settings = config.train
+        groups = parameter_groups(
+            self.model, lr=settings.lr, encoder_lr_scale=settings.encoder_lr_scale, weight_decay=settings.weight_decay
+        )
+        self._peaks = [group["lr"] for group in groups]
+        self._network, self._optimizer = self._fabric.setup(self.model, torch.optim.AdamW(groups))
+        self.average = WeightAverage(self.model, settings.ema_decay)
+        self._loss = SegmentationLoss()
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last step, of the first parameter group."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step(self, batch: dict[str, Any], step: int, spent: float) -> Tensor:
+        """One optimizer step.
+
+        Args:
+            batch: ``image`` (B, C, D + 2 halo, H, W) and ``label`` (B, D, H, W), anywhere.
+            step: Number of the step, which decides all chance in the network.
+            spent: Consumed part of the run, 0 to 1, which decides the learning rate.
+
+        Returns:
+            The loss, detached.
+
+        Raises:
+            VolsegError: Loss or gradient is not finite; the weights are those of the step before.
+        """
+        settings = self._config.train
+        factor = learning_rate_factor(spent, settings.warmup_fraction)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        seed_step(self._config.seed, step)
+        image, label = (batch[key].to(self.device, non_blocking=True) for key in ("image", "label"))
+        self._network.train()
+        outputs = self._network(image)
+        loss = self._loss(outputs if settings.deep_supervision else outputs[:1], label)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._fabric.backward(loss)
+        norm = self._fabric.clip_gradients(
+            self._network, self._optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+        )
+        if norm is not None and not torch.isfinite(norm):
+            raise VolsegError(
+                "loss or gradient is not finite",
+                found=f"step {step}: loss {loss.item()}, gradient norm {norm.item()}",
+                mend="lower train.lr, then go on with --resume",
+            )
+        self._optimizer.step()
+        self.average.update(self.model)
+        return loss.detach()
+
+    def save(self, folder: Path, progress: Progress) -> None:
+        """Write the checkpoint."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "average_updates": self.average.updates,
+            "optimizer": self._optimizer.state_dict(),
+            "progress": asdict(progress),
+            "model_config": asdict(self._config.model),
+        }
+        save_checkpoint(folder, state)
+
+    def restore(self, folder: Path) -> Progress:
+        """Read the checkpoint if there is one, and say where the run stands.
+
+        Raises:
+            ConfigError: The checkpoint is of another model.
+            ModelFileError: It is damaged.
+        """
+        state = load_checkpoint(folder)
+        if state is None:
+            return Progress()
+        if state["model_config"] != asdict(self._config.model):
+            raise ConfigError(
+                "the checkpoint is of another model",
+                file=folder,
+                found=state["model_config"],
+                expected=asdict(self._config.model),
+                mend="resume with the run's own configuration, or choose another output=",
+            )
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.average.updates = state["average_updates"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        logger.info("resumed at step %d", state["progress"]["step"])
+        return Progress(**state["progress"])
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Device and precision of a run; ``auto`` precision is bf16 only on hardware that has it."""
+    device = choose_device(config.device)
+    native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16)
+    devices: int | list[int] = 1 if device.index is None else [device.index]
+    return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
