@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from volseg.errors import DataError
-from volseg.evaluation import folder as folder_module
-from volseg.evaluation.case import score_case
+from volseg.evaluation import workers as workers_module
+from volseg.evaluation.case import CaseTask, score_case
 from volseg.evaluation.folder import evaluate_folder
 
 from .folders import expected_scores, two_organs, write, write_cases
@@ -220,7 +220,7 @@ class FragilePool:
 
 def test_a_dying_worker_costs_only_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0, "c": 0})
-    monkeypatch.setattr(folder_module, "_pool", lambda workers: FragilePool())
+    monkeypatch.setattr(workers_module, "_pool", lambda workers: FragilePool())
     found = evaluate_folder(ref, ref, LABELS, workers=2)
     assert [r.case for r in found.failed] == ["b"]
     assert "died" in str(found.failed[0].error)
@@ -255,5 +255,5 @@ def test_score_case_never_raises(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     found = evaluate_folder(ref, ref, LABELS)
     assert found.results[0].error is None
-    broken = folder_module.CaseTask("a", found.results[0].reference, {"m": None}, None, found.settings)  # type: ignore[arg-type]
+    broken = CaseTask("a", found.results[0].reference, {"m": None}, None, found.settings)  # type: ignore[arg-type]
     assert score_case(broken)[0].missing

@@ -143,6 +143,11 @@ def test_the_command_writes_everything_and_says_how_it_went(tmp_path: Path, caps
     summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
     assert summary["methods"]["y"]["n_missing"] == 1
     assert summary["settings"]["nsd_tolerance_mm"] == {"liver": 3.0, "spleen": 1.0}
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["b"], "val": ["a"]}))
+    (tmp_path / "names.txt").write_text("a\n")
+    for file in ("splits.json", "names.txt"):
+        assert main(["evaluate", "--pred", str(bad), *common, "--cases", str(tmp_path / file)]) == 0
+    assert main(["evaluate", "--pred", str(bad), *common, "--cases", str(dataset)]) == 2
     (bad / "a.nii.gz").write_bytes(b"")
     (bad / "b.nii.gz").write_bytes(b"")
     assert main(["evaluate", "--pred", str(bad), *common]) == 2

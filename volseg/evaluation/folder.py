@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from volseg.errors import DataError
-from volseg.evaluation.case import CaseTask, score_case
+from volseg.evaluation.case import CaseTask
 from volseg.evaluation.labelmap import LabelMap, check_agreement, make_label_map, read_label_map
 from volseg.evaluation.results import CaseResult, Evaluation, Settings
 from volseg.evaluation.sources import MaskFolder, find_masks
+from volseg.evaluation.workers import run_tasks
 from volseg.metrics.policy import ClassScores
 from volseg.metrics.surface import HdMode
 
@@ -76,7 +74,7 @@ def evaluate_folder(
         for name in names
     ]
     found: dict[tuple[str, str], CaseResult] = {}
-    for number, done in enumerate(_run(tasks, workers), start=1):
+    for number, done in enumerate(run_tasks(tasks, workers), start=1):
         found |= {(result.method, result.case): result for result in done}
         for result in done:
             if result.error:
@@ -155,41 +153,6 @@ def _label_map_of(*folders: Path) -> LabelMap | None:
 
 def _unmatched(folder: MaskFolder, references: MaskFolder) -> tuple[str, ...]:
     return (*sorted(set(folder.cases) - set(references.cases)), *folder.unknown)
-
-
-def _run(tasks: Sequence[CaseTask], workers: int) -> Iterator[list[CaseResult]]:
-    """Results of each case as they come; in processes of their own if there is more than one worker."""
-    if workers < 1 or len(tasks) < 2:
-        yield from map(score_case, tasks)
-        return
-    open_tasks = {task.case: task for task in tasks}
-    try:
-        with _pool(min(workers, len(tasks))) as pool:
-            for future in as_completed([pool.submit(score_case, task) for task in tasks]):
-                done = future.result()
-                del open_tasks[done[0].case]
-                yield done
-    except BrokenProcessPool:
-        logger.error("a worker process died (out of memory?); its cases are tried again one by one")
-        for task in list(open_tasks.values()):
-            yield _run_alone(task)
-
-
-def _run_alone(task: CaseTask) -> list[CaseResult]:
-    """Score a case in a process of its own, so that only this case fails if the process dies."""
-    try:
-        with _pool(1) as pool:
-            return pool.submit(score_case, task).result()
-    except BrokenProcessPool:
-        error = "the process died while this case was scored (out of memory?)"
-        return [
-            CaseResult(method, task.case, {}, error=error, prediction=source, reference=task.reference)
-            for method, source in task.predictions.items()
-        ]
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))  # a fork would copy torch's threads
 
 
 def _with_found_labels(results: Sequence[CaseResult]) -> tuple[LabelMap, list[CaseResult]]:
