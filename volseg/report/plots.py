@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 METHOD_COLOURS = ("#4c7df0", "#e8590c", "#2f9e44", "#ae3ec9", "#0c8599", "#e64980", "#f08c00", "#868e96")
 METRIC_NAMES = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
 _INK = "#010203"  # stands for the page's text colour
-_MANY_CLASSES = 24  # above this, boxes without single points
+_MANY_POINTS = 5000  # above this, boxes without dots: the file would grow, and nothing could be told apart
 Array = NDArray[np.float64]
 
 
@@ -34,8 +34,10 @@ def distribution_svg(evaluation: Evaluation, metric: str) -> str:
             methods
         )
         _boxes(axes, values, places, colour, 0.5 / len(methods))
-        if len(classes) <= _MANY_CLASSES:
-            _points(axes, values, evaluation.statuses(method) == "ok", places, colour)
+        ok = evaluation.statuses(method) == "ok"
+        if values.size * len(methods) <= _MANY_POINTS:
+            _points(axes, values, ok, places, colour, marker="o")
+        _points(axes, values, ~ok & ~np.isnan(values), places, colour, marker="x")
     if metric == "hd95":
         _distance_axis(axes, max(float(np.nanmax(np.nan_to_num(values))) for values in tables))
     else:
@@ -52,7 +54,7 @@ def difference_svg(evaluation: Evaluation, comparison: Mapping[str, Any]) -> str
     axes.axvline(0, color=_INK, linewidth=0.8, alpha=0.5)
     for row, paired in enumerate(comparison["classes"].values()):
         known = difference[~np.isnan(difference[:, row]), row]
-        if len(evaluation.classes) <= _MANY_CLASSES:
+        if difference.size <= _MANY_POINTS:
             axes.scatter(known, row + _jitter(len(known)), s=9, color=METHOD_COLOURS[0], alpha=0.45, linewidths=0)
         if paired["mean_difference"] is not None:
             axes.plot([paired["mean_difference"]], [row], marker="D", color=_INK, markersize=4)
@@ -67,7 +69,7 @@ def _figure(height: float, classes: Sequence[str]) -> tuple[Figure, Axes]:
     """An empty plot of this height in inches, with room for the class names on the left."""
     from matplotlib.figure import Figure
 
-    width, below, above = 8.2, 0.62, 0.12
+    width, below, above = 8.2, 0.5, 0.1
     left = 0.2 + 0.075 * max(len(_short(name)) for name in classes)
     total = height + below + above
     figure = Figure(figsize=(width, total))
@@ -101,12 +103,11 @@ def _boxes(axes: Axes, values: Array, places: Array, colour: str, height: float)
     axes.vlines(middle, places - height / 2, places + height / 2, colors=colour, linewidth=2.4)
 
 
-def _points(axes: Axes, values: Array, found: NDArray[np.bool_], places: Array, colour: str) -> None:
-    """Every case: a dot where both masks have the class, a cross where one does not."""
+def _points(axes: Axes, values: Array, chosen: NDArray[np.bool_], places: Array, colour: str, *, marker: str) -> None:
+    """The chosen cases, one by one."""
     heights = places + 0.6 * _jitter(len(values))[:, None]
-    for chosen, marker, size, alpha in ((found, "o", 8, 0.5), (~found & ~np.isnan(values), "x", 18, 1.0)):
-        shape = {"linewidths": 1.1} if marker == "x" else {"linewidths": 0}
-        axes.scatter(values[chosen], heights[chosen], s=size, color=colour, marker=marker, alpha=alpha, **shape)
+    size, alpha, line = (8, 0.5, 0.0) if marker == "o" else (18, 1.0, 1.1)
+    axes.scatter(values[chosen], heights[chosen], s=size, alpha=alpha, linewidths=line, color=colour, marker=marker)
 
 
 def _distance_axis(axes: Axes, highest: float) -> None:
