@@ -52,7 +52,7 @@ def rows(*dices: float) -> list:
 
 
 def report_of(evaluation: object) -> str:
-    return render_report(evaluation, summarize(evaluation, resamples=50), Images({}))  # type: ignore[arg-type]
+    return render_report(evaluation, summarize(evaluation, resamples=50), [])  # type: ignore[arg-type]
 
 
 def test_names_are_escaped_everywhere() -> None:
@@ -136,7 +136,7 @@ def test_the_command_writes_everything_and_says_how_it_went(tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "| liver" in printed
     assert printed.rstrip().endswith("interval over cases]")
-    names = {"cases.csv", "summary.json", "summary.md", "report.html"}
+    names = {"cases.csv", "summary.json", "summary.md", "report.html", "good_worst.png", "good_best.png"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
     assert main(["evaluate", "--pred", f"x={good}", "--pred", f"y={bad}", *common, "--nsd-tolerance", "liver=3"]) == 1
     assert "y b" in capsys.readouterr().err

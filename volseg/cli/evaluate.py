@@ -80,7 +80,7 @@ def evaluate(
     Args:
         pred: Method name -> folder of predictions.
         ref: Folder of references.
-        out: Folder of ``cases.csv``, ``summary.json``, ``summary.md`` and ``report.html``.
+        out: Folder of ``cases.csv``, ``summary.json``, ``summary.md``, ``report.html`` and its pictures.
         label_map: The classes; default: the values found in the references.
         dataset: A ``dataset.json`` that lists the scans, for the pictures.
         images: Folder of the scans, for the pictures.
@@ -116,7 +116,7 @@ def evaluate(
         from volseg.report.cases import find_images
         from volseg.report.html import write_report
 
-        files.append(write_report(Path(out) / "report.html", evaluation, summary, find_images(images, dataset, ref)))
+        files += write_report(out, evaluation, summary, find_images(images, dataset, ref))
     print(markdown_text(summary))
     _print_problems(evaluation)
     print("written: " + ", ".join(str(file) for file in files), file=sys.stderr)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from volseg.evaluation.masks import CaseMask, Labels, empty_case_mask, read_case
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.geometry.grid import Grid
 from volseg.io.volumes import has_volume_suffix, read_volume, volume_stem
-from volseg.report.figures import BACKGROUND, draw_case
+from volseg.report.figures import case_png
 from volseg.report.planes import CaseViews
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,23 @@ class Images:
 
 @dataclass(frozen=True)
 class Picture:
-    """A case in the report: what it is an example of, and the picture as a ``data:`` address."""
+    """A case in the report, and what it is an example of."""
 
     rank: str
     method: str
     case: str
     dice: float
-    source: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """The picture as a ``data:`` address."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def file_name(self) -> str:
+        """Name of the picture as a file, the same on every system."""
+        return re.sub(r"[^\w.-]", "_", f"{self.method}_{self.rank}") + ".png"
 
 
 def find_images(images: str | Path | None, dataset: str | Path | None, ref: str | Path) -> Images:
@@ -95,15 +105,15 @@ def example_pictures(evaluation: Evaluation, images: Images) -> list[Picture]:
             if result.reference is None:  # scores without files
                 continue
             try:
-                source = _picture(evaluation, result, images, f"{rank}: {result.case}   {method}")
+                png = _picture(evaluation, result, images, f"{rank}: {result.case}   {method}")
             except (VolsegError, OSError) as error:
                 logger.warning("no picture of %s: %s", result.case, error)
                 continue
-            pictures.append(Picture(rank, method, result.case, dice, source))
+            pictures.append(Picture(rank, method, result.case, dice, png))
     return pictures
 
 
-def _picture(evaluation: Evaluation, result: CaseResult, images: Images, title: str) -> str:
+def _picture(evaluation: Evaluation, result: CaseResult, images: Images, title: str) -> bytes:
     assert result.reference is not None  # checked by the caller
     label_map = evaluation.label_map
     reference = read_case_mask(result.reference, label_map)
@@ -111,10 +121,7 @@ def _picture(evaluation: Evaluation, result: CaseResult, images: Images, title: 
     prediction = prediction or empty_case_mask(reference.grid, label_map)
     image, modality = _image(images, result.case, reference.grid)
     views = CaseViews.of(image, _merged(reference), _merged(prediction), reference.grid)
-    figure = draw_case(views, label_map.classes, result.scores, modality=modality, title=title)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=90, facecolor=BACKGROUND)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return case_png(views, label_map.classes, result.scores, modality=modality, title=title)
 
 
 def _image(images: Images, case: str, grid: Grid) -> tuple[np.ndarray[Any, Any] | None, str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.geometry.grid import Grid
-from volseg.io.atomic import atomic_file
 from volseg.metrics.policy import ClassScores
 from volseg.report.planes import CaseViews, View
 from volseg.report.tables import number_text
@@ -27,48 +25,28 @@ _HEIGHT_INCHES = 3.4
 Classes = Mapping[str, Sequence[int]]
 
 
-def contour_figure(
-    image: NDArray[Any] | None,
-    reference: NDArray[np.integer],
-    prediction: NDArray[np.integer],
-    grid: Grid,
-    classes: Classes,
-    scores: Mapping[str, ClassScores],
-    *,
-    path: str | Path,
-    modality: str = "mri",
-    title: str = "",
-) -> Path:
-    """Draw one case and write it as PNG.
+def case_png(
+    views: CaseViews, classes: Classes, scores: Mapping[str, ClassScores], *, modality: str, title: str = ""
+) -> bytes:
+    """Draw one case as PNG.
 
     The slices go through the place with the most wrong voxels, seen as a radiologist does (patient's right on the
     left). The reference is a broad pale line, the prediction a thin one.
 
     Args:
-        image: Grey values, shape (D, H, W); ``None`` draws the contours alone.
-        reference: Labels, same shape.
-        prediction: Labels, same shape.
-        grid: The grid of all three.
+        views: The slices.
         classes: Class name -> label values.
         scores: Scores of the classes, from ``case_scores``.
-        path: File to write.
         modality: ``ct`` shows -160 to 240 HU, ``mri`` the 1st to 99.5th percentile of the nonzero voxels.
         title: Line above the picture.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
-    views = CaseViews.of(image, reference, prediction, grid)
-    figure = draw_case(views, classes, scores, modality=modality, title=title)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=110, facecolor=BACKGROUND)
-    return Path(path)
+    stream = io.BytesIO()
+    figure = _draw_case(views, classes, scores, modality=modality, title=title)
+    figure.savefig(stream, format="png", dpi=110, facecolor=BACKGROUND)
+    return stream.getvalue()
 
 
-def draw_case(
+def _draw_case(
     views: CaseViews, classes: Classes, scores: Mapping[str, ClassScores], *, modality: str, title: str = ""
 ) -> Figure:
     """The picture as a matplotlib figure that belongs to no window and no global state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.io.atomic import atomic_file
-from volseg.report.cases import Images, example_pictures
+from volseg.report.cases import Images, Picture, example_pictures
 from volseg.report.plots import METHOD_COLOURS, METRIC_NAMES, difference_svg, distribution_svg
 from volseg.report.tables import number_text, p_text
 
@@ -19,29 +19,32 @@ _CLASS_COLUMNS = 8  # up to so many classes, the table of cases has a column for
 
 
 def write_report(
-    path: str | Path, evaluation: Evaluation, summary: Mapping[str, Any], images: Images | None = None
-) -> Path:
-    """Write the report.
+    folder: str | Path, evaluation: Evaluation, summary: Mapping[str, Any], images: Images | None = None
+) -> list[Path]:
+    """Write ``report.html`` and its pictures of cases as ``<method>_worst.png``, ``_median`` and ``_best``.
 
     Args:
-        path: The file.
+        folder: Where to write.
         evaluation: The scores.
         summary: From ``evaluation.summary.summarize``.
         images: The scans, for the pictures; without them contours are drawn alone.
 
     Returns:
-        ``path``.
+        The files.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: A file cannot be written.
     """
-    text = render_report(evaluation, summary, images or Images({}))
-    with atomic_file(path) as file:
-        file.write(text.encode("utf-8"))
-    return Path(path)
+    pictures = example_pictures(evaluation, images or Images({}))
+    contents = {"report.html": render_report(evaluation, summary, pictures).encode("utf-8")}
+    contents |= {picture.file_name: picture.png for picture in pictures}
+    for name, content in contents.items():
+        with atomic_file(Path(folder) / name) as file:
+            file.write(content)
+    return [Path(folder) / name for name in contents]
 
 
-def render_report(evaluation: Evaluation, summary: Mapping[str, Any], images: Images) -> str:
+def render_report(evaluation: Evaluation, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     """The report as HTML; every name in it is escaped."""
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
@@ -62,7 +65,7 @@ def render_report(evaluation: Evaluation, summary: Mapping[str, Any], images: Im
         ],
         comparisons=[c for c in summary["comparisons"] if c["metric"] in METRIC_NAMES],
         metric_names=METRIC_NAMES,
-        pictures=example_pictures(evaluation, images),
+        pictures=pictures,
         class_columns=evaluation.classes if len(evaluation.classes) <= _CLASS_COLUMNS else (),
         nan=math.nan,
         rows=[_row(result) for result in evaluation.results],
