@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ MODELS = {
     "dynunet": ["model.baseline=dynunet"],
 }
 """What each model changes in the configuration; everything else is the same for all."""
+METRICS = ("dice", "hd95")
 
 
 def main() -> int:
@@ -108,16 +110,18 @@ def read_cases(folder: Path) -> list[dict[str, str]]:
 
 def class_means(rows: list[dict[str, str]]) -> dict[str, dict[str, float]]:
     """Class -> mean Dice and HD95 over the cases where they are defined, and the mean over classes."""
-    means: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(row["class"] for row in rows):
-        values = {
-            metric: [float(row[metric]) for row in rows if row["class"] == name and row[metric] not in ("", "nan")]
-            for metric in ("dice", "hd95")
-        }
-        means[name] = {metric: round(statistics.fmean(found), 5) for metric, found in values.items() if found}
-    metrics = ("dice", "hd95")
-    means["mean"] = {metric: round(statistics.fmean(m[metric] for m in means.values()), 5) for metric in metrics}
-    return means
+    scored = [row for row in rows if row["status"] != "failed"]
+    means = {}
+    for name in dict.fromkeys(row["class"] for row in scored):
+        of_class = [row for row in scored if row["class"] == name]
+        means[name] = {metric: mean_of(row[metric] for row in of_class) for metric in METRICS}
+    return means | {"mean": {metric: mean_of(scores[metric] for scores in means.values()) for metric in METRICS}}
+
+
+def mean_of(values: Iterable[str | float]) -> float:
+    """Mean of what is defined; an empty cell is a score that is not."""
+    defined = [float(value) for value in values if value != ""]
+    return round(statistics.fmean(defined), 5) if defined else float("nan")
 
 
 def write_cases(path: Path, runs: Path, models: list[str]) -> None:
