@@ -19,8 +19,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes of one thread each: together they fill two cores without fighting for them.
 test: lint
-	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
 
 # A generated CT data set -> trained model -> masks of the held-out cases -> scores and a picture.
 demo: install

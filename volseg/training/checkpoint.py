@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from volseg.errors import ModelFileError, OutputError
+from volseg.errors import ModelFileError
+from volseg.io.atomic import atomic_file
 
 FILE_NAME = "last.pt"
 
@@ -35,17 +36,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    target = folder / FILE_NAME
-    partial = target.with_suffix(".partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(state, partial)
-        partial.replace(target)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            "the checkpoint cannot be written", file=target, found=error, mend="free disk space"
-        ) from error
+    with atomic_file(folder / FILE_NAME) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

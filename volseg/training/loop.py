@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from volseg.data.cache import data_hash
 from volseg.data.dataset import PatchDataset
 from volseg.io.model_file import file_sha256, save_model
 from volseg.models.build import count_parameters
+from volseg.planning.jsontext import write_json
 from volseg.training.checkpoint import Progress
 from volseg.training.experiment import Experiment
 from volseg.training.logging import RunLog
@@ -123,7 +123,7 @@ def write_provenance(experiment: Experiment, parameters: dict[str, int]) -> dict
     weights = experiment.config.model.weights
     weights_hash = file_sha256(weights) if weights is not None and weights != "random" else None
     record = provenance(experiment.config.seed, data_hash(experiment.train_cases), weights_hash, parameters)
-    (experiment.folder / "provenance.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(experiment.folder / "provenance.json", record)
     return record
 
 
