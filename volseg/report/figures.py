@@ -105,7 +105,7 @@ def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, Cl
     axes.set_xlim(0, 1)
     axes.set_ylim(-_ROWS - 2.5, 0.5)
     columns = (0.6, 0.83, 1.0)
-    for place, head in zip(columns, ("Dice", "HD95", "NSD"), strict=True):
+    for place, head in zip(columns, ("Dice", "HD95 mm", "NSD"), strict=True):
         axes.text(place, 0, head, color=_FAINT, fontsize=9.5, ha="right", va="center")
     names = [name for name in colours if scores[name]["status"] != "both_empty"]
     shown = names if len(names) <= _ROWS else sorted(names, key=lambda name: scores[name]["dice"])[:_ROWS]
@@ -114,7 +114,7 @@ def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, Cl
         text = name if len(name) <= 16 else name[:15] + "…"
         axes.plot([0.0, 0.035], [-row, -row], color=colours[name], linewidth=3, solid_capstyle="butt")
         axes.text(0.055, -row, text, color=_TEXT, fontsize=10.5, va="center", parse_math=False)
-        hd95 = f"{number_text(found['hd95'], 1)} mm" if found["status"] == "ok" else found["status"]
+        hd95 = number_text(found["hd95"], 1) if found["status"] == "ok" else found["status"]
         cells = (number_text(found["dice"]), hd95, number_text(found["nsd"]))
         for place, cell in zip(columns, cells, strict=True):
             axes.text(place, -row, cell, color=_TEXT, fontsize=10.5, ha="right", va="center")
