@@ -104,7 +104,7 @@ def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, Cl
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(-_ROWS - 2.5, 0.5)
-    columns = (0.6, 0.83, 1.0)
+    columns = (0.55, 0.82, 1.0)
     for place, head in zip(columns, ("Dice", "HD95 mm", "NSD"), strict=True):
         axes.text(place, 0, head, color=_FAINT, fontsize=9.5, ha="right", va="center")
     names = [name for name in colours if scores[name]["status"] != "both_empty"]
