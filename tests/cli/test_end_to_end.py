@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 import volseg
 from volseg.cli.main import main
@@ -63,15 +64,8 @@ def test_a_second_run_into_the_same_folder_is_refused(
 
 
 def test_an_interrupted_run_ends_like_an_unbroken_one(data: Path, run: Path, tmp_path: Path) -> None:
-    """The budget of 4 steps is cut at step 2 by a copy of the checkpoint, as a killed run would leave it."""
-    broken = tmp_path / "b"
-    assert train(data, broken, "train.max_steps=4") == 0
-    (broken / "model.safetensors").unlink()
-    import torch
-
-    state = torch.load(broken / "checkpoint" / "last.pt", weights_only=True)
-    assert state["progress"]["step"] == 4
-    restarted = tmp_path / "c"
+    """The run is stopped after step 2, with its checkpoint written and its model not, as a killed run would be."""
+    restarted = tmp_path / "restarted"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("volseg.training.loop.write_model", _stop)
         patch.setattr("volseg.training.schedule.Budget.progress", lambda self, step, elapsed_s: step / 4 + (step == 2))
