@@ -13,7 +13,7 @@ from torch import Tensor
 
 from volseg.config.schema import Config
 from volseg.errors import ConfigError, VolsegError
-from volseg.inference.predictor import choose_device
+from volseg.inference.device import choose_device, has_native_bf16
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
 from volseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -137,7 +137,6 @@ class TrainingState:
 def make_fabric(config: Config) -> Fabric:
     """Device and precision of a run; ``auto`` precision is bf16 only on hardware that has it."""
     device = choose_device(config.device)
-    native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_native_bf16(device))
     devices: int | list[int] = 1 if device.index is None else [device.index]
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
