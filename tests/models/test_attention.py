@@ -141,7 +141,7 @@ def test_a_kernel_that_refuses_is_named_before_the_weights_are_read(install: Ins
 def test_training_stops_before_it_starts_where_the_kernel_refuses(install: Install) -> None:
     install(cuda_only)
     config = Config(device="cpu", model=ModelConfig(**TINY, attention="xformers"), train=TrainConfig(max_steps=1))
-    with pytest.raises(ConfigError, match="set model.attention=sdpa"):
+    with pytest.raises(ConfigError, match=r"set model\.attention=sdpa"):
         TrainingState(config, StubPlan())
 
 
@@ -188,7 +188,7 @@ def test_the_installed_xformers_equals_sdpa_or_says_where_it_runs() -> None:
     pytest.importorskip("xformers.ops")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
-        with pytest.raises(ConfigError, match="set model.attention=sdpa"):
+        with pytest.raises(ConfigError, match=r"set model\.attention=sdpa"):
             try_attention("xformers", 64, device, torch.float32)
         return
     inputs = [x.detach().to(device, torch.bfloat16) for x in tokens(count=300, size=64)]

@@ -119,7 +119,9 @@ class ModelConfig:
         _positive("model.lora_rank", self.lora_rank)
         _positive("model.lora_alpha", self.lora_alpha)
         if not 0 <= self.lora_dropout < 1:
-            raise ConfigError("model.lora_dropout is out of range", found=self.lora_dropout, expected="0 <= dropout < 1")
+            raise ConfigError(
+                "model.lora_dropout is out of range", found=self.lora_dropout, expected="0 <= dropout < 1"
+            )
 
     def _check_linear_probe(self) -> None:
         """One linear classifier on a frozen encoder: anything else that trains would make it something else."""

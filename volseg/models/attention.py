@@ -76,7 +76,7 @@ def try_attention(name: str, head_size: int, device: torch.device | str, dtype: 
     with torch.enable_grad():
         tokens = torch.zeros(1, 2, 8, head_size, device=device, dtype=dtype, requires_grad=True)  # (B, heads, N, E)
         try:
-            attend(tokens, tokens, tokens).sum().backward()
+            torch.autograd.grad(attend(tokens, tokens, tokens).sum(), tokens)
         except (RuntimeError, ValueError) as error:  # NotImplementedError is a RuntimeError
             other = "math" if name == "sdpa" else "sdpa"
             raise ConfigError(

@@ -152,7 +152,7 @@ def parameter_groups(
 
     Source: layer-wise decay, Clark et al. 2020, "ELECTRA", appendix A; layers as in Bao et al. 2021, "BEiT".
     """
-    pretrained = getattr(model, "pretrained", False)
+    pretrained = model.encoder if isinstance(model, Segmenter) and model.pretrained else None
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -160,8 +160,8 @@ def parameter_groups(
         part, rate = ("encoder" if name.startswith("encoder.") else "network"), lr
         if part == "encoder" and is_lora(name):
             part = "lora"
-        elif part == "encoder" and pretrained:
-            above = _layers_above(name, len(model.encoder.vit.blocks))
+        elif part == "encoder" and pretrained is not None:
+            above = _layers_above(name, len(pretrained.vit.blocks))
             rate = lr * encoder_lr_scale * layer_decay**above
             part = part if layer_decay == 1 else f"encoder, {above} layers below its end"
         decays = parameter.ndim > 1 and not name.endswith(UNDECAYED)

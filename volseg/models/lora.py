@@ -45,13 +45,13 @@ class LoraLinear(nn.Linear):
 
     @torch.no_grad()
     def merged_weight(self) -> torch.Tensor:
-        """``W + alpha / rank * B A``, ``(out, in)``; summed in float64 and rounded once."""
-        weight, b, a = (matrix.cpu().double() for matrix in (self.weight, self.lora_b, self.lora_a))  # MPS has no double
+        """``W + alpha / rank * B A``, ``(out, in)``; summed in float64 on the CPU (MPS has none) and rounded once."""
+        weight, b, a = (matrix.cpu().double() for matrix in (self.weight, self.lora_b, self.lora_a))
         return (weight + self.factor * b @ a).to(self.weight)
 
     def merged(self) -> nn.Linear:
         """The same map as a plain layer."""
-        plain = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, device=self.weight.device)
+        plain = nn.Linear(self.in_features, self.out_features, device="meta")  # no weight of its own is drawn
         plain.weight = nn.Parameter(self.merged_weight(), requires_grad=self.weight.requires_grad)
         plain.bias = self.bias
         return plain.train(self.training)
