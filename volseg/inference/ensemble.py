@@ -25,8 +25,13 @@ class Network:
     plan: Plan
 
 
-def read_network(path: Path) -> Network:
+def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Network:
     """Read a model file.
+
+    Args:
+        path: The file.
+        device: Where the network will run; its attention kernel is tried there.
+        dtype: In which precision.
 
     Raises:
         ModelFileError: The file is missing, damaged, of another kind, or its parts do not fit together.
@@ -34,7 +39,7 @@ def read_network(path: Path) -> Network:
     state, metadata = read_model(path)
     try:
         plan = Plan.from_dict(metadata["plan"])
-        model = build_model(_model_config(metadata["config"]), plan)
+        model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
     _load_state(model, state, path)

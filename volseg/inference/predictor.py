@@ -87,7 +87,9 @@ class Predictor:
             ConfigError: There is no such device, or the models have different classes or channels.
         """
         paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
-        networks = [read_network(one) for one in paths]
+        device = choose_device(device)
+        dtype = torch.bfloat16 if has_native_bf16(device) else torch.float32
+        networks = [read_network(one, device, dtype) for one in paths]
         check_ensemble(networks, paths)
         return cls(networks, device=device, model_files=paths)
 
