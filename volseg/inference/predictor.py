@@ -23,7 +23,7 @@ from volseg.inference.device import choose_device, has_native_bf16
 from volseg.inference.engine import Counts, stream_logits
 from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
 from volseg.inference.options import PredictOptions
-from volseg.inference.outputs import probability_file, uncertainty_file
+from volseg.inference.maps import probability_file, uncertainty_file
 from volseg.inference.restore import Member, SliceOutput, restore_mask
 from volseg.inference.schedule import choose_schedule
 from volseg.inference.slabs import ScanSlabs
