@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
 from volseg.geometry.volume import Mask, Volume
 from volseg.inference.engine import predict_logits
+from volseg.inference.options import PredictOptions
+from volseg.inference.postprocess import Postprocessing
 from volseg.inference.restore import logits_to_mask
 from volseg.io.model_file import read_model
 from volseg.io.volumes import check_image, read_channels, read_volume
@@ -28,6 +32,25 @@ from volseg.planning.plan import Plan
 Scan = str | Path | Sequence[str | Path] | NDArray[Any]
 """What can be predicted: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
 
+_DEFAULTS = PredictOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A mask and how it came about.
+
+    Attributes:
+        mask: Postprocessed, on the scan's grid.
+        seconds: Wall time of ``prepare``, ``network``, ``restore`` and ``postprocess``.
+        counts: ``encodings_per_slice``, ``slab_slices``, ``windows``, ``windows_skipped``.
+        removed: What postprocessing removed.
+    """
+
+    mask: Mask
+    seconds: dict[str, float]
+    counts: dict[str, float]
+    removed: list[dict[str, Any]]
+
 
 class Predictor:
     """Segments scans with one network. Calls share no mutable state, so threads may share a predictor on the CPU.
@@ -35,41 +58,56 @@ class Predictor:
     Attributes:
         plan: The plan the network was trained with.
         device: Where the network runs.
-        model_file: The file it came from; ``None`` for a network handed over in memory.
+        model_files: The files it came from; none for a network handed over in memory.
+        postprocessing: What is done to its masks.
         autocast: Reduced precision of the network, ``None`` for float32.
     """
 
     def __init__(
-        self, model: nn.Module, plan: Plan, *, device: str | torch.device = "auto", model_file: Path | None = None
+        self,
+        model: nn.Module,
+        plan: Plan,
+        *,
+        device: str | torch.device = "auto",
+        model_files: tuple[Path, ...] = (),
+        postprocessing: Postprocessing | None = None,
     ) -> None:
         self.plan = plan
         self.device = choose_device(device)
-        self.model_file = model_file
+        self.model_files = model_files
+        self.postprocessing = postprocessing or Postprocessing()
         self.autocast = _native_bf16(self.device)
         self._model = model.to(self.device).eval()
 
     @classmethod
-    def from_file(cls, path: str | Path, device: str | torch.device = "auto") -> Predictor:
+    def from_file(cls, path: str | Path | Sequence[str | Path], device: str | torch.device = "auto") -> Predictor:
         """Read a model file.
 
         Raises:
             ModelFileError: The file is missing, damaged, of another kind, or its parts do not fit together.
             ConfigError: There is no such device.
         """
-        path = Path(path)
+        (path,) = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
         state, metadata = read_model(path)
         try:
             plan = Plan.from_dict(metadata["plan"])
+            postprocessing = Postprocessing.from_dict(metadata["postprocessing"], plan.labels)
             model = build_model(_model_config(metadata["config"]), plan)
         except (ConfigError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
         _load_state(model, state, path)
-        return cls(model, plan, device=device, model_file=path)
+        return cls(model, plan, device=device, model_files=(path,), postprocessing=postprocessing)
 
     @classmethod
-    def from_model(cls, model: nn.Module, plan: Plan, device: str | torch.device = "auto") -> Predictor:
+    def from_model(
+        cls,
+        model: nn.Module,
+        plan: Plan,
+        device: str | torch.device = "auto",
+        postprocessing: Postprocessing | None = None,
+    ) -> Predictor:
         """Wrap a network in memory; it is moved to the device and put in eval mode."""
-        return cls(model, plan, device=device)
+        return cls(model, plan, device=device, postprocessing=postprocessing)
 
     def predict(self, scan: Scan, affine: ArrayLike | None = None, *, tta: bool = False) -> Mask:
         """Segment one scan.
@@ -86,9 +124,29 @@ class Predictor:
             DataError: The scan cannot be read, has other channels than the model, or holds no image.
             GeometryError: The affine is not usable, or the channels lie on different grids.
         """
-        volume = self.read(scan, affine)
-        logits, trace = self.logits(volume, tta=tta)
-        return self.restore(logits, trace)
+        return self.segment(self.read(scan, affine), PredictOptions(tta=tta)).mask
+
+    def segment(
+        self,
+        volume: Volume,
+        options: PredictOptions = _DEFAULTS,
+        *,
+        probabilities: Path | None = None,
+        uncertainty: Path | None = None,
+    ) -> Segmentation:
+        """Segment a scan that was read."""
+        if probabilities is not None or uncertainty is not None:
+            raise NotImplementedError
+        times = [time.perf_counter()]
+        logits, trace = self.logits(volume, tta=options.tta)
+        times.append(time.perf_counter())
+        mask = self.restore(logits, trace)
+        times.append(time.perf_counter())
+        mask, removed = self.postprocessing.apply(mask, self.plan.labels)
+        times.append(time.perf_counter())
+        spent = [after - before for before, after in itertools.pairwise(times)]
+        seconds = dict(zip(("prepare", "network", "restore", "postprocess"), [0.0, *spent], strict=True))
+        return Segmentation(mask=mask, seconds=seconds, counts={"encodings_per_slice": 1.0}, removed=removed)
 
     def read(self, scan: Scan, affine: ArrayLike | None = None) -> Volume:
         """Read and check a scan; see :meth:`predict`."""
