@@ -136,6 +136,7 @@ def write_model(
         "config": config_to_dict(experiment.config),
         "plan": experiment.plan.to_dict(),
         "labels": experiment.plan.labels,
+        "postprocessing": experiment.postprocessing.to_dict(),
         "versions": {"volseg": __version__, "torch": torch.__version__},
         "training": {**record, **asdict(progress)},
     }
