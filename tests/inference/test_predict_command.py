@@ -15,7 +15,10 @@ import pytest
 from torch import nn
 
 from volseg.cli import predict
+from volseg.cli.sizes import size_in_bytes
 from volseg.errors import ModelFileError
+from volseg.inference.options import PredictOptions
+from volseg.inference.predictor import Predictor
 from volseg.io.model_file import save_model
 from volseg.planning.plan import Plan
 
@@ -93,6 +96,69 @@ def test_shards_that_make_no_sense(text: str, capsys: pytest.CaptureFixture[str]
         run("--model", "m", "--input", "i", "--output", "o", f"--shard={text}")
     assert caught.value.code == 2
     assert "I/N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4GB", 4 * 10**9),
+        ("1.5GiB", 3 * 2**29),
+        ("500 mb", 5 * 10**8),
+        ("64KB", 64_000),
+        ("2TiB", 2**41),
+        ("100B", 100),
+    ],
+)
+def test_amounts_of_memory(text: str, expected: int) -> None:
+    assert size_in_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["4", "GB", "-4GB", "four GB", "4G B", "4 GBit", "0GB", "1e9B", "4,5GB"])
+def test_amounts_that_make_no_sense(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("--model", "m", "--input", "i", "--output", "o", f"--max-memory={text}")
+    assert caught.value.code == 2
+    assert "for example 4GB, 1.5GiB or 500MB" in capsys.readouterr().err
+
+
+def test_options_reach_the_predictor(model: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment, calls = Predictor.segment, []
+
+    def noted(self: Predictor, volume: Any, options: PredictOptions, **paths: Any) -> Any:
+        calls.append((options, {key: path and path.name for key, path in paths.items()}))
+        return segment(self, volume, options)
+
+    monkeypatch.setattr(Predictor, "segment", noted)
+    common = ("--model", model, "--input", scans / "a.nii.gz", "--device", "cpu")
+    assert run(*common, "--output", tmp_path / "one") == 0
+    extras = ("--probabilities", "--uncertainty", "--split-classes")
+    options = ("--tta", "--no-skip-air", "--max-memory", "2GB", *extras)
+    assert run(*common, "--output", tmp_path / "two", *options) == 0
+    assert calls == [
+        (PredictOptions(), {"probabilities": None, "uncertainty": None}),
+        (
+            PredictOptions(tta=True, skip_air=False, max_memory_bytes=2 * 10**9),
+            {"probabilities": "a_probabilities", "uncertainty": "a_uncertainty.nii.gz"},
+        ),
+    ]
+    assert sorted(path.name for path in (tmp_path / "two" / "a").iterdir()) == [
+        "left.nii.gz",
+        "right.nii.gz",
+        "top.nii.gz",
+    ]
+
+
+def test_several_models(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def from_file(path: object, device: str) -> Predictor:
+        seen.append((path, device))
+        raise ModelFileError("enough")
+
+    monkeypatch.setattr(Predictor, "from_file", from_file)
+    with pytest.raises(ModelFileError, match="enough"):
+        run("--model", "a", "--model", "b", "--input", scans, "--output", tmp_path, "--device", "cpu")
+    assert seen == [(["a", "b"], "cpu")]
 
 
 def test_imports() -> None:

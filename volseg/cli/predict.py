@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 
 from volseg.cli.progress import progress_bar
+from volseg.cli.sizes import size_in_bytes
+from volseg.cli.stopping import stops_in_order
+from volseg.errors import ConfigError
+from volseg.inference.options import PredictOptions
+from volseg.inference.shard import Place, torchrun_place, wait_for_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--model", required=True, help="model.safetensors written by training")
-    parser.add_argument("--input", required=True, help="a scan, or a folder of scans")
-    parser.add_argument("--output", required=True, help="folder of the masks and summary.json")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--tta", action="store_true", help="average over mirrored copies (slower, a little better)")
-    parser.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="take every N-th scan from the I-th (0/4 ... 3/4), for N jobs"
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="model.safetensors written by training; several times for an ensemble",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace masks of another model, input or setting")
+    add("--input", required=True, help="a scan, a folder of scans, or a .txt that lists one case a line")
+    add("--output", required=True, help="folder of the masks and summary.json")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add("--tta", action="store_true", help="average over mirrored copies (slower, a little better)")
+    add("--no-skip-air", dest="skip_air", action="store_false", help="also predict windows of nothing but air")
+    default = PredictOptions().max_memory_bytes
+    add(
+        "--max-memory",
+        type=size_in_bytes,
+        default=default,
+        metavar="SIZE",
+        help=f"memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: {default / 1e9:g}GB)",
+    )
+    add("--split-classes", action="store_true", help="write CASE/CLASS.nii.gz (0 and 1) instead of CASE.nii.gz")
+    add("--probabilities", action="store_true", help="write the probability of each class too (float16, large)")
+    add("--uncertainty", action="store_true", help="write a map of the entropy too")
+    add("--shard", type=_shard, metavar="I/N", help="take every N-th scan from the I-th (0/4 ... 3/4), for N jobs")
+    add("--overwrite", action="store_true", help="replace files of another model, input or setting")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,26 +49,58 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         0 when every scan succeeded, 1 when some failed, 2 when all did.
+
+    Raises:
+        VolsegError: Nothing can be predicted.
+        KeyboardInterrupt: Ctrl-C; what was finished stays and is recorded.
+        SystemExit: SIGTERM (143), likewise.
     """
+    with stops_in_order("finished cases are kept; the same command goes on with the others"):
+        place = torchrun_place(os.environ)
+        if place is not None and args.shard is not None:
+            raise ConfigError(
+                "--shard is given under torchrun, which shares out the cases itself",
+                found=f"RANK={place.shard[0]} of WORLD_SIZE={place.shard[1]}",
+                mend="leave --shard out, or start without torchrun",
+            )
+        code = _predict(args, place)
+        if place is not None:
+            wait_for_all(place, os.environ)
+        return code
+
+
+def _predict(args: argparse.Namespace, place: Place | None) -> int:
     from volseg.inference.folder import predict_folder
     from volseg.inference.predictor import Predictor
 
     if getattr(args, "debug", False):
         logging.getLogger("volseg").setLevel(logging.DEBUG)
-    predictor = Predictor.from_file(args.model, device=args.device)
+    predictor = Predictor.from_file(args.model, device=_device(args.device, place))
     with progress_bar("predict") as progress:
         summary = predict_folder(
             predictor,
             args.input,
             args.output,
-            tta=args.tta,
-            shard=args.shard,
+            options=PredictOptions(tta=args.tta, skip_air=args.skip_air, max_memory_bytes=args.max_memory),
+            split_classes=args.split_classes,
+            probabilities=args.probabilities,
+            uncertainty=args.uncertainty,
+            shard=args.shard if place is None else place.shard,
             overwrite=args.overwrite,
             progress=progress,
         )
     done, skipped, failed = (summary.count(status) for status in ("done", "skipped", "failed"))
-    print(f"{done} predicted, {skipped} there already, {failed} failed; see {summary.path}")
+    print(f"{done} predicted, {skipped} there already, {failed} failed; see {summary.path}", flush=True)
     return 0 if failed == 0 else 1 if done + skipped else 2
+
+
+def _device(name: str, place: Place | None) -> str:
+    """Under torchrun each process has its own GPU, unless one is named."""
+    import torch
+
+    if place is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    return f"cuda:{place.local_rank}"
 
 
 def _shard(text: str) -> tuple[int, int]:

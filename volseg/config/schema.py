@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -235,6 +236,34 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PostprocessConfig:
+    """What is done to the model's masks, by the names of the classes; nothing by default.
+
+    Attributes:
+        largest_component: Classes of which only the largest component stays; names, or ``all`` (each by itself).
+        min_volume_ml: Components of less than this are removed; one number for all classes, or class -> ml.
+        fill_holes: Classes whose holes are filled where they are background; names, or ``all``.
+    """
+
+    largest_component: Any = None
+    min_volume_ml: Any = None
+    fill_holes: Any = None
+
+    def __post_init__(self) -> None:
+        for key in ("largest_component", "fill_holes"):
+            names = getattr(self, key)
+            listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+            if names is not None and names != "all" and not listed:
+                raise ConfigError(f"postprocess.{key} is not a list of names", found=names, expected="[liver] or all")
+        volumes = self.min_volume_ml
+        for value in volumes.values() if isinstance(volumes, Mapping) else [volumes]:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+            if not number and volumes is not None:
+                expected = "a number from 0 on, or {liver: 5}"
+                raise ConfigError("postprocess.min_volume_ml is not a volume", found=volumes, expected=expected)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole experiment.
 
@@ -255,6 +284,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
+from volseg.inference.postprocess import Postprocessing
 from volseg.io.model_file import read_model
 from volseg.models.build import build_model
 from volseg.planning.plan import Plan
@@ -19,10 +20,11 @@ from volseg.planning.plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network with the plan it was trained with."""
+    """A network with the plan it was trained with and what is done to its masks."""
 
     model: nn.Module
     plan: Plan
+    postprocessing: Postprocessing = field(default_factory=Postprocessing)
 
 
 def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Network:
@@ -39,11 +41,12 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
     state, metadata = read_model(path)
     try:
         plan = Plan.from_dict(metadata["plan"])
+        postprocessing = Postprocessing.from_dict(metadata.get("postprocessing", {}), plan.labels)
         model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
     _load_state(model, state, path)
-    return Network(model.eval(), plan)
+    return Network(model.eval(), plan, postprocessing)
 
 
 def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
@@ -105,7 +108,7 @@ def _equal(encoder: nn.Module, other: nn.Module) -> bool:
 def _model_config(config: Mapping[str, Any]) -> ModelConfig:
     """The network's settings; its weights come from the model file, so the encoder starts empty."""
     settings = dict(config["model"])
-    unknown = sorted(set(settings) - {field.name for field in fields(ModelConfig)})
+    unknown = sorted(set(settings) - {setting.name for setting in fields(ModelConfig)})
     if unknown:
         raise ConfigError("unknown model settings", found=", ".join(unknown), mend="update volseg")
     return replace(ModelConfig(**settings), weights="random")

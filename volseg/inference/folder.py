@@ -1,27 +1,30 @@
-"""Predict a file or a folder of scans: one bad case never stops the others."""
+"""Predict a file, a folder or a list of scans: one bad case never stops the others."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from volseg.errors import OutputError, VolsegError
-from volseg.geometry.volume import Mask, Volume
-from volseg.inference.predictor import Predictor
-from volseg.inference.summary import CaseResult, Status, Summary, input_sha256, peak_rss_mb
+from volseg.geometry.volume import Volume
+from volseg.inference.options import PredictOptions
+from volseg.inference.outputs import Outputs, check_class_names, output_sha256
+from volseg.inference.pipeline import pipeline
+from volseg.inference.predictor import Predictor, Segmentation
+from volseg.inference.shard import Shard
+from volseg.inference.summary import CaseResult, Status, Summary, input_sha256, peak_device_mb, peak_rss_mb
 from volseg.io.datasets import Case, list_images
-from volseg.io.model_file import file_sha256
-from volseg.io.volumes import write_mask
 
 logger = logging.getLogger(__name__)
 
-Shard = tuple[int, int]
-"""(i, n): every n-th case, from the i-th."""
+_DEFAULTS = PredictOptions()
 
 
 def predict_folder(
@@ -29,24 +32,31 @@ def predict_folder(
     scans: str | Path | Sequence[Case],
     output: str | Path,
     *,
-    tta: bool = False,
+    options: PredictOptions = _DEFAULTS,
+    split_classes: bool = False,
+    probabilities: bool = False,
+    uncertainty: bool = False,
     shard: Shard | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Write ``<case>.nii.gz`` on each scan's own grid, and ``summary.json``.
 
-    The next scan is read, and the last mask written, while the network works. A case whose mask exists is left as it
-    is if its record shows the same model, input and options and it was not changed since; otherwise the case fails,
-    unless ``overwrite``.
+    The next scan is read, and the last mask written, while the network works. A case whose files exist is left as it
+    is if its record shows the same model, input and options and its mask was not changed since; otherwise it fails,
+    unless ``overwrite``. A file that is wanted now and was not then is made.
 
     Args:
         predictor: The model.
-        scans: A scan, a folder of scans, or cases; the cases' ids become file names.
+        scans: A scan, a folder of scans, a list file (see :func:`volseg.io.datasets.list_images`), or cases; the
+            cases' ids become file names.
         output: Folder of the masks; made if absent.
-        tta: Average over mirrored copies.
+        options: How the scans are predicted.
+        split_classes: Write ``<case>/<class>.nii.gz``, one file (0 and 1) a class, instead of ``<case>.nii.gz``.
+        probabilities: Write ``<case>_probabilities`` too.
+        uncertainty: Write ``<case>_uncertainty.nii.gz`` too.
         shard: ``(i, n)`` takes every n-th case from the i-th, for n jobs side by side.
-        overwrite: Replace masks of other models, inputs or options.
+        overwrite: Replace files of other models, inputs or options.
         progress: Called with the number of finished cases and of all cases.
 
     Returns:
@@ -54,27 +64,29 @@ def predict_folder(
 
     Raises:
         DataError: No scan was found, or two of them have the same name.
-        OutputError: The output folder cannot be written.
+        OutputError: The output folder cannot be written, or classes cannot be file names.
     """
     cases = list_images(scans, predictor.plan.num_channels) if isinstance(scans, str | Path) else scans
+    if split_classes:
+        check_class_names(predictor.plan.labels)
     output = _prepare_output(Path(output))
     if shard is not None:
         cases = cases[shard[0] :: shard[1]]
-    summary = Summary(output, predictor.model_file, {"tta": tta}, shard)
-    job = _Job(predictor, output, tta, overwrite, summary)
-    for done, _ in enumerate(_pipeline([_CaseRun(case, job) for case in cases]), start=1):
-        if progress is not None:
-            progress(done, len(cases))
-    return summary
+    outputs = Outputs(folder=output, split_classes=split_classes, probabilities=probabilities, uncertainty=uncertainty)
+    changing = {"tta": options.tta, "skip_air": options.skip_air}
+    job = _Job(predictor, options, outputs, overwrite, Summary(output, predictor.model_files, changing, shard))
+    with closing(pipeline([_CaseRun(case, job) for case in cases])) as runs:
+        for done, _ in enumerate(runs, start=1):
+            if progress is not None:
+                progress(done, len(cases))
+    return job.summary
 
 
 def _prepare_output(output: Path) -> Path:
     """Make the folder and see that files can be written there, before any work is done."""
-    probe = output / ".volseg_write_test"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=output, prefix=".volseg_").close()
     except OSError as error:
         raise OutputError(
             "the output folder cannot be written", file=output, found=error, mend="choose another folder"
@@ -87,8 +99,8 @@ class _Job:
     """What all cases of a run share."""
 
     predictor: Predictor
-    output: Path
-    tta: bool
+    options: PredictOptions
+    outputs: Outputs
     overwrite: bool
     summary: Summary
 
@@ -99,105 +111,113 @@ class _CaseRun:
     def __init__(self, case: Case, job: _Job) -> None:
         self._case = case
         self._job = job
-        self._output = job.output / f"{case.id}.nii.gz"
         self._status: Status | None = None
         self._error: str | None = None
         self._hash: str | None = None
+        self._record: Mapping[str, Any] = {}
+        self._outputs: dict[str, str | None] = {}
         self._seconds: dict[str, float] = {}
+        self._peak_device_mb: float | None = None
         self._volume: Volume | None = None
-        self._mask: Mask | None = None
+        self._segmentation: Segmentation | None = None
 
-    def read(self) -> _CaseRun:
+    def read(self) -> None:
         """First stage: look whether there is anything to do, and read the scan."""
         with self._stage("read"):
             self._hash = input_sha256(self._case.images)
-            if self._output.exists() and self._keep_output(self._hash):
+            if self._is_finished(self._hash):
                 self._status = "skipped"
             else:
                 self._volume = self._job.predictor.read(self._case.images)
-        return self
 
     def predict(self) -> None:
-        """Second and third stage: the network, and the way back to the scan's grid."""
+        """Second stage: from the scan to its mask."""
         volume, self._volume = self._volume, None
         if volume is None:
             return
-        with self._stage("predict"):
-            logits, trace = self._job.predictor.logits(volume, tta=self._job.tta)
-        if self._status is None:
-            del volume
-            with self._stage("restore"):
-                self._mask = self._job.predictor.restore(logits, trace)
+        outputs, name = self._job.outputs, self._case.id
+        with self._stage("segment"):
+            self._segmentation = self._job.predictor.segment(
+                volume,
+                self._job.options,
+                probabilities=outputs.probabilities_of(name),
+                uncertainty=outputs.uncertainty_of(name),
+            )
+            self._seconds |= {stage: round(spent, 4) for stage, spent in self._segmentation.seconds.items()}
+        self._peak_device_mb = peak_device_mb(self._job.predictor.device)
 
-    def finish(self) -> _CaseRun:
+    def finish(self) -> None:
         """Last stage: the file, and the record of it, in one go, so that an interruption cannot part them."""
-        mask, self._mask = self._mask, None
-        if mask is not None:
+        made, self._segmentation = self._segmentation, None
+        if made is not None:
             with self._stage("write"):
-                write_mask(self._output, mask, source=self._case.images[0])
-        status = self._status or "done"
+                self._job.outputs.write_mask(self._case, made.mask, self._job.predictor.plan.labels)
+                mask, *extras = self._job.outputs.existing(self._case.id)
+                self._outputs |= {mask.name: output_sha256(mask)} | {path.name: None for path in extras}
         result = CaseResult(
             case=self._case.id,
-            status=status,
+            status=self._status or "done",
             inputs=[str(path) for path in self._case.images],
-            output=self._output.name,
+            outputs={} if self._status == "failed" else self._outputs,
             input_sha256=self._hash,
-            output_sha256=None if status == "failed" else file_sha256(self._output),
             error=self._error,
             seconds=self._seconds,
+            counts=made.counts if made is not None else self._record.get("counts", {}),
+            removed=made.removed if made is not None else self._record.get("removed", ()),
             peak_rss_mb=peak_rss_mb(),
+            peak_device_mb=self._peak_device_mb,
         )
         self._job.summary.add(result)
-        return self
 
-    def _keep_output(self, input_hash: str) -> bool:
-        """Whether the mask that is there is the one this run would write."""
-        if self._output.resolve() in {path.resolve() for path in self._case.images}:
-            raise OutputError("the mask would replace its own scan", file=self._output, mend="choose another folder")
+    def _is_finished(self, input_hash: str) -> bool:
+        """Whether all that is wanted is there and is what this run would write.
+
+        Raises:
+            OutputError: Something is there that is not.
+        """
+        self._job.outputs.check(self._case)
         if self._job.overwrite:
             return False
-        if not self._job.summary.is_current(self._case.id, input_hash, file_sha256(self._output)):
+        found = self._job.outputs.existing(self._case.id)
+        records = self._job.summary.current(self._case.id, input_hash)
+        record = next((one for one in records if all(_vouches(one, path) for path in found)), None)
+        if record is None and not found:
+            return False
+        if record is None:
             raise OutputError(
-                "a mask exists that was not made from this scan by this model with these settings",
-                file=self._output,
+                "a file exists that was not made from this scan by this model with these settings",
+                file=found[0],
                 mend="give --overwrite, or choose another folder",
             )
-        return True
+        self._record = record
+        folder = self._job.outputs.folder
+        self._outputs = {name: value for name, value in record["outputs"].items() if _vouches(record, folder / name)}
+        return len(found) == len(self._job.outputs.all_of(self._case.id))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        """Time a stage; whatever goes wrong in it ends this case and no other."""
+        """Time a stage; whatever goes wrong in it ends this case and no other.
+
+        Signals arrive in the main thread alone: only there an interruption is passed on.
+        """
         start = time.perf_counter()
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
             self._status = "failed"
             self._error = str(error) if isinstance(error, VolsegError) else f"{type(error).__name__}: {error}"
             logger.error("%s failed: %s", self._case.id, self._error)
             logger.debug("%s failed in stage %s", self._case.id, name, exc_info=error)
         finally:
-            self._seconds[name] = round(time.perf_counter() - start, 4)
+            if name != "segment" or self._segmentation is None:
+                self._seconds[name] = round(time.perf_counter() - start, 4)
 
 
-def _pipeline(runs: Iterable[_CaseRun]) -> Iterator[_CaseRun]:
-    """Read one case ahead and write one behind; yields each run when it is finished, in their order."""
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        writing: Future[_CaseRun] | None = None
-        for run in _read_ahead(reader, runs):
-            run.predict()
-            if writing is not None:
-                yield writing.result()
-            writing = writer.submit(run.finish)
-        if writing is not None:
-            yield writing.result()
-
-
-def _read_ahead(reader: ThreadPoolExecutor, runs: Iterable[_CaseRun]) -> Iterator[_CaseRun]:
-    reading: Future[_CaseRun] | None = None
-    for run in runs:
-        upcoming = reader.submit(run.read)
-        if reading is not None:
-            yield reading.result()
-        reading = upcoming
-    if reading is not None:
-        yield reading.result()
+def _vouches(record: Mapping[str, Any], path: Path) -> bool:
+    """Whether a record says that its run wrote this file, and the file is unchanged as far as hashes were taken."""
+    outputs = record.get("outputs", {})
+    if path.name not in outputs or not path.exists():
+        return False
+    return outputs[path.name] is None or outputs[path.name] == output_sha256(path)

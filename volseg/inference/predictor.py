@@ -24,6 +24,7 @@ from volseg.inference.engine import Counts, stream_logits
 from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
 from volseg.inference.options import PredictOptions
 from volseg.inference.maps import probability_file, uncertainty_file
+from volseg.inference.postprocess import Postprocessing
 from volseg.inference.restore import Member, SliceOutput, restore_mask
 from volseg.inference.schedule import choose_schedule
 from volseg.inference.slabs import ScanSlabs
@@ -43,15 +44,17 @@ class Segmentation:
     """A mask and what it took.
 
     Attributes:
-        mask: On the scan's own grid.
-        seconds: Wall time of each stage: prepare, network, restore.
+        mask: On the scan's own grid, postprocessed.
+        seconds: Wall time of each stage: prepare, network, restore, postprocess.
         counts: ``encodings_per_slice`` (for each in-plane window and flip; 1 where each is encoded once),
             ``slab_slices``, ``windows``, ``windows_skipped``.
+        removed: What postprocessing removed.
     """
 
     mask: Mask
     seconds: dict[str, float]
     counts: dict[str, float]
+    removed: list[dict[str, Any]]
 
 
 class Predictor:
@@ -64,12 +67,14 @@ class Predictor:
         device: Where the networks run.
         model_files: The files they came from; empty for a network handed over in memory.
         autocast: Reduced precision of the networks, ``None`` for float32.
+        postprocessing: What is done to the masks; that of the first network.
     """
 
     def __init__(
         self, networks: Sequence[Network], *, device: str | torch.device = "auto", model_files: Sequence[Path] = ()
     ) -> None:
         self.plan = networks[0].plan
+        self.postprocessing = networks[0].postprocessing
         self.device = choose_device(device)
         self.model_files = tuple(model_files)
         self.autocast = torch.bfloat16 if has_native_bf16(self.device) else None
@@ -94,9 +99,15 @@ class Predictor:
         return cls(networks, device=device, model_files=paths)
 
     @classmethod
-    def from_model(cls, model: nn.Module, plan: Plan, device: str | torch.device = "auto") -> Predictor:
+    def from_model(
+        cls,
+        model: nn.Module,
+        plan: Plan,
+        device: str | torch.device = "auto",
+        postprocessing: Postprocessing | None = None,
+    ) -> Predictor:
         """Wrap a network in memory; it is moved to the device and put in eval mode."""
-        return cls([Network(model, plan)], device=device)
+        return cls([Network(model, plan, postprocessing or Postprocessing())], device=device)
 
     def predict(self, scan: Scan, affine: ArrayLike | None = None, *, tta: bool = False) -> Mask:
         """Segment one scan.
@@ -163,7 +174,9 @@ class Predictor:
             if uncertainty is not None:
                 outputs.append(files.enter_context(uncertainty_file(uncertainty, trace)))
             labels = restore_mask(members, self.plan.label_values, outputs)
-        return Segmentation(mask=Mask(labels, trace.source), seconds=clock.seconds, counts=counts.summary())
+        with clock.stage("postprocess"):
+            mask, removed = self.postprocessing.apply(Mask(labels, trace.source), self.plan.labels)
+        return Segmentation(mask=mask, seconds=clock.seconds, counts=counts.summary(), removed=removed)
 
     def _member(
         self,

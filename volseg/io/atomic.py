@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         OutputError: The folder cannot be made or written to, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")  # names are limited to 255 bytes
+    temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -36,12 +37,51 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(
-            "the file cannot be written",
-            file=path,
-            found=error.strerror or error,
-            mend="choose a folder with write permission and free space",
-        ) from error
+        raise _not_written("file", path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Makes a temporary folder beside ``path`` that takes its name only when the block ends without an error.
+
+    Missing parent folders are made. After an error nothing is left, and a folder that was there before is untouched;
+    otherwise it is replaced with all it holds.
+
+    Args:
+        path: The folder to write.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        OutputError: The folder cannot be made or written to, or the disk is full.
+    """
+    path = Path(path)
+    temporary, former = _beside(path, "tmp"), _beside(path, "old")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            path.replace(former)
+        temporary.replace(path)
+    except OSError as error:
+        raise _not_written("folder", path, error) from error
+    finally:
+        if former.exists() and not path.exists():
+            former.replace(path)
+        for folder in (temporary, former):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name in the same folder; names are limited to 255 bytes."""
+    return path.with_name(f".{path.name.encode()[:200].decode(errors='ignore')}.{os.getpid()}.{ending}")
+
+
+def _not_written(kind: str, path: Path, error: OSError) -> OutputError:
+    mend = "choose a folder with write permission and free space"
+    return OutputError(f"the {kind} cannot be written", file=path, found=error.strerror or error, mend=mend)

@@ -14,6 +14,7 @@ from volseg.config.schema import Config
 from volseg.data.cache import CachedCase, cache_dataset
 from volseg.data.splits import choose_shots, make_splits
 from volseg.errors import ConfigError, DataError, OutputError
+from volseg.inference.postprocess import Postprocessing
 from volseg.io.datasets import Case, Dataset, read_dataset
 from volseg.planning.fingerprint import fingerprint
 from volseg.planning.jsontext import read_json, write_json
@@ -51,6 +52,11 @@ class Experiment:
         """Where the training state is kept."""
         return self.folder / "checkpoint"
 
+    @property
+    def postprocessing(self) -> Postprocessing:
+        """What is done to the model's masks."""
+        return Postprocessing.from_config(self.config.postprocess, self.plan.labels)
+
 
 def prepare(config: Config, progress_bar: ProgressBar, *, resume: bool) -> Experiment:
     """Read the data set, make plan and split, preprocess the training cases and set up the run folder.
@@ -71,6 +77,7 @@ def prepare(config: Config, progress_bar: ProgressBar, *, resume: bool) -> Exper
     if config.data.root is None:
         raise ConfigError("no data set is given", mend="add data.root=FOLDER")
     dataset = read_dataset(config.data.root)
+    Postprocessing.from_config(config.postprocess, dataset.labels)  # a misspelt class shows before anything is done
     folder = Path(config.output)
     going_on = _open_run_folder(folder, resume)
     if going_on:

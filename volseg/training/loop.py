@@ -148,6 +148,7 @@ def write_model(
         "config": config_to_dict(replace(experiment.config, model=for_prediction(trained))),
         "plan": experiment.plan.to_dict(),
         "labels": experiment.plan.labels,
+        "postprocessing": experiment.postprocessing.to_dict(),
         "versions": {"volseg": __version__, "torch": torch.__version__},
         "training": {**record, "model": asdict(trained), **asdict(progress)},
     }

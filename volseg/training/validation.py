@@ -24,7 +24,7 @@ def validate(model: nn.Module, experiment: Experiment, device: torch.device, lim
     """
     plan = experiment.plan
     labels = {name: value for name, value in plan.labels.items() if value != 0}
-    predictor = Predictor.from_model(model, plan, device)
+    predictor = Predictor.from_model(model, plan, device, experiment.postprocessing)
     cases = experiment.val_cases[:limit]
     scores = []
     for case in cases:
