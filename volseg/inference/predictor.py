@@ -22,8 +22,8 @@ from volseg.inference.columns import Flips
 from volseg.inference.device import choose_device, has_native_bf16
 from volseg.inference.engine import Counts, stream_logits
 from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
-from volseg.inference.options import PredictOptions
 from volseg.inference.maps import probability_file, uncertainty_file
+from volseg.inference.options import PredictOptions
 from volseg.inference.postprocess import Postprocessing
 from volseg.inference.restore import Member, SliceOutput, restore_mask
 from volseg.inference.schedule import choose_schedule
