@@ -164,9 +164,9 @@ def check_size(cases: Sequence[CachedCase], encoder: SliceTokens, variants: int,
     mends += ["a larger plan.token_stride", "a narrower model.encoder", "data.cache_tokens=false"]
     raise ConfigError(
         "the token cache would be larger than data.cache_limit",
-        found=f"{_gigabytes(one * variants)} = {len(cases)} cases x {variants} variants (data.token_variants)"
-        f" x {_gigabytes(one / len(cases))} on average; largest case {largest}, {_gigabytes(sizes[largest])} a variant",
-        expected=f"at most {_gigabytes(limit_bytes)}",
+        found=f"{readable(one * variants)} = {len(cases)} cases x {variants} variants (data.token_variants)"
+        f" x {readable(one / len(cases))} on average; largest case {largest}, {readable(sizes[largest])} a variant",
+        expected=f"at most {readable(limit_bytes)}",
         mend="set one of: " + "; ".join(mends),
     )
 
@@ -206,5 +206,10 @@ def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label:
                 file.write(np.ascontiguousarray(tokens, dtype=HALF).data)
 
 
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
+def readable(size: float) -> str:
+    """Bytes in the unit that suits them, in powers of 1000 as ``data.cache_limit`` is: ``4.3 MB``."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -137,7 +137,7 @@ def token_samples(
 
 def pack_taps(taps: Sequence[Tensor]) -> Tensor:
     """Taps (B, E, D, h, w) each -> (B, D, T, h, w, E) float16, the order on disk."""
-    return rearrange([tap.half() for tap in taps], "t b e d h w -> b d t h w e")
+    return rearrange([tap.half() for tap in taps], "t b e d h w -> b d t h w e").contiguous()
 
 
 def unpack_taps(tokens: Tensor) -> list[Tensor]:
