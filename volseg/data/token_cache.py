@@ -144,7 +144,7 @@ def variant_bytes(case: CachedCase, encoder: SliceTokens) -> int:
     shape = [max(size, least) for size, least in zip(case.label.shape, encoder.window, strict=True)]
     tokens = len(encoder.windows(shape)) * shape[0] * math.prod(encoder.slice_shape) * HALF.itemsize
     voxel = case.image.shape[0] * case.image.itemsize + case.label.itemsize
-    return tokens + math.prod(shape) * voxel + case.locations.nbytes
+    return int(tokens + math.prod(shape) * voxel + case.locations.nbytes)
 
 
 def check_size(cases: Sequence[CachedCase], encoder: SliceTokens, variants: int, limit_bytes: int) -> None:
@@ -199,7 +199,7 @@ def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label:
         shape = (len(windows), label.shape[0], *encoder.slice_shape)
         with (folder / "tokens.npy").open("wb") as file:  # window by window: all of a large case may not fit in memory
             header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+            np.lib.format.write_array_header_1_0(file, header)
             for row, column in windows.tolist():
                 tokens = encoder.encode(cut(image, (0, row, column), size, encoder.halo))
                 assert tokens.shape == shape[1:], (tokens.shape, shape)
