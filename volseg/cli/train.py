@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from volseg.training.loop import train
 
     experiment = prepare(config, progress_bar, resume=args.resume)
-    model_file = train(experiment, resume=args.resume)
+    model_file = train(experiment, progress_bar, resume=args.resume)
     code = _validate(experiment, model_file)
     print(f"model: {model_file}")
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ ADAPTATIONS = ("frozen", "linear", "lora", "bitfit", "full")
 DECODERS = ("unetr",)
 BASELINES = ("dynunet",)
 PRECISIONS = ("auto", "32", "bf16")
+FROZEN = ("frozen", "linear")
+"""Adaptations that leave the encoder as it is."""
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -40,6 +44,19 @@ def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
         raise ConfigError(f"{key} is out of range", found=value, expected=">= 0" if zero else "> 0")
 
 
+def parse_bytes(key: str, text: str) -> int:
+    """Bytes of a size such as ``20GB``, ``1.5 TB`` or ``1000``; units are powers of 1000.
+
+    Raises:
+        ConfigError: It is no such size, or 0.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
+    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if size < 1:
+        raise ConfigError(f"{key} is not a size", found=text, expected="for example 20GB, 500MB, or bytes")
+    return size
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the cases are and how they are split.
@@ -50,6 +67,9 @@ class DataConfig:
         fold: Which of the five folds is held out for validation (0..4).
         shots: Train on this many cases only (few-shot); ``None`` takes all.
         workers: Processes that cut and augment patches; 0 does it in the main process.
+        cache_tokens: Keep the tokens of a frozen encoder on disk and train on these; it runs once for each variant.
+        token_variants: Stored variants of each case: the first as it is, the others augmented.
+        cache_limit: Largest token cache, for example ``20GB`` (of 10^9 bytes), ``500MB``, or bytes.
     """
 
     root: str | None = None
@@ -57,11 +77,16 @@ class DataConfig:
     fold: int = 0
     shots: int | None = None
     workers: int = 2
+    cache_tokens: bool = False
+    token_variants: int = 4
+    cache_limit: str = "20GB"
 
     def __post_init__(self) -> None:
         _one_of("data.fold", self.fold, (0, 1, 2, 3, 4))
         _positive("data.shots", self.shots)
         _positive("data.workers", self.workers, zero=True)
+        _positive("data.token_variants", self.token_variants)
+        parse_bytes("data.cache_limit", self.cache_limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,3 +313,20 @@ class Config:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
+        if self.data.cache_tokens:
+            _check_token_cache(self.model)
+
+
+def _check_token_cache(model: ModelConfig) -> None:
+    """Tokens can be kept only of an encoder that is there and does not change."""
+    mend = "set data.cache_tokens=false"
+    if model.baseline is not None or model.encoder == "identity":
+        name = model.baseline or model.encoder
+        raise ConfigError("data.cache_tokens needs an encoder with tokens", found=name, mend=mend)
+    if model.adaptation not in FROZEN:
+        raise ConfigError(
+            "data.cache_tokens needs an encoder that is not trained",
+            found=f"model.adaptation={model.adaptation}",
+            expected=" or ".join(f"model.adaptation={name}" for name in FROZEN),
+            mend=f"set model.adaptation=frozen, or {mend.removeprefix('set ')}",
+        )

@@ -7,7 +7,6 @@ gamma 1 / 4, bias field 2 / 9 (TorchIO's: 22 / 172), mirroring below 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +77,7 @@ class Augmentation:
         return (scale, scale, scale), degrees
 
 
-def build_augmentation(plan: Plan, config: AugmentConfig) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def build_augmentation(plan: Plan, config: AugmentConfig) -> Augmentation:
     """The augmentation for a plan.
 
     Args:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.data.preprocess import PreparedCase, preprocess_case
-from volseg.errors import DataError, OutputError
+from volseg.errors import DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
+from volseg.io.atomic import atomic_folder
 from volseg.io.datasets import Case, Dataset
 from volseg.planning.cases import Progress, for_each_case
 from volseg.planning.jsontext import to_json
@@ -33,6 +32,7 @@ CODE_VERSION = 2
 PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
 """The fields of the plan that preprocessing reads; all others may change without making the cache stale."""
 HEADER_BYTES = 4096
+MEND = "set data.cache to a folder with room that you may write to"
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class CachedCase:
     @property
     def image(self) -> NDArray[np.float32]:
         """(C, D, H, W) float32, read-only memory map."""
-        return np.asarray(self._array("image"))
+        return open_array(self.folder / "image.npy")
 
     @property
     def label(self) -> NDArray[Any]:
         """(D, H, W) class indices, -1 is ignored; read-only memory map."""
-        return np.asarray(self._array("label"))
+        return open_array(self.folder / "label.npy")
 
     @property
     def locations(self) -> NDArray[np.int32]:
         """(N, 4): class index and voxel (d, h, w), as in :class:`PreparedCase`."""
-        return np.asarray(self._array("locations"))
+        return open_array(self.folder / "locations.npy")
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -78,14 +78,19 @@ class CachedCase:
         """From the file's grid to the working grid."""
         return Trace.from_dict(self.meta["trace"])
 
-    def _array(self, name: str) -> NDArray[Any]:
-        path = self.folder / f"{name}.npy"
-        try:
-            return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (OSError, EOFError, ValueError) as error:
-            raise DataError(
-                "a preprocessed case cannot be read", file=path, found=error, mend="delete its folder and start again"
-            ) from error
+
+def open_array(path: Path) -> NDArray[Any]:
+    """A read-only memory map of an array on disk.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(
+            "a cached case cannot be read", file=path, found=error, mend="delete its folder and start again"
+        ) from error
 
 
 def cache_dataset(
@@ -120,7 +125,7 @@ def cache_dataset(
 def cache_case(case: Case, plan: Plan, folder: Path) -> CachedCase:
     """Gives a case from the cache, preprocessing it first if it is not there."""
     inputs = input_identity(case)
-    place = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{_digest(inputs)[:12]}"
+    place = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
     if not place.is_dir():
         _write(preprocess_case(case, plan), inputs, place)
     return CachedCase(case.id, place)
@@ -129,7 +134,7 @@ def cache_case(case: Case, plan: Plan, folder: Path) -> CachedCase:
 def plan_key(plan: Plan) -> str:
     """12 hexadecimal digits that change with every plan field preprocessing reads, and with its code version."""
     values = plan.to_dict()
-    return _digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}})[:12]
+    return digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}})[:12]
 
 
 def input_identity(case: Case) -> list[dict[str, Any]]:
@@ -154,35 +159,19 @@ def input_identity(case: Case) -> list[dict[str, Any]]:
 
 def data_hash(cases: Sequence[CachedCase]) -> str:
     """One hash over the keys of all cases (files, plan fields, code version), whatever their order."""
-    return _digest(sorted(f"{case.folder.parent.name}/{case.folder.name}" for case in cases))
+    return digest(sorted(f"{case.folder.parent.name}/{case.folder.name}" for case in cases))
 
 
 def _write(prepared: PreparedCase, inputs: list[dict[str, Any]], place: Path) -> None:
-    """Writes a case beside its place and renames it there; a second writer of the same case loses silently."""
-    temporary = place.with_name(f".{place.name[:200]}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(place, replace=False, mend=MEND) as folder:
         for name in ("image", "label", "locations"):
-            np.save(temporary / f"{name}.npy", getattr(prepared, name), allow_pickle=False)
+            np.save(folder / f"{name}.npy", getattr(prepared, name), allow_pickle=False)
         meta = {"case": prepared.id, "inputs": inputs, "trace": prepared.trace.to_dict()}
-        (temporary / "meta.json").write_text(to_json(meta) + "\n", encoding="utf-8")
-        try:
-            temporary.rename(place)  # fails, as it must, where the folder exists already
-        except OSError:
-            if not place.is_dir():
-                raise
-    except OSError as error:
-        raise OutputError(
-            "a preprocessed case cannot be written",
-            file=place,
-            found=error,
-            mend="set data.cache to a folder with room that you may write to",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (folder / "meta.json").write_text(to_json(meta) + "\n", encoding="utf-8")
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -66,15 +66,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         """
         if not 0 <= index < self.samples:
             raise IndexError(index)
-        case = self.cases[self._case_index(index)]
+        case = self.cases[case_index(self.seed, index, len(self.cases))]
         with seeded(self.seed, index):
             image, label = self._sample(case, np.random.default_rng([self.seed, index]))
         depth = self.plan.patch_size[0]
         return {"image": image, "label": label[self.halo : self.halo + depth].long(), "case": case.id}
-
-    def _case_index(self, index: int) -> int:
-        turn, place = divmod(index, len(self.cases))
-        return int(np.random.default_rng([self.seed, turn, len(self.cases)]).permutation(len(self.cases))[place])
 
     def _sample(self, case: PatchSource, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         arrays = sample_patch(case, self.plan, rng, self.foreground_fraction, self.halo)
@@ -84,15 +80,21 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return image.contiguous(), label
 
 
+def case_index(seed: int, index: int, count: int) -> int:
+    """Which of ``count`` cases sample ``index`` is taken from: each once a turn, in an order of the turn's own."""
+    turn, place = divmod(index, count)
+    return int(np.random.default_rng([seed, turn, count]).permutation(count)[place])
+
+
 @contextmanager
-def seeded(seed: int, index: int) -> Iterator[None]:
-    """Seeds torch, numpy and random from (seed, index) inside the block and restores them after it.
+def seeded(seed: int, *index: int) -> Iterator[None]:
+    """Seeds torch, numpy and random from (seed, index ...) inside the block and restores them after it.
 
     Restoring matters where samples are made in the training process: the network's own chance (drop path) must not
     depend on the number of workers.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - libraries use it
-    words = np.random.SeedSequence([seed, index]).generate_state(3)
+    words = np.random.SeedSequence([seed, *index]).generate_state(3)
     try:
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))  # noqa: NPY002

@@ -49,7 +49,7 @@ def sample_patch(
     Returns:
         Image (C, D + 2 halo, H, W) and label (D + 2 halo, H, W), as :func:`cut` gives them.
     """
-    start = patch_start(case.label.shape, plan.patch_size, rng, _center(case, rng, foreground_fraction))
+    start = patch_start(case.label.shape, plan.patch_size, rng, center_voxel(case, rng, foreground_fraction))
     return cut(case.image, start, plan.patch_size, halo), cut(case.label, start, plan.patch_size, halo)
 
 
@@ -94,7 +94,7 @@ def cut(array: NDArray[Any], start: Sequence[int], size: Sequence[int], halo: in
     return np.pad(patch, widths, mode="edge")
 
 
-def _center(case: PatchSource, rng: np.random.Generator, foreground_fraction: float) -> NDArray[np.int32] | None:
+def center_voxel(case: PatchSource, rng: np.random.Generator, foreground_fraction: float) -> NDArray[np.int32] | None:
     """A voxel of a random foreground class of the case, or None for a patch anywhere."""
     wanted = rng.random() < foreground_fraction
     rows = class_rows(case.locations) if wanted else []

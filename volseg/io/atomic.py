@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from volseg.errors import OutputError
+
+MEND = "choose a folder with write permission and free space"
 
 
 @contextmanager
@@ -44,14 +47,15 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, replace: bool = True, mend: str = MEND) -> Iterator[Path]:
     """Makes a temporary folder beside ``path`` that takes its name only when the block ends without an error.
 
-    Missing parent folders are made. After an error nothing is left, and a folder that was there before is untouched;
-    otherwise it is replaced with all it holds.
+    Missing parent folders are made. After an error nothing is left, and a folder that was there before is untouched.
 
     Args:
         path: The folder to write.
+        replace: Take the place of a folder that is there; otherwise that one stays, as when another process was faster.
+        mend: What the user can do when it cannot be written.
 
     Yields:
         The temporary folder.
@@ -62,14 +66,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary, former = _beside(path, "tmp"), _beside(path, "old")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
+        if replace and path.exists():
             path.replace(former)
-        temporary.replace(path)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if replace or not path.is_dir():
+                raise
     except OSError as error:
-        raise _not_written("folder", path, error) from error
+        raise _not_written("folder", path, error, mend) from error
     finally:
         if former.exists() and not path.exists():
             former.replace(path)
@@ -78,10 +85,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A hidden name in the same folder; names are limited to 255 bytes."""
-    return path.with_name(f".{path.name.encode()[:200].decode(errors='ignore')}.{os.getpid()}.{ending}")
+    """A hidden name in the same folder that no other writer has; names are limited to 255 bytes."""
+    name = path.name.encode()[:180].decode(errors="ignore")
+    return path.with_name(f".{name}.{uuid.uuid4().hex}.{ending}")
 
 
-def _not_written(kind: str, path: Path, error: OSError) -> OutputError:
-    mend = "choose a folder with write permission and free space"
+def _not_written(kind: str, path: Path, error: OSError, mend: str = MEND) -> OutputError:
     return OutputError(f"the {kind} cannot be written", file=path, found=error.strerror or error, mend=mend)

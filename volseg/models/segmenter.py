@@ -37,18 +37,21 @@ class Segmenter(nn.Module):
         self.deep_strides: tuple[Stride, ...] = decoder.strides[1:-1]
         self.pretrained = False
 
-    def forward(self, x: torch.Tensor, spacing_mm: SpacingMm | None = None) -> torch.Tensor | list[torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor, spacing_mm: SpacingMm | None = None, taps: list[torch.Tensor] | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
         """Logits of the slices between the halos.
 
         Args:
             x: ``(B, C, D + 2 halo, H, W)``, any size.
             spacing_mm: Voxel size along D, H and W, ``(3,)`` or ``(B, 3)``; the plan's if left out.
+            taps: What `encode` gave for ``x`` before; the encoder is not run then.
 
         Returns:
             ``(B, K, D, H, W)``; in training a list of it and the logits at each of ``deep_strides``.
         """
         centre = x[:, :, self.halo : x.shape[2] - self.halo]
-        return self.decode(self.encode(x), centre, spacing_mm)
+        return self.decode(self.encode(x) if taps is None else taps, centre, spacing_mm)
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Taps of every slice on its own: ``(B, C, D + 2 halo, H, W)`` -> ``(B, E, D, h, w)`` each.

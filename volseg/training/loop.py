@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from volseg.config.load import config_to_dict
+from volseg.config.schema import Config
 from volseg.data.augment import build_augmentation
 from volseg.data.cache import data_hash
 from volseg.data.dataset import PatchDataset
@@ -22,11 +23,12 @@ from volseg.models.build import count_parameters, for_prediction
 from volseg.models.lora import merged_state
 from volseg.planning.jsontext import write_json
 from volseg.training.checkpoint import Progress
-from volseg.training.experiment import Experiment
+from volseg.training.experiment import Experiment, ProgressBar
 from volseg.training.logging import RunLog
 from volseg.training.reproducibility import provenance
 from volseg.training.schedule import Budget
 from volseg.training.state import TrainingState
+from volseg.training.tokens import token_samples
 from volseg.training.validation import validate
 from volseg.version import __version__
 
@@ -38,11 +40,12 @@ ENDLESS = 2**40
 """Samples of a run; it ends when its budget is spent."""
 
 
-def train(experiment: Experiment, *, resume: bool) -> Path:
+def train(experiment: Experiment, progress_bar: ProgressBar, *, resume: bool) -> Path:
     """Train until the budget is spent.
 
     Args:
         experiment: Data, plan and configuration.
+        progress_bar: As in `volseg.training.experiment.prepare`.
         resume: Go on from the checkpoint, if there is one.
 
     Returns:
@@ -58,11 +61,12 @@ def train(experiment: Experiment, *, resume: bool) -> Path:
     state = TrainingState(experiment.config, experiment.plan)
     record = write_provenance(experiment, count_parameters(state.model))
     progress = state.restore(experiment.checkpoint_folder) if resume else Progress()
+    samples = training_samples(experiment, state.model, progress_bar)
     log = RunLog(experiment.folder, progress.step, settings.max_steps)
     losses: list[Tensor] = []
     started = time.perf_counter() - progress.elapsed_s
 
-    for batch in batches(experiment, progress.step):
+    for batch in batches(samples, experiment.config, progress.step):
         spent = budget.progress(progress.step, progress.elapsed_s)
         if spent >= 1:
             break
@@ -89,11 +93,12 @@ def train(experiment: Experiment, *, resume: bool) -> Path:
     return write_model(experiment, state.average.model, record, progress, "model.safetensors")
 
 
-def batches(experiment: Experiment, first_step: int) -> Iterator[dict[str, Any]]:
-    """Batches from ``first_step`` on, to the end of time. Sample ``i`` is the same however often a run was resumed."""
+def training_samples(experiment: Experiment, model: nn.Module, progress_bar: ProgressBar) -> Dataset[dict[str, Any]]:
+    """Patches that are cut and augmented as they are needed, or variants whose tokens are stored."""
     config = experiment.config
-    size = config.train.batch_size
-    dataset = PatchDataset(
+    if config.data.cache_tokens:
+        return token_samples(experiment, model, progress_bar, samples=ENDLESS)
+    return PatchDataset(
         experiment.train_cases,
         experiment.plan,
         build_augmentation(experiment.plan, config.augment),
@@ -102,8 +107,13 @@ def batches(experiment: Experiment, first_step: int) -> Iterator[dict[str, Any]]
         foreground_fraction=config.train.foreground_fraction,
         samples=ENDLESS,
     )
+
+
+def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -> Iterator[dict[str, Any]]:
+    """Batches from ``first_step`` on, to the end of time. Sample ``i`` is the same however often a run was resumed."""
+    size = config.train.batch_size
     loader = DataLoader(
-        dataset,
+        samples,
         batch_size=size,
         sampler=range(first_step * size, ENDLESS),
         num_workers=config.data.workers,

@@ -21,6 +21,7 @@ from volseg.training.ema import WeightAverage
 from volseg.training.losses import SegmentationLoss
 from volseg.training.reproducibility import seed_step
 from volseg.training.schedule import learning_rate_factor
+from volseg.training.tokens import training_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class TrainingState:
         """One optimizer step.
 
         Args:
-            batch: ``image`` (B, C, D + 2 halo, H, W) and ``label`` (B, D, H, W), anywhere.
+            batch: ``image`` (B, C, D + 2 halo, H, W) and ``label`` (B, D, H, W), anywhere; ``tokens`` of the slices
+                (B, D, T, h, w, E) if they are stored.
             step: Number of the step, which decides all chance in the network.
             spent: Consumed part of the run, 0 to 1, which decides the learning rate.
 
@@ -83,7 +85,7 @@ class TrainingState:
         seed_step(self._config.seed, step)
         image, label = (batch[key].to(self.device, non_blocking=True) for key in ("image", "label"))
         self._network.train()
-        outputs = self._network(image)
+        outputs = self._network(image, **training_inputs(batch, self.device))
         loss = self._loss(outputs if settings.deep_supervision else outputs[:1], label)
         self._optimizer.zero_grad(set_to_none=True)
         self._fabric.backward(loss)
