@@ -30,6 +30,7 @@ def independent(variant: Variant) -> nn.Module:
         "use_swiglu_ffn": variant.swiglu,
         "image_size": variant.grid * 14,
         "patch_size": 14,
+        "attn_implementation": "eager",  # not the fused kernel that ours takes
     }
     if variant.registers:
         settings["num_register_tokens"] = variant.registers
