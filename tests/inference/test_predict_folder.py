@@ -112,7 +112,7 @@ def test_summary(predictor: Predictor, scans: Path, scan: Image, tmp_path: Path)
     assert document["model_files"] == [str(tmp_path / "model.safetensors")]
     done, failed = document["cases"]["größe_日本"], document["cases"]["flat"]
     assert set(done["seconds"]) == {"read", "prepare", "network", "restore", "postprocess", "write"}
-    assert done["counts"]["encodings_per_slice"] > 0
+    assert done["counts"]["windows"] > 0
     assert done["peak_rss_mb"] > 10
     assert done["inputs"] == [str(scans / "größe_日本.nii.gz")]
     assert done["outputs"] == {"größe_日本.nii.gz": file_sha256(tmp_path / "out" / "größe_日本.nii.gz")}
@@ -354,7 +354,7 @@ def writing_extras(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> lis
         uncertainty: Path | None = None,
     ) -> Segmentation:
         calls.append((probabilities is not None, uncertainty is not None))
-        for path in (probabilities and probabilities.with_name(f"{probabilities.name}.npy"), uncertainty):
+        for path in (probabilities, uncertainty):
             if path is not None:
                 path.write_bytes(b"values")
         return segment(volume, options)
@@ -474,9 +474,11 @@ def test_class_files_come_whole_or_not_at_all(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_postprocessing_removed_is_in_the_summary(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+def test_what_postprocessing_removed_is_in_the_summary(
+    predictor: Predictor, nearest_model: nn.Module, scans: Path, tmp_path: Path
+) -> None:
     postprocessing = Postprocessing(largest_component=("left", "right", "top"))
-    cleaned = Predictor.from_model(predictor._model, predictor.plan, "cpu", postprocessing)
+    cleaned = Predictor.from_model(nearest_model, predictor.plan, "cpu", postprocessing)
     cleaned.model_files = predictor.model_files
     source = scans / "plain.nii.gz"
     image = nibabel.load(source)
@@ -525,7 +527,7 @@ def test_nothing_is_written_beside_the_scans(predictor: Predictor, scans: Path, 
 
 def test_names_of_outputs(tmp_path: Path) -> None:
     outputs = Outputs(folder=tmp_path, split_classes=True, probabilities=True, uncertainty=True)
-    names = ["a [1].b", "a [1].b_probabilities", "a [1].b_uncertainty.nii.gz"]
+    names = ["a [1].b", "a [1].b_probabilities.npy", "a [1].b_uncertainty.nii.gz"]
     assert [path.name for path in outputs.all_of("a [1].b")] == names
     (tmp_path / "a [1].b.nii.gz").touch()  # the other form of the mask
     (tmp_path / "a 1.b_probabilities.npy").touch()

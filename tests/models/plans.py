@@ -16,6 +16,10 @@ class StubPlan:
     num_classes: int = 3
     num_channels: int = 1
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return ("background", *(f"organ{index}" for index in range(1, self.num_classes)))
+
 
 THICK = StubPlan(
     spacing_mm=(7.7, 1.6, 1.6),

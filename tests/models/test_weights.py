@@ -87,5 +87,5 @@ def test_no_pickled_code_is_run(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be read"):
         build(path)
     torch.save([torch.zeros(1)], path)
-    with pytest.raises(ModelFileError, match="flat dict"):
+    with pytest.raises(ModelFileError, match="dict of tensors"):
         build(path)

@@ -95,7 +95,8 @@ class ModelConfig:
 
     Attributes:
         encoder: Slice encoder; ``identity`` leaves stem and decoder only (the control).
-        weights: Path of an encoder weight file, or ``random``. There is no default: a random start must be asked for.
+        weights: Path of an encoder weight file or of a volseg model file, ``official`` (downloaded once), or
+            ``random``. There is no default: a random start must be asked for.
         adaptation: What of the encoder is trained: nothing (``frozen``; ``linear`` is the linear probe, which needs
             ``decoder=linear`` and ``aggregator=none``), ``lora``, the biases (``bitfit``), or everything (``full``).
         lora_rank: Rank of LoRA's matrices.

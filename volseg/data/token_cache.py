@@ -193,7 +193,9 @@ def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label:
     windows = encoder.windows(label.shape)
     arrays = {"image": image, "label": label, "locations": class_locations(label), "windows": windows}
     size = (label.shape[0], *encoder.window[1:])
-    with atomic_folder(place, replace=False, mend="set data.cache to a folder with room that you may write to") as folder:
+    with atomic_folder(
+        place, replace=False, mend="set data.cache to a folder with room that you may write to"
+    ) as folder:
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
         shape = (len(windows), label.shape[0], *encoder.slice_shape)

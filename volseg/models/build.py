@@ -21,7 +21,7 @@ from volseg.models.dinov2 import VARIANTS, build_dinov2
 from volseg.models.lora import is_lora
 from volseg.models.segmenter import Segmenter
 from volseg.models.slices import SliceEncoder, slice_channels
-from volseg.models.weights import load_encoder
+from volseg.models.start import load_start, weight_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,9 @@ def build_model(
 
     Raises:
         ConfigError: The settings do not fit each other, or the attention kernel does not run on the device.
-        ModelFileError: The encoder's weight file is missing or does not fit.
+        ModelFileError: The weight file is missing or does not fit.
     """
+    start = weight_file(model)
     if model.baseline == "dynunet":
         from volseg.models.baselines import build_dynunet
 
@@ -69,7 +70,10 @@ def build_model(
         max_features=model.max_features,
     )
     network = Segmenter(encoder, _build_aggregator(model, encoder), decoder, plan.spacing_mm, model.adjacent_slices)
-    network.pretrained = encoder is not None and model.weights != "random"
+    if start is not None:
+        load_start(network, start, plan)
+    if encoder is not None:
+        adapt(encoder, model)  # last: the weights are those of the encoder as it was published
     return network
 
 
@@ -104,8 +108,8 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
     if model.weights is None:
         raise ConfigError(
             "the encoder's weights are not given",
-            expected="the path of a DINOv2 weight file, or random",
-            mend="set model.weights=FILE, or model.weights=random to train from scratch",
+            expected="the path of a DINOv2 weight file or a volseg model file, official, or random",
+            mend="set model.weights=official or FILE, or model.weights=random to train from scratch",
         )
     vit = build_dinov2(
         model.encoder,
@@ -113,11 +117,7 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
         attend=attention_function(model.attention),
         drop_path=model.drop_path,
     )
-    encoder = SliceEncoder(vit, plan.token_stride, model.adjacent_slices)
-    if model.weights != "random":
-        load_encoder(encoder, model.weights, plan.num_channels)
-    adapt(encoder, model)
-    return encoder
+    return SliceEncoder(vit, plan.token_stride, model.adjacent_slices)
 
 
 def _build_aggregator(model: ModelConfig, encoder: SliceEncoder | None) -> nn.Module:

@@ -52,6 +52,10 @@ class NetworkPlan(Protocol):
         """Classes, background included."""
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class index, background first."""
+
+    @property
     def num_channels(self) -> int:
         """Image channels (modalities)."""
 

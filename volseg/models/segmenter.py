@@ -17,7 +17,7 @@ class Segmenter(nn.Module):
     Attributes:
         halo: Slices the input carries beyond the output on each side.
         deep_strides: Strides of the extra outputs in training.
-        pretrained: Whether the encoder started from a weight file (see `volseg.models.build.parameter_groups`).
+        pretrained: Whether it, or its encoder, started from a file (see `volseg.models.build.parameter_groups`).
     """
 
     def __init__(

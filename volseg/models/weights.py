@@ -5,42 +5,55 @@ from __future__ import annotations
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from volseg.errors import ModelFileError
+from volseg.models.key_names import PATCH_WEIGHT, State, official_names
 from volseg.models.slices import SliceEncoder
 
 logger = logging.getLogger(__name__)
 
-PATCH_WEIGHT = "patch_embed.proj.weight"
+_UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError)
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a flat state dict from an official ``.pth`` (no pickled code is run) or a ``.safetensors`` file.
+def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -> None:
+    """Load DINOv2 weights, under any names that `official_names` knows, into a slice encoder, in place.
 
     Raises:
-        ModelFileError: The file is missing, damaged, or holds something else.
+        ModelFileError: Keys are missing, unexpected or of another shape; each is listed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(
-            "the encoder weight file does not exist",
-            file=path,
-            mend="set model.weights to the path of a DINOv2 .pth or .safetensors file, or to random",
-        )
+    state = official_names(read_weights(path))
+    if PATCH_WEIGHT in state and state[PATCH_WEIGHT].shape[1:2] == (3,):
+        state[PATCH_WEIGHT] = inflate_patch_embedding(state[PATCH_WEIGHT], image_channels, encoder.adjacent_slices)
+    mend = "set model.encoder to the model these weights belong to"
+    check_fit(state, encoder.vit.state_dict(), path, "the weights do not fit the encoder", mend)
+    encoder.vit.load_state_dict(state, strict=True)
+    logger.info("encoder weights from %s", path)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from an official ``.pth`` (no pickled code is run) or a ``.safetensors`` file.
+
+    A training checkpoint is a dict of dicts; its teacher or model is taken.
+
+    Raises:
+        ModelFileError: The file is damaged, or holds something else.
+    """
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelFileError("the encoder weight file cannot be read", file=path, found=error) from error
+        state = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    except _UNREADABLE as error:
+        mend = "if it was downloaded, delete it and download it again"
+        raise ModelFileError("the weight file cannot be read", file=path, found=error, mend=mend) from error
+    for name in ("teacher", "model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelFileError(
-            "not an encoder weight file", file=path, found=type(state).__name__, expected="a flat dict of tensors"
-        )
+        raise ModelFileError("not a weight file", file=path, found=type(state).__name__, expected="a dict of tensors")
     return state
 
 
@@ -61,27 +74,20 @@ def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_
     return share.repeat(1, image_channels * roles, 1, 1)
 
 
-def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -> None:
-    """Load official weights into a slice encoder, in place.
+def check_fit(state: State, expected: State, path: Path, problem: str, mend: str) -> None:
+    """Refuse a state dict that lacks, adds or misshapes a key.
 
     Raises:
-        ModelFileError: Keys are missing, unexpected or of another shape; each is listed.
+        ModelFileError: It does; ``problem``, ``path`` and ``mend`` as given, and every such key.
     """
-    state = read_weights(path)
-    expected = encoder.vit.state_dict()
-    if PATCH_WEIGHT in state and state[PATCH_WEIGHT].shape[1:2] == (3,):
-        state[PATCH_WEIGHT] = inflate_patch_embedding(state[PATCH_WEIGHT], image_channels, encoder.adjacent_slices)
     problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
     problems += [f"unexpected {key}" for key in sorted(state.keys() - expected.keys())]
     for key in sorted(expected.keys() & state.keys()):
         if expected[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}")
     if problems:
-        raise ModelFileError(
-            "the weights do not fit the encoder",
-            file=path,
-            found="\n    " + "\n    ".join(problems),
-            mend="set model.encoder to the model these weights belong to",
-        )
-    encoder.vit.load_state_dict(state, strict=True)
-    logger.info("encoder weights from %s", path)
+        raise ModelFileError(problem, file=path, found="\n    " + "\n    ".join(problems), mend=mend)
+
+
+def _load_pickle(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)

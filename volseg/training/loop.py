@@ -21,6 +21,7 @@ from volseg.data.dataset import PatchDataset
 from volseg.io.model_file import file_sha256, save_model
 from volseg.models.build import count_parameters, for_prediction
 from volseg.models.lora import merged_state
+from volseg.models.start import weight_file
 from volseg.planning.jsontext import write_json
 from volseg.training.checkpoint import Progress
 from volseg.training.experiment import Experiment, ProgressBar
@@ -131,8 +132,8 @@ def training_row(losses: list[Tensor], lr: float, progress: Progress) -> dict[st
 def write_provenance(experiment: Experiment, parameters: dict[str, Any]) -> dict[str, Any]:
     """Log and keep what the run is made with."""
     logger.info("parameters: %s", parameter_text(parameters))
-    weights = experiment.config.model.weights
-    weights_hash = file_sha256(weights) if weights is not None and weights != "random" else None
+    start = weight_file(experiment.config.model)
+    weights_hash = file_sha256(start) if start is not None else None
     record = provenance(experiment.config.seed, data_hash(experiment.train_cases), weights_hash, parameters)
     write_json(experiment.folder / "provenance.json", record)
     return record

@@ -28,7 +28,7 @@ def provenance(seed: int, data_hash: str, weights_hash: str | None, parameters: 
     Args:
         seed: Seed of the run.
         data_hash: Key of the preprocessed cases (covers the files and the plan).
-        weights_hash: SHA-256 of the encoder weight file; ``None`` for a random start.
+        weights_hash: SHA-256 of the file the network started from; ``None`` for a random start.
         parameters: Total and trainable parameters of the model and of its parts.
     """
     return {

@@ -1,0 +1,114 @@
+"""What a network starts from: nothing, an encoder's weights, or a whole volseg model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from volseg.config.schema import ModelConfig
+from volseg.errors import ConfigError, ModelFileError
+from volseg.models.contracts import NetworkPlan
+from volseg.models.download import official_file
+from volseg.models.segmenter import Segmenter
+from volseg.models.weights import check_fit, load_encoder
+
+logger = logging.getLogger(__name__)
+
+HEAD = re.compile(r"decoder\.heads?\.")
+"""Keys of the layers that turn features into classes; every decoder keeps them under this name."""
+
+
+def weight_file(model: ModelConfig) -> Path | None:
+    """The file a network starts from; ``None`` for a random start. Official weights are downloaded on the first use.
+
+    Raises:
+        ConfigError: There are no official weights for this network.
+        ModelFileError: The file does not exist, or cannot be downloaded.
+    """
+    if model.weights is None or model.weights == "random":
+        return None
+    if model.baseline is not None:
+        raise ConfigError(
+            "a baseline starts from random weights",
+            found=f"model.baseline={model.baseline} model.weights={model.weights}",
+            mend="set model.weights=random",
+        )
+    if model.weights == "official":
+        return official_file(model.encoder)
+    path = Path(model.weights)
+    if not path.is_file():
+        raise ModelFileError(
+            "the weight file does not exist",
+            file=path,
+            found="a folder" if path.is_dir() else None,
+            mend="set model.weights to a DINOv2 .pth or .safetensors file, a volseg model file, official or random",
+        )
+    return path
+
+
+def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
+    """Load what a network starts from, in place: a whole volseg model, or the weights of its encoder.
+
+    Args:
+        network: A new network, before its encoder is adapted.
+        path: A volseg model file (known by its metadata), or a file of DINOv2 weights.
+        plan: Its plan, whose classes decide whether a model's heads can be kept.
+
+    Raises:
+        ConfigError: DINOv2 weights for a network without an encoder.
+        ModelFileError: The file is damaged, or keys are missing, unexpected or of another shape; each is listed.
+    """
+    metadata = _volseg_metadata(path)
+    if metadata is not None:
+        _load_network(network, path, _class_names(metadata, path), plan.class_names)
+    elif network.encoder is None:
+        raise ConfigError(
+            "encoder weights are given, but the network has no encoder",
+            file=path,
+            mend="set model.weights=random beside model.encoder=identity",
+        )
+    else:
+        load_encoder(network.encoder, path, plan.num_channels)
+    network.pretrained = True
+
+
+def _load_network(network: Segmenter, path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Load a whole volseg model; its heads only where they mean the same classes."""
+    state, own = dict(load_file(path)), network.state_dict()
+    heads = [key for key in own if HEAD.match(key)]
+    if found != wanted:
+        state = {key: value for key, value in state.items() if not HEAD.match(key)} | {key: own[key] for key in heads}
+    mend = "start with the model settings and the plan of that model, or give encoder weights"
+    check_fit(state, own, path, "the model does not fit the network", mend)
+    network.load_state_dict(state, strict=True)
+    logger.info("all weights from %s", path)
+    if found != wanted:
+        reason = f"that model has the classes {', '.join(found)}; the data set has {', '.join(wanted)}"
+        logger.warning("reinitialised %s: %s", ", ".join(heads), reason)
+
+
+def _volseg_metadata(path: Path) -> str | None:
+    """The metadata that `volseg.io.model_file` writes; ``None`` for any other file."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("volseg")
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError("the weight file cannot be read", file=path, found=error) from error
+
+
+def _class_names(metadata: str, path: Path) -> tuple[str, ...]:
+    """The classes of a volseg model by index, background first."""
+    try:
+        labels: Mapping[str, Any] = json.loads(metadata)["labels"]
+        return tuple(sorted(labels, key=labels.__getitem__))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError("the model file's metadata is damaged", file=path, found=error) from error
