@@ -36,6 +36,7 @@ Scan = str | Path | Sequence[str | Path] | NDArray[Any]
 """What can be predicted: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
 ModelFiles = str | Path | Sequence[str | Path]
 """A model file, or several that are averaged."""
+STAGES = ("prepare", "network", "restore", "postprocess")
 DEFAULT_OPTIONS = PredictOptions()
 
 
@@ -176,7 +177,8 @@ class Predictor:
             labels = restore_mask(members, self.plan.label_values, outputs)
         with clock.stage("postprocess"):
             mask, removed = self.postprocessing.apply(Mask(labels, trace.source), self.plan.labels)
-        return Segmentation(mask=mask, seconds=clock.seconds, counts=counts.summary(), removed=removed)
+        seconds = {name: clock.seconds.get(name, 0.0) for name in STAGES}
+        return Segmentation(mask=mask, seconds=seconds, counts=counts.summary(), removed=removed)
 
     def _member(
         self,
