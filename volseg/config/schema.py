@@ -19,10 +19,10 @@ ENCODERS = (
     "tiny",
     "identity",
 )
-AGGREGATORS = ("none", "attention")
+AGGREGATORS = ("none", "conv", "attention")
 ATTENTIONS = ("sdpa", "math")
 ADAPTATIONS = ("frozen", "full")
-DECODERS = ("unetr",)
+DECODERS = ("unetr", "linear", "unet2d")
 BASELINES = ("dynunet",)
 PRECISIONS = ("auto", "32", "bf16")
 
@@ -73,11 +73,14 @@ class ModelConfig:
         adaptation: What of the encoder is trained.
         aggregator: How slice tokens are mixed along depth.
         attention: Attention kernel.
-        decoder: ``unetr``.
+        decoder: ``unetr`` works in 3D on raw voxels and tokens; ``linear`` (one classifier) and ``unet2d`` see the
+            tokens of one slice at a time.
+        stem: Whether raw voxels enter the ``unetr`` decoder.
         adjacent_slices: Slices that enter the encoder as channels (1 or 3).
         features: Channels of the decoder and the raw-voxel stem at full resolution; doubled at each level.
         max_features: Upper limit of that doubling.
         drop_path: Highest stochastic-depth rate of the encoder (linear over depth).
+        checkpoint_encoder: Compute the encoder's activations twice instead of keeping them: less memory, more time.
         baseline: Build this reference network instead of volseg's own (benchmarks).
     """
 
@@ -87,10 +90,12 @@ class ModelConfig:
     aggregator: str = "attention"
     attention: str = "sdpa"
     decoder: str = "unetr"
+    stem: bool = True
     adjacent_slices: int = 3
-    features: int = 32
+    features: int = 16
     max_features: int = 320
     drop_path: float = 0.0
+    checkpoint_encoder: bool = False
     baseline: str | None = None
 
     def __post_init__(self) -> None:
@@ -105,6 +110,13 @@ class ModelConfig:
         _positive("model.max_features", self.max_features)
         if not 0 <= self.drop_path < 1:
             raise ConfigError("model.drop_path is out of range", found=self.drop_path, expected="0 <= drop_path < 1")
+        if self.encoder == "identity" and self.baseline is None and (self.decoder != "unetr" or not self.stem):
+            raise ConfigError(
+                "without an encoder nothing enters this decoder",
+                found=f"model.encoder=identity model.decoder={self.decoder} model.stem={str(self.stem).lower()}",
+                expected="model.decoder=unetr model.stem=true",
+                mend="choose another model.encoder, or that decoder",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,11 @@ from torch import nn
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.adapt import adapt
-from volseg.models.aggregate import DepthAttention, NoAggregator
+from volseg.models.aggregate import DepthAttention, DepthConv, NoAggregator
 from volseg.models.attention import attention_function
-from volseg.models.contracts import FeatureSpec, NetworkPlan
+from volseg.models.contracts import Decoder, FeatureSpec, NetworkPlan
 from volseg.models.decoder import UnetrDecoder
+from volseg.models.decoders_2d import LinearDecoder, UnetDecoder2d
 from volseg.models.dinov2 import build_dinov2
 from volseg.models.segmenter import Segmenter
 from volseg.models.slices import SliceEncoder, slice_channels
@@ -21,6 +22,8 @@ from volseg.models.weights import load_encoder
 
 logger = logging.getLogger(__name__)
 
+TAPS = {"unetr": 4, "linear": 1, "unet2d": 5}
+"""Encoder blocks whose tokens each decoder takes."""
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens")
 
 
@@ -39,17 +42,9 @@ def build_model(model: ModelConfig, plan: NetworkPlan) -> nn.Module:
 
         return build_dynunet(plan, halo=(model.adjacent_slices - 1) // 2)
     encoder = _build_encoder(model, plan)
-    taps = encoder.spec if encoder is not None else FeatureSpec()
-    decoder = UnetrDecoder(
-        image_channels=plan.num_channels,
-        num_classes=plan.num_classes,
-        strides=plan.decoder_strides,
-        spacing_mm=plan.spacing_mm,
-        taps=taps,
-        features=model.features,
-        max_features=model.max_features,
-    )
-    network = Segmenter(encoder, _build_aggregator(model, encoder), decoder, plan.spacing_mm, model.adjacent_slices)
+    aggregator = _build_aggregator(model, encoder)
+    decoder = _build_decoder(model, plan, encoder.spec if encoder is not None else FeatureSpec())
+    network = Segmenter(encoder, aggregator, decoder, plan.spacing_mm, model.adjacent_slices)
     network.pretrained = encoder is not None and model.weights != "random"
     return network
 
@@ -57,7 +52,7 @@ def build_model(model: ModelConfig, plan: NetworkPlan) -> nn.Module:
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
     if model.encoder == "identity":
         return None
-    if plan.decoder_strides[-1][1:] != (plan.token_stride, plan.token_stride):
+    if model.decoder == "unetr" and plan.decoder_strides[-1][1:] != (plan.token_stride, plan.token_stride):
         raise ConfigError(
             "the deepest decoder level must have the encoder's token stride in plane",
             found=f"decoder_strides end in {plan.decoder_strides[-1]}, token_stride is {plan.token_stride}",
@@ -75,7 +70,8 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
         attend=attention_function(model.attention),
         drop_path=model.drop_path,
     )
-    encoder = SliceEncoder(vit, plan.token_stride, model.adjacent_slices)
+    vit.checkpoint_blocks = model.checkpoint_encoder
+    encoder = SliceEncoder(vit, plan.token_stride, model.adjacent_slices, TAPS[model.decoder])
     if model.weights != "random":
         load_encoder(encoder, model.weights, plan.num_channels)
     adapt(encoder, model.adaptation)
@@ -85,7 +81,26 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
 def _build_aggregator(model: ModelConfig, encoder: SliceEncoder | None) -> nn.Module:
     if encoder is None or model.aggregator == "none":
         return NoAggregator(encoder.spec if encoder is not None else FeatureSpec())
+    if model.aggregator == "conv":
+        return DepthConv(encoder.spec)
     return DepthAttention(encoder.spec, encoder.vit.variant.heads, attention_function(model.attention))
+
+
+def _build_decoder(model: ModelConfig, plan: NetworkPlan, taps: FeatureSpec) -> Decoder:
+    if model.decoder == "linear":
+        return LinearDecoder(num_classes=plan.num_classes, taps=taps)
+    if model.decoder == "unet2d":
+        return UnetDecoder2d(num_classes=plan.num_classes, taps=taps)
+    return UnetrDecoder(
+        image_channels=plan.num_channels,
+        num_classes=plan.num_classes,
+        strides=plan.decoder_strides,
+        spacing_mm=plan.spacing_mm,
+        taps=taps,
+        features=model.features,
+        max_features=model.max_features,
+        stem=model.stem,
+    )
 
 
 def parameter_groups(
