@@ -42,8 +42,9 @@ def build_model(model: ModelConfig, plan: NetworkPlan) -> nn.Module:
 
         return build_dynunet(plan, halo=(model.adjacent_slices - 1) // 2)
     encoder = _build_encoder(model, plan)
-    aggregator = _build_aggregator(model, encoder)
+    # the decoder first: then it starts with the same weights whatever the aggregator is
     decoder = _build_decoder(model, plan, encoder.spec if encoder is not None else FeatureSpec())
+    aggregator = _build_aggregator(model, encoder)
     network = Segmenter(encoder, aggregator, decoder, plan.spacing_mm, model.adjacent_slices)
     network.pretrained = encoder is not None and model.weights != "random"
     return network

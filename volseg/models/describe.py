@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,9 +105,12 @@ def kept_bytes(network: nn.Module, parts: Parts, run: Callable[[], object]) -> d
             sums[part] = sums.get(part, 0) + tensor.untyped_storage().nbytes()
         return tensor
 
-    # checkpointing keeps the inputs of its blocks without telling the hooks
+    def keep_input(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        """Checkpointing keeps the inputs of its blocks without telling the hooks."""
+        keep(inputs[0])
+
     blocks = [b for m in network.modules() if isinstance(m, DinoV2) and m.checkpoint_blocks for b in m.blocks]
-    handles = [block.register_forward_pre_hook(lambda _, inputs: (keep(inputs[0]), None)[1]) for block in blocks]
+    handles = [block.register_forward_pre_hook(keep_input) for block in blocks]
     try:
         with _watch(parts, running), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             run()
@@ -137,8 +141,9 @@ def _count_macs(network: nn.Module, parts: Parts, patch: torch.Tensor) -> dict[s
 def _watch(parts: Parts, running: list[str], on_change: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep the names of the parts that run, the innermost last; ``on_change`` is called just before each change."""
 
-    def enter(name: str) -> Any:
-        return lambda *_: (on_change(), running.append(name), None)[-1]
+    def enter(name: str, *_: object) -> None:
+        on_change()
+        running.append(name)
 
     def leave(*_: object) -> None:
         on_change()
@@ -147,7 +152,7 @@ def _watch(parts: Parts, running: list[str], on_change: Callable[[], None] = lam
     handles = []
     for name, modules in parts.items():
         for module in modules:
-            handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
+            handles += [module.register_forward_pre_hook(partial(enter, name)), module.register_forward_hook(leave)]
     try:
         yield
     finally:
@@ -197,7 +202,7 @@ class _FusedAttention(torch.autograd.Function):
 def _set_attention(network: nn.Module, attend: AttentionFunction) -> None:
     for module in network.modules():
         if hasattr(module, "attend"):
-            module.attend = attend
+            setattr(module, "attend", attend)  # noqa: B010 (an attribute that mypy cannot know)
 
 
 def _keep_channels_last(network: nn.Module) -> None:
