@@ -1,7 +1,13 @@
-"""One contract for every encoder x aggregator x adaptation, and for the baseline (STYLE 10)."""
+"""One contract for every encoder x aggregator x decoder x adaptation, and for the baseline (STYLE 10).
+
+The choices come from the schema, so a new one joins by itself. Encoders that differ in numbers only are the same once
+their numbers are made small; one of them stands for all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -9,33 +15,69 @@ import torch
 from torch import nn
 
 from models.plans import THICK, StubPlan
-from volseg.config.schema import ModelConfig
+from volseg.config.schema import ADAPTATIONS, AGGREGATORS, BASELINES, DECODERS, ENCODERS, ModelConfig
+from volseg.errors import ConfigError
 from volseg.models import dinov2
 from volseg.models.build import build_model
 from volseg.models.layers import DropPath
 
-SMALL = dinov2.Variant(width=32, depth=2, heads=2, swiglu=True, registers=2, grid=5)
-CASES = [
-    *[(e, a, m) for e, a, m in product(("small", "tiny"), ("none", "attention"), ("full", "frozen"))],
-    ("identity", "none", "full"),
-    ("dynunet", "none", "full"),
-]
-PLANS = {"isotropic": StubPlan(), "thick": THICK}
+SMALL = {"weights": "random", "features": 2, "max_features": 4, "drop_path": 0.2}
+ISOTROPIC = StubPlan(patch_size=(4, 16, 16), decoder_strides=((1, 1, 1), (2, 2, 2), (2, 4, 4), (4, 8, 8)))
+PLANS = {"isotropic": ISOTROPIC, "thick": replace(THICK, patch_size=(3, 8, 12))}
 
 
-@pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
-def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
-    encoder, aggregator, adaptation = request.param
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", SMALL)  # "small": an encoder of another depth and kind
-    name = {"small": "dinov2_s14", "dynunet": "identity"}.get(encoder, encoder)
-    baseline = "dynunet" if encoder == "dynunet" else None
-    settings = {"encoder": name, "aggregator": aggregator, "adaptation": adaptation, "baseline": baseline}
-    return ModelConfig(**settings, weights="random", features=4, max_features=8, drop_path=0.2)
+def shrunk(name: str) -> dinov2.Variant:
+    """The encoder's structure with the smallest numbers."""
+    variant = dinov2.VARIANTS[name]
+    return replace(variant, width=16, depth=2, heads=2, registers=min(variant.registers, 1), grid=3)
 
 
-@pytest.fixture(params=PLANS)
-def plan(request: pytest.FixtureRequest) -> StubPlan:
-    return PLANS[request.param]
+VARIANTS = {name: shrunk(name) for name in ENCODERS if name != "identity"}
+KINDS = {variant: name for name, variant in reversed(VARIANTS.items())}  # the first name of each structure
+
+
+def choices() -> Iterator[dict[str, object]]:
+    for encoder, aggregator, decoder, adaptation in product(KINDS.values(), AGGREGATORS, DECODERS, ADAPTATIONS):
+        yield {"encoder": encoder, "aggregator": aggregator, "decoder": decoder, "adaptation": adaptation}
+    for encoder, adaptation in product(KINDS.values(), ADAPTATIONS):
+        yield {"encoder": encoder, "stem": False, "adaptation": adaptation}
+    yield {"encoder": next(iter(KINDS.values())), "checkpoint_encoder": True}
+    for decoder in DECODERS:  # no aggregator or adaptation: there is nothing to mix or to adapt
+        yield {"encoder": "identity", "decoder": decoder}
+    for baseline in BASELINES:
+        yield {"encoder": "identity", "baseline": baseline}
+
+
+def params() -> Iterator[object]:
+    for index, choice in enumerate(choices()):
+        name = "-".join(str(value) if isinstance(value, str) else key for key, value in choice.items())
+        plan = list(PLANS)[(index + index // len(ADAPTATIONS)) % 2]  # each choice meets both plans somewhere
+        try:
+            config, marks = ModelConfig(**{**SMALL, **choice}), ()
+        except ConfigError as error:  # refused by design: the message is the reason
+            config, marks = None, (pytest.mark.skip(reason=error.problem),)
+        yield pytest.param((config, PLANS[plan]), id=f"{name}-{plan}", marks=marks)
+
+
+@pytest.fixture(autouse=True)
+def small_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, variant in VARIANTS.items():
+        monkeypatch.setitem(dinov2.VARIANTS, name, variant)
+
+
+@pytest.fixture(params=params())
+def case(request: pytest.FixtureRequest) -> tuple[ModelConfig, StubPlan]:
+    return request.param
+
+
+@pytest.fixture
+def config(case: tuple[ModelConfig, StubPlan]) -> ModelConfig:
+    return case[0]
+
+
+@pytest.fixture
+def plan(case: tuple[ModelConfig, StubPlan]) -> StubPlan:
+    return case[1]
 
 
 @pytest.fixture
@@ -57,40 +99,43 @@ def fill_zero_weights(model: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def test_training_returns_logits_at_every_published_stride(model: nn.Module, plan: StubPlan) -> None:
-    logits = model.train()(image(plan, model, batch=2))
-    strides = [(1, 1, 1), *model.deep_strides]
-    expected = [tuple(-(-n // s) for n, s in zip(plan.patch_size, stride, strict=True)) for stride in strides]
-    assert [tuple(level.shape) for level in logits] == [(2, plan.num_classes, *size) for size in expected]
-    assert len(logits) >= 2
-
-
-@pytest.mark.parametrize("size", [(8, 16, 16), (5, 13, 19), (1, 17, 16)])
-def test_evaluation_returns_the_input_size(model: nn.Module, plan: StubPlan, size: tuple[int, int, int]) -> None:
-    with torch.no_grad():
-        logits = model.eval()(image(plan, model, size=size))
-    assert logits.shape == (1, plan.num_classes, *size)
-    assert logits.isfinite().all()
-
-
-def test_gradient_reaches_every_trainable_parameter_and_no_frozen_one(model: nn.Module, plan: StubPlan) -> None:
+def test_training_reaches_every_trainable_parameter_and_no_frozen_one(
+    model: nn.Module, config: ModelConfig, plan: StubPlan
+) -> None:
     fill_zero_weights(model.train())
     for module in model.modules():
         if isinstance(module, DropPath):
             module.rate = 0.0  # a dropped branch has no gradient by chance
     logits = model(image(plan, model, batch=2))
-    sum(level.square().mean() for level in logits).backward()
+    strides = [(1, 1, 1), *model.deep_strides]
+    expected = [tuple(-(-n // s) for n, s in zip(plan.patch_size, stride, strict=True)) for stride in strides]
+    assert [tuple(level.shape) for level in logits] == [(2, plan.num_classes, *size) for size in expected]
+    assert config.decoder != "unetr" or len(logits) >= 2
+
+    generator = torch.Generator().manual_seed(2)  # a random direction: a norm makes sums and squares constant
+    sum((level * torch.randn(level.shape, generator=generator)).sum() for level in logits).backward()
     named = dict(model.named_parameters())
     without = [name for name, p in named.items() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
     assert [name for name, p in named.items() if not p.requires_grad and p.grad is not None] == []
 
 
-def test_a_sample_does_not_depend_on_the_rest_of_the_batch(model: nn.Module, plan: StubPlan) -> None:
+def test_any_size_one_by_one_or_in_a_batch(model: nn.Module, config: ModelConfig, plan: StubPlan) -> None:
     fill_zero_weights(model.double().eval())
-    x = image(plan, model, batch=3).double()
     with torch.no_grad():
-        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=0, atol=1e-9)
+        for size in ((1, 17, 16), (5, 13, 9)):
+            x = image(plan, model, batch=3, size=size).double()
+            logits = model(x)
+            assert logits.shape == (3, plan.num_classes, *size)
+            assert logits.isfinite().all()
+        torch.testing.assert_close(logits[1:2], model(x[1:2]), rtol=0, atol=1e-9)
+        if config.baseline:
+            return  # no encoder to share
+        taps = model.encode(x)
+        assert torch.equal(model.decode(taps, x[:, :, 1:-1]), logits)
+    tokens = (5, -(-13 // plan.token_stride), -(-9 // plan.token_stride))
+    expected = 0 if config.encoder == "identity" else len(model.encoder.spec)
+    assert [tuple(tap.shape[2:]) for tap in taps] == [tokens] * expected
 
 
 def test_save_and_load_is_bit_equal_and_evaluation_deterministic(
@@ -106,24 +151,13 @@ def test_save_and_load_is_bit_equal_and_evaluation_deterministic(
     assert torch.equal(first, third)
 
 
-def test_encode_then_decode_is_forward(model: nn.Module, config: ModelConfig, plan: StubPlan) -> None:
-    if config.baseline:
-        pytest.skip("a baseline has no encoder to share")
-    x = image(plan, model, size=(6, 18, 21))
-    fill_zero_weights(model.eval())
-    with torch.no_grad():
-        taps = model.encode(x)
-        logits = model.decode(taps, x[:, :, 1:-1])
-        assert torch.equal(logits, model(x))
-    assert [tuple(tap.shape[2:]) for tap in taps] == [(6, -(-18 // plan.token_stride), -(-21 // plan.token_stride))] * (
-        0 if config.encoder == "identity" else len(model.encoder.spec)
-    )
-
-
-def test_frozen_means_no_graph_and_evaluation_mode(model: nn.Module, config: ModelConfig, plan: StubPlan) -> None:
-    if config.adaptation != "frozen":
-        pytest.skip("only the frozen encoder")
-    model.train()
-    assert model.training
-    assert not any(module.training for module in model.encoder.modules())
-    assert not any(tap.requires_grad for tap in model.encode(image(plan, model)))
+def test_frozen_means_no_graph_and_evaluation_mode() -> None:
+    for decoder in DECODERS:
+        model = build_model(ModelConfig(**SMALL, decoder=decoder, adaptation="frozen"), ISOTROPIC).train()
+        assert model.training
+        assert not any(module.training for module in model.encoder.modules())
+        kept: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            taps = model.encode(image(ISOTROPIC, model))
+        assert not any(tap.requires_grad or tap.grad_fn for tap in taps)
+        assert kept == []  # no activation is kept for a backward pass

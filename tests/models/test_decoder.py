@@ -101,3 +101,15 @@ def test_the_memory_format_does_not_change_the_logits() -> None:
         logits[decoder.channels_last] = decoder(x, taps)
     for last, first in zip(logits[True], logits[False], strict=True):
         torch.testing.assert_close(last, first)
+
+
+def test_without_the_stem_voxels_do_not_enter() -> None:
+    torch.manual_seed(0)
+    spec = FeatureSpec((6,), ((1, 4, 4),))  # one tap: nothing but what comes from below enters level 1
+    settings = {"image_channels": 1, "num_classes": 2, "spacing_mm": (1.0,) * 3, "taps": spec, "features": 4}
+    decoder = UnetrDecoder(strides=((1, 1, 1), (2, 2, 2), (2, 4, 4)), stem=False, **settings).eval()
+    tap = torch.randn(1, 6, 4, 2, 2)
+    one, other = (decoder(torch.randn(1, 1, 4, 8, 8), [tap])[0] for _ in range(2))
+    assert torch.equal(one, other)
+    assert one.shape == (1, 2, 4, 8, 8)
+    assert not torch.equal(one, decoder(torch.randn(1, 1, 4, 8, 8), [tap + 1])[0])

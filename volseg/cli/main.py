@@ -14,6 +14,7 @@ from volseg.version import __version__
 COMMANDS = {
     "plan": "look at a data set and write its plan",
     "train": "train a model",
+    "describe": "print what the parts of a network cost",
     "predict": "write masks for scans",
     "evaluate": "score masks against references",
     "phantom": "generate a small labelled CT data set",

@@ -21,10 +21,10 @@ ENCODERS = (
     "tiny",
     "identity",
 )
-AGGREGATORS = ("none", "attention")
+AGGREGATORS = ("none", "conv", "attention")
 ATTENTIONS = ("sdpa", "xformers", "math")
 ADAPTATIONS = ("frozen", "linear", "lora", "bitfit", "full")
-DECODERS = ("unetr",)
+DECODERS = ("unetr", "linear", "unet2d")
 BASELINES = ("dynunet",)
 PRECISIONS = ("auto", "32", "bf16")
 FROZEN = ("frozen", "linear")
@@ -105,11 +105,14 @@ class ModelConfig:
         lora_mlp: LoRA on the feed-forward layers too, not on the attention's alone.
         aggregator: How slice tokens are mixed along depth.
         attention: Attention kernel; ``xformers`` needs CUDA and the extra ``volseg[xformers]``.
-        decoder: ``unetr``.
+        decoder: ``unetr`` works in 3D on raw voxels and tokens; ``linear`` (one classifier) and ``unet2d`` see the
+            tokens of one slice at a time.
+        stem: Whether raw voxels enter the ``unetr`` decoder.
         adjacent_slices: Slices that enter the encoder as channels (1 or 3).
         features: Channels of the decoder and the raw-voxel stem at full resolution; doubled at each level.
         max_features: Upper limit of that doubling.
         drop_path: Highest stochastic-depth rate of the encoder (linear over depth).
+        checkpoint_encoder: Compute the encoder's activations twice instead of keeping them: less memory, more time.
         baseline: Build this reference network instead of volseg's own (benchmarks).
     """
 
@@ -123,10 +126,12 @@ class ModelConfig:
     aggregator: str = "attention"
     attention: str = "sdpa"
     decoder: str = "unetr"
+    stem: bool = True
     adjacent_slices: int = 3
-    features: int = 32
+    features: int = 16
     max_features: int = 320
     drop_path: float = 0.0
+    checkpoint_encoder: bool = False
     baseline: str | None = None
 
     def __post_init__(self) -> None:
@@ -148,6 +153,13 @@ class ModelConfig:
         if not 0 <= self.lora_dropout < 1:
             raise ConfigError(
                 "model.lora_dropout is out of range", found=self.lora_dropout, expected="0 <= dropout < 1"
+            )
+        if self.encoder == "identity" and self.baseline is None and (self.decoder != "unetr" or not self.stem):
+            raise ConfigError(
+                "without an encoder nothing enters this decoder",
+                found=f"model.encoder=identity model.decoder={self.decoder} model.stem={str(self.stem).lower()}",
+                expected="model.decoder=unetr model.stem=true",
+                mend="choose another model.encoder, or that decoder",
             )
 
     def _check_linear_probe(self) -> None:

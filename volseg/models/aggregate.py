@@ -1,25 +1,40 @@
-"""Mixing slice tokens along depth. Every aggregator starts as the identity."""
+"""Mixing slice tokens along depth. Every aggregator starts as the identity.
+
+All of them mix the last tap only, which carries most of what the encoder knows and enters the decoder at its deepest
+level; the shallower taps meet their neighbours in the decoder's convolutions. That is a quarter of the cost of mixing
+all four.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
 from volseg.models.attention import AttentionFunction, sdpa
 from volseg.models.contracts import FeatureSpec
 
-# Start of the query and key biases. Equal biases add the same positive, falling function of the distance to all scores,
-# so that attention begins with the near slices instead of the mean of the stack.
 NEARNESS = 0.7
+"""Start of the query and key offsets. Equal offsets add the same positive, falling function of the distance to all
+scores, so that attention begins with the near slices instead of the mean of the stack."""
+CONTENT = 0.5
+"""Start of the query and key scales: what the tokens hold weighs less than how near they are."""
 
 SpacingMm = torch.Tensor | tuple[float, float, float]
 
 
 class NoAggregator(nn.Module):
-    """Leave the taps as they are."""
+    """Leave the taps as they are.
+
+    Attributes:
+        spec: The taps.
+        reach: Slices to each side that a token learns from; `None`: the whole stack.
+    """
+
+    reach: int | None = 0
 
     def __init__(self, spec: FeatureSpec) -> None:
         super().__init__()
@@ -30,12 +45,50 @@ class NoAggregator(nn.Module):
         return taps
 
 
+class DepthConv(nn.Module):
+    """Depthwise convolution along depth, GELU and a projection, over the last tap.
+
+    It counts in slices, not in millimetres: what it learns at one spacing does not carry over to another. The ends of
+    the stack are repeated, as the decoder's padding does. The projection starts at zero: at first the result equals the
+    input to the bit.
+
+    Args:
+        spec: The taps; passed on unchanged.
+        reach: Slices to each side that a token learns from.
+
+    Source: the depthwise-separable convolution of Howard et al. 2017, "MobileNets".
+    """
+
+    def __init__(self, spec: FeatureSpec, reach: int = 2) -> None:
+        super().__init__()
+        self.spec = spec
+        self.reach = reach
+        width = spec.channels[-1]
+        self.depthwise = nn.Conv1d(width, width, 2 * reach + 1, groups=width)
+        self.proj = nn.Linear(width, width)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, taps: list[torch.Tensor], spacing_mm: SpacingMm) -> list[torch.Tensor]:
+        """Mix the last tap along depth: ``(B, E, D, h, w)`` each -> the same shapes; the spacing is not used."""
+        tap = taps[-1]
+        batch, _, _, height, width = tap.shape
+        columns = rearrange(tap, "b e d h w -> (b h w) e d")
+        mixed = self.depthwise(F.pad(columns, (self.reach, self.reach), mode="replicate"))
+        mixed = self.proj(F.gelu(rearrange(mixed, "n e d -> n d e")))
+        mixed = rearrange(mixed, "(b h w) d e -> b e d h w", b=batch, h=height, w=width)
+        return [*taps[:-1], tap + mixed]
+
+
 class DepthAttention(nn.Module):
     """Axial attention along depth over the last tap, with rotary positions in millimetres.
 
-    Only the last tap, which carries most of what the encoder knows and enters the decoder at its deepest level, is
-    mixed; the shallower taps meet their neighbours in the decoder's convolutions. That is a quarter of the cost of
-    mixing all four. The output projection starts at zero: at first the result equals the input to the bit.
+    Softmax over slices stands for an integral over millimetres, so that a stack resampled along depth gives the same
+    result. That holds where scores and values change little from slice to slice. Two things see to it, whatever the
+    weights: keys and values come from the stack blurred by ``blur_mm``, and queries and keys are normalised, so that no
+    slice can outweigh all others. Both are read midway between the slices, which covers the stack from its first to its
+    last slice with equal weights at any spacing. Detail is not lost: the residual carries it, and each slice asks with
+    its own tokens. The output projection starts at zero: at first the result equals the input to the bit.
 
     Args:
         spec: The taps; passed on unchanged.
@@ -43,9 +96,13 @@ class DepthAttention(nn.Module):
         attend: Attention kernel.
         periods_mm: Shortest and longest period of the rotation, spaced geometrically: from several thick slices (no
             aliasing) to a torso.
+        blur_mm: Standard deviation of the Gaussian, about one thick slice.
 
-    Source: rotary positions, Su et al. 2021, "RoFormer"; axial attention, Ho et al. 2019.
+    Source: rotary positions, Su et al. 2021, "RoFormer"; axial attention, Ho et al. 2019; normalised queries and keys,
+    Dehghani et al. 2023, "Scaling Vision Transformers to 22 Billion Parameters".
     """
+
+    reach: int | None = None
 
     def __init__(
         self,
@@ -53,19 +110,26 @@ class DepthAttention(nn.Module):
         heads: int,
         attend: AttentionFunction = sdpa,
         periods_mm: tuple[float, float] = (60.0, 600.0),
+        blur_mm: float = 8.0,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.heads = heads
         self.attend = attend
         self.periods_mm = periods_mm
+        self.blur_mm = blur_mm
         width = spec.channels[-1]
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.query_norm = nn.LayerNorm(width // heads, eps=1e-6)
+        self.key_norm = nn.LayerNorm(width // heads, eps=1e-6)
         self.proj = nn.Linear(width, width)
-        nn.init.trunc_normal_(self.qkv.weight, std=0.02)
-        nn.init.zeros_(self.qkv.bias)
-        nn.init.constant_(self.qkv.bias.data[: 2 * width], NEARNESS)
+        for linear in (self.query, self.key_value):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+        for norm in (self.query_norm, self.key_norm):
+            nn.init.constant_(norm.weight, CONTENT)
+            nn.init.constant_(norm.bias, NEARNESS)
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
@@ -82,26 +146,47 @@ class DepthAttention(nn.Module):
         tap = taps[-1]
         batch, _, depth, height, width = tap.shape
         tokens = rearrange(tap, "b e d h w -> (b h w) d e")
-        qkv = rearrange(self.qkv(self.norm(tokens)), "n d (three a e) -> three n a d e", three=3, a=self.heads)
-        angles = self.angles(depth, spacing_mm, qkv)  # (B or 1, D, E / heads / 2)
-        if len(angles) > 1:
-            angles = angles.repeat_interleave(height * width, dim=0)
-        cosine, sine = angles.cos()[:, None].to(qkv.dtype), angles.sin()[:, None].to(qkv.dtype)
-        query, key = rotate(qkv[0], cosine, sine), rotate(qkv[1], cosine, sine)
-        mixed = self.proj(rearrange(self.attend(query, key, qkv[2]), "n a d e -> n d (a e)"))
+        slices = positions_mm(depth, spacing_mm, tap.device)  # (B or 1, D)
+        if len(slices) > 1:
+            slices = slices.repeat_interleave(height * width, dim=0)
+        between = (slices[:, 1:] + slices[:, :-1]) / 2 if depth > 1 else slices  # (B * h * w or 1, D - 1)
+        blurred = blur_weights(between, slices, self.blur_mm).to(tokens.dtype) @ tokens
+        query = rearrange(self.query(self.norm(tokens)), "n d (a e) -> n a d e", a=self.heads)
+        key, value = rearrange(self.key_value(self.norm(blurred)), "n d (two a e) -> two n a d e", two=2, a=self.heads)
+        query = self.rotate(self.query_norm(query), slices)
+        key = self.rotate(self.key_norm(key), between)
+        mixed = self.proj(rearrange(self.attend(query, key, value), "n a d e -> n d (a e)"))
         mixed = rearrange(mixed, "(b h w) d e -> b e d h w", b=batch, h=height, w=width)
         return [*taps[:-1], tap + mixed]
 
-    def angles(self, depth: int, spacing_mm: SpacingMm, like: torch.Tensor) -> torch.Tensor:
-        """Rotation of each slice and frequency in radians, ``(B or 1, D, E / heads / 2)``, float32."""
-        count = like.shape[-1] // 2
-        device = like.device
+    def rotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Rotate ``(N, heads, D, E / heads)`` to positions ``(N or 1, D)`` in mm."""
+        angles = self.angles(positions, x.shape[-1] // 2)[:, None]
+        return rotate(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+
+    def angles(self, positions: torch.Tensor, count: int) -> torch.Tensor:
+        """Rotation in radians of each position ``(..., D)`` in mm at each frequency: ``(..., D, count)``."""
         shortest, longest = self.periods_mm
-        steps = torch.arange(count, device=device, dtype=torch.float32) / max(1, count - 1)
+        steps = torch.arange(count, device=positions.device, dtype=torch.float32) / max(1, count - 1)
         frequencies = 2 * math.pi / (shortest * (longest / shortest) ** steps)  # radians per mm
-        spacing = torch.as_tensor(spacing_mm, device=device, dtype=torch.float32).reshape(-1, 3)[:, :1]
-        positions_mm = spacing * torch.arange(depth, device=device)  # (B or 1, D)
-        return positions_mm[..., None] * frequencies
+        return positions[..., None] * frequencies
+
+
+def positions_mm(depth: int, spacing_mm: SpacingMm, device: torch.device) -> torch.Tensor:
+    """Where the slices lie along depth: ``(B or 1, D)`` in mm, float32."""
+    spacing = torch.as_tensor(spacing_mm, device=device, dtype=torch.float32).reshape(-1, 3)[:, :1]
+    return spacing * torch.arange(depth, device=device)
+
+
+def blur_weights(at: torch.Tensor, slices: torch.Tensor, blur_mm: float) -> torch.Tensor:
+    """Gaussian weights of slices at ``(..., D)`` mm, seen from ``(..., M)`` mm: ``(..., M, D)``, rows sum to 1.
+
+    The end slices count half (trapezoidal rule), so that a stack with slices added between has the same integral.
+    """
+    weights = torch.exp(-0.5 * ((at[..., :, None] - slices[..., None, :]) / blur_mm) ** 2)
+    if weights.shape[-1] > 1:
+        weights[..., [0, -1]] *= 0.5
+    return weights / weights.sum(dim=-1, keepdim=True)
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

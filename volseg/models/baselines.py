@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -58,9 +59,9 @@ class BaselineNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.halo = halo
-        cumulative = torch.tensor(strides).cumprod(dim=0).tolist()
+        cumulative = list(accumulate(strides, lambda a, b: (a[0] * b[0], a[1] * b[1], a[2] * b[2])))
         self.multiple = cumulative[-1]
-        self.deep_strides: tuple[Stride, ...] = tuple((d, h, w) for d, h, w in cumulative[1 : 1 + extra_outputs])
+        self.deep_strides: tuple[Stride, ...] = tuple(cumulative[1 : 1 + extra_outputs])
 
     def forward(self, x: torch.Tensor, spacing_mm: object = None) -> torch.Tensor | list[torch.Tensor]:
         """``(B, C, D + 2 halo, H, W)`` -> logits as a Segmenter gives them; the spacing is not used."""

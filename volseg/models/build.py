@@ -13,10 +13,11 @@ from torch import nn
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.adapt import adapt
-from volseg.models.aggregate import DepthAttention, NoAggregator
+from volseg.models.aggregate import DepthAttention, DepthConv, NoAggregator
 from volseg.models.attention import attention_function, try_attention
-from volseg.models.contracts import FeatureSpec, NetworkPlan
+from volseg.models.contracts import Decoder, FeatureSpec, NetworkPlan
 from volseg.models.decoder import UnetrDecoder
+from volseg.models.decoders_2d import LinearDecoder, UnetDecoder2d
 from volseg.models.dinov2 import VARIANTS, build_dinov2
 from volseg.models.lora import is_lora
 from volseg.models.segmenter import Segmenter
@@ -25,6 +26,8 @@ from volseg.models.start import load_start, weight_file
 
 logger = logging.getLogger(__name__)
 
+TAPS = {"unetr": 4, "linear": 1, "unet2d": 5}
+"""Encoder blocks whose tokens each decoder takes."""
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens")
 
 
@@ -59,17 +62,10 @@ def build_model(
     if device is not None:
         _try_attention(model, device, dtype)
     encoder = _build_encoder(model, plan)
-    taps = encoder.spec if encoder is not None else FeatureSpec()
-    decoder = UnetrDecoder(
-        image_channels=plan.num_channels,
-        num_classes=plan.num_classes,
-        strides=plan.decoder_strides,
-        spacing_mm=plan.spacing_mm,
-        taps=taps,
-        features=model.features,
-        max_features=model.max_features,
-    )
-    network = Segmenter(encoder, _build_aggregator(model, encoder), decoder, plan.spacing_mm, model.adjacent_slices)
+    # the decoder first: then it starts with the same weights whatever the aggregator is
+    decoder = _build_decoder(model, plan, encoder.spec if encoder is not None else FeatureSpec())
+    aggregator = _build_aggregator(model, encoder)
+    network = Segmenter(encoder, aggregator, decoder, plan.spacing_mm, model.adjacent_slices)
     if start is not None:
         load_start(network, start, plan)
     if encoder is not None:
@@ -99,7 +95,7 @@ def _try_attention(model: ModelConfig, device: torch.device | str, dtype: torch.
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
     if model.encoder == "identity":
         return None
-    if plan.decoder_strides[-1][1:] != (plan.token_stride, plan.token_stride):
+    if model.decoder == "unetr" and plan.decoder_strides[-1][1:] != (plan.token_stride, plan.token_stride):
         raise ConfigError(
             "the deepest decoder level must have the encoder's token stride in plane",
             found=f"decoder_strides end in {plan.decoder_strides[-1]}, token_stride is {plan.token_stride}",
@@ -117,13 +113,33 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
         attend=attention_function(model.attention),
         drop_path=model.drop_path,
     )
-    return SliceEncoder(vit, plan.token_stride, model.adjacent_slices)
+    vit.checkpoint_blocks = model.checkpoint_encoder
+    return SliceEncoder(vit, plan.token_stride, model.adjacent_slices, TAPS[model.decoder])
 
 
 def _build_aggregator(model: ModelConfig, encoder: SliceEncoder | None) -> nn.Module:
     if encoder is None or model.aggregator == "none":
         return NoAggregator(encoder.spec if encoder is not None else FeatureSpec())
+    if model.aggregator == "conv":
+        return DepthConv(encoder.spec)
     return DepthAttention(encoder.spec, encoder.vit.variant.heads, attention_function(model.attention))
+
+
+def _build_decoder(model: ModelConfig, plan: NetworkPlan, taps: FeatureSpec) -> Decoder:
+    if model.decoder == "linear":
+        return LinearDecoder(num_classes=plan.num_classes, taps=taps)
+    if model.decoder == "unet2d":
+        return UnetDecoder2d(num_classes=plan.num_classes, taps=taps)
+    return UnetrDecoder(
+        image_channels=plan.num_channels,
+        num_classes=plan.num_classes,
+        strides=plan.decoder_strides,
+        spacing_mm=plan.spacing_mm,
+        taps=taps,
+        features=model.features,
+        max_features=model.max_features,
+        stem=model.stem,
+    )
 
 
 def parameter_groups(

@@ -60,6 +60,18 @@ class NetworkPlan(Protocol):
         """Image channels (modalities)."""
 
 
+class Decoder(Protocol):
+    """What `volseg.models.segmenter.Segmenter` asks of a decoder."""
+
+    multiple: Stride
+    """Voxels along D, H and W of which the input is a whole multiple."""
+    deep_strides: tuple[Stride, ...]
+    """Strides of the extra outputs in training."""
+
+    def __call__(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Logits of voxels ``(B, C, D, H, W)``, finest first; outside of training the finest only."""
+
+
 def pad_to_multiple(x: torch.Tensor, multiple: Sequence[int]) -> torch.Tensor:
     """Repeat the last voxels until the trailing axes are whole multiples.
 

@@ -98,6 +98,7 @@ class UnetrDecoder(nn.Module):
 
     Level ``l`` works at ``strides[l]`` with ``min(features * 2**l, max_features)`` channels. The deepest level takes
     the last tap and all that are left over, level 1 the first, level 2 the second; level 0 sees raw voxels only.
+    Without the stem each level has its taps alone, and those that get none only what comes from below.
 
     Args:
         image_channels: Channels of the image.
@@ -107,8 +108,11 @@ class UnetrDecoder(nn.Module):
         taps: What the aggregator publishes; empty for the control without an encoder.
         features: Channels at level 0.
         max_features: Upper limit of the channels.
+        stem: Whether raw voxels enter.
 
     Attributes:
+        multiple: Voxels along D, H and W of which the input is a whole multiple.
+        deep_strides: Strides of the extra outputs in training.
         channels_last: Run the convolutions channels last, whatever the format of the weights.
     """
 
@@ -120,12 +124,14 @@ class UnetrDecoder(nn.Module):
         strides: Sequence[Stride],
         spacing_mm: Sequence[float],
         taps: FeatureSpec,
-        features: int = 32,
+        features: int,
         max_features: int = 320,
+        stem: bool = True,
     ) -> None:
         super().__init__()
         levels = len(strides)
-        self.strides = tuple(strides)
+        self.multiple = strides[-1]
+        self.deep_strides: tuple[Stride, ...] = tuple(strides[1:-1])
         self.channels_last = True
         widths = [min(features * 2**level, max_features) for level in range(levels)]
         kernels = [kernel_at(stride, spacing_mm) for stride in strides]
@@ -135,7 +141,7 @@ class UnetrDecoder(nn.Module):
                 conv_block(widths[level - 1] if level else image_channels, widths[level], kernels[level], steps[level]),
                 conv_block(widths[level], widths[level], kernels[level]),
             )
-            for level in range(levels)
+            for level in range(levels if stem else 0)
         )
         self.tap_levels = assign_taps(len(taps), levels)
         self.fusions = nn.ModuleDict()
@@ -148,7 +154,9 @@ class UnetrDecoder(nn.Module):
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                conv_block(2 * widths[level], widths[level], kernels[level]),
+                conv_block(
+                    (2 if stem or level in self.tap_levels else 1) * widths[level], widths[level], kernels[level]
+                ),
                 conv_block(widths[level], widths[level], kernels[level]),
             )
             for level in range(levels - 1)
@@ -163,21 +171,30 @@ class UnetrDecoder(nn.Module):
             x: Raw voxels ``(B, C, D, H, W)``, whole multiples of the deepest stride.
             taps: ``(B, E, D, h, w)`` each.
         """
-        skips = []
-        for stage in self.stem:
-            for block in stage:  # type: ignore[attr-defined]
-                x = block(x)
-                if self.channels_last:  # copies once, after the first block; every later layer keeps the format
-                    x = x.contiguous(memory_format=torch.channels_last_3d)
-            skips.append(x)
-        for level, chosen in self.tap_levels.items():
-            skips[level] = skips[level] + self.fusions[str(level)]([taps[index] for index in chosen])
-        x, logits = skips[-1], []
+        skips = self.skips(x, taps)
+        x, logits = skips[len(self.ups)], []
         for level in reversed(range(len(self.ups))):
-            x = self.blocks[level](torch.cat([self.ups[level](x), skips[level]], dim=1))
+            x = self.ups[level](x)
+            x = self.blocks[level](torch.cat([x, skips[level]], dim=1) if level in skips else x)
             if self.training or level == 0:
                 logits.append(self.heads[level](x))
         return logits[::-1]
+
+    def skips(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """What enters each level beside what comes from below: stem and taps, added."""
+        skips = {}
+        for level, stage in enumerate(self.stem):
+            for block in stage:  # type: ignore[attr-defined]
+                x = self._format(block(x))
+            skips[level] = x
+        for level, chosen in self.tap_levels.items():
+            fused = self.fusions[str(level)]([taps[index] for index in chosen])
+            skips[level] = skips[level] + fused if level in skips else self._format(fused)
+        return skips
+
+    def _format(self, x: torch.Tensor) -> torch.Tensor:
+        """Copies once, after the first block; every later layer keeps the format."""
+        return x.contiguous(memory_format=torch.channels_last_3d) if self.channels_last else x
 
 
 def assign_taps(taps: int, levels: int) -> dict[int, tuple[int, ...]]:

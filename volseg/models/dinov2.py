@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from volseg.errors import ConfigError
 from volseg.models.attention import AttentionFunction, sdpa
@@ -63,6 +64,9 @@ class DinoV2(nn.Module):
         in_channels: Image channels.
         attend: Attention kernel.
         drop_path: Stochastic-depth rate of the last block; it rises linearly from 0.
+
+    Attributes:
+        checkpoint_blocks: Keep the input of each block only and run the block again for its gradient.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class DinoV2(nn.Module):
     ) -> None:
         super().__init__()
         self.variant = variant
+        self.checkpoint_blocks = False
         width, depth = variant.width, variant.depth
         self.patch_embed = PatchEmbed(in_channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -135,7 +140,10 @@ class DinoV2(nn.Module):
             raise ValueError(f"image of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {PATCH}")
         tokens, kept = self.embed(images), []
         for index, block in enumerate(self.blocks[: indices[-1] + 1]):
-            tokens = block(tokens)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
             if index in indices:
                 kept.append(self.norm(tokens[:, 1 + self.variant.registers :]))
         return kept

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from volseg.models.aggregate import SpacingMm
-from volseg.models.contracts import Stride, crop_to, pad_to_multiple
-from volseg.models.decoder import UnetrDecoder
+from volseg.models.contracts import Decoder, Stride, crop_to, pad_to_multiple
 from volseg.models.slices import SliceEncoder
 
 
@@ -24,7 +23,7 @@ class Segmenter(nn.Module):
         self,
         encoder: SliceEncoder | None,
         aggregator: nn.Module,
-        decoder: UnetrDecoder,
+        decoder: Decoder,
         spacing_mm: tuple[float, float, float],
         adjacent_slices: int,
     ) -> None:
@@ -34,7 +33,7 @@ class Segmenter(nn.Module):
         self.decoder = decoder
         self.spacing_mm = spacing_mm
         self.halo = (adjacent_slices - 1) // 2
-        self.deep_strides: tuple[Stride, ...] = decoder.strides[1:-1]
+        self.deep_strides: tuple[Stride, ...] = decoder.deep_strides
         self.pretrained = False
 
     def forward(
@@ -60,7 +59,7 @@ class Segmenter(nn.Module):
         """
         if self.encoder is None:
             return []
-        _, height, width = self.decoder.strides[-1]
+        _, height, width = self.decoder.multiple
         return self.encoder(pad_to_multiple(x, (1, height, width)))  # type: ignore[no-any-return]
 
     def decode(
@@ -68,11 +67,11 @@ class Segmenter(nn.Module):
     ) -> torch.Tensor | list[torch.Tensor]:
         """Mix taps along depth and decode them with the voxels of the same slices, ``x`` ``(B, C, D, H, W)``."""
         size = x.shape[2:]
-        deepest = self.decoder.strides[-1]
+        multiple = self.decoder.multiple
         if taps:
             mixed = self.aggregator(taps, self.spacing_mm if spacing_mm is None else spacing_mm)
-            taps = [pad_to_multiple(tap, (deepest[0], 1, 1)) for tap in mixed]
-        logits = self.decoder(pad_to_multiple(x, deepest), taps)
+            taps = [pad_to_multiple(tap, (multiple[0], 1, 1)) for tap in mixed]
+        logits = self.decoder(pad_to_multiple(x, multiple), taps)
         if not self.training:
             return crop_to(logits[0], size)
         strides = [(1, 1, 1), *self.deep_strides]

@@ -11,7 +11,9 @@ from volseg.models.contracts import FeatureSpec
 from volseg.models.dinov2 import DinoV2, tap_indices
 from volseg.models.layers import PATCH
 
-CHUNK_PIXELS = 16 * 518 * 518  # pixels encoded at once where no graph is kept; bounds the memory of a deep volume
+CHUNK_PIXELS = (
+    16 * 518 * 518
+)  # pixels encoded at once where activations are not kept; bounds the memory of a deep volume
 
 
 def slice_channels(image_channels: int, adjacent_slices: int) -> int:
@@ -50,15 +52,16 @@ class SliceEncoder(nn.Module):
         vit: The transformer, with as many input channels as `slice_channels` says.
         token_stride: Voxels per token in plane.
         adjacent_slices: Slices that enter as channels (1 or 3).
+        taps: Blocks whose tokens are kept, evenly spaced, the last included; at most one for each block.
     """
 
-    def __init__(self, vit: DinoV2, token_stride: int, adjacent_slices: int) -> None:
+    def __init__(self, vit: DinoV2, token_stride: int, adjacent_slices: int, taps: int = 4) -> None:
         super().__init__()
         self.vit = vit
         self.token_stride = token_stride
         self.adjacent_slices = adjacent_slices
         self.frozen = False
-        self.tap_indices = tap_indices(len(vit.blocks))
+        self.tap_indices = tap_indices(len(vit.blocks), taps)
         count = len(self.tap_indices)
         self.spec = FeatureSpec((vit.variant.width,) * count, ((1, token_stride, token_stride),) * count)
 
@@ -81,6 +84,6 @@ class SliceEncoder(nn.Module):
         return self.vit.taps(resize_slices(slices, self.token_stride), self.tap_indices)
 
     def _chunk_size(self, slices: torch.Tensor, tokens: int) -> int:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not self.vit.checkpoint_blocks:
             return len(slices)
         return max(1, CHUNK_PIXELS // (tokens * PATCH * PATCH))

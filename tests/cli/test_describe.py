@@ -1,0 +1,65 @@
+"""``volseg describe``: the table, the plan it stands on, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from volseg.cli.main import main
+from volseg.planning.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = str(ROOT / "benchmarks" / "results" / "hippocampus_30min" / "plan.json")
+CONFIG = str(ROOT / "configs" / "hippocampus.yaml")
+
+
+def described(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, list[str]], str]:
+    assert main(["describe", *arguments]) == 0
+    printed = capsys.readouterr().out
+    lines = printed.split("\n\n")[0].splitlines()
+    return {line.split()[0]: line.split()[1:] for line in lines}, printed
+
+
+def test_the_table_of_a_config_and_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    rows, printed = described(capsys, CONFIG, "--plan", PLAN, "model.adaptation=frozen")
+    assert list(rows) == ["part", "encoder", "aggregator", "stem", "decoder", "total"]
+    numbers = {name: [int(cell.replace(",", "")) for cell in row[:2]] for name, row in rows.items() if name != "part"}
+    parts = [row for name, row in numbers.items() if name != "total"]
+    assert numbers["total"] == [sum(column) for column in zip(*parts, strict=True)]
+    assert numbers["encoder"][1] == 0
+    assert rows["encoder"][4] == "1x8x8"
+    assert "patch 40 x 56 x 40 voxels, 1 channel(s), 3 classes, token stride 8" in printed
+
+
+def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    before, _ = described(capsys, CONFIG, "--plan", PLAN, "model.decoder=linear", "train.batch_size=1")
+    overrides = ["model.decoder=linear", "plan.patch_size=[40, 56, 80]", "train.batch_size=2"]
+    after, printed = described(capsys, CONFIG, "--plan", PLAN, *overrides)
+    assert "40 x 56 x 80" in printed
+    assert float(after["decoder"][2]) == pytest.approx(2 * float(before["decoder"][2]), rel=0.01)
+    assert float(after["decoder"][3]) == pytest.approx(4 * float(before["decoder"][3]), rel=0.01)
+
+
+def test_without_a_plan_it_makes_that_of_the_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["phantom", str(tmp_path / "data"), "--train", "2", "--test", "0"]) == 0
+    data = [f"data.root={tmp_path / 'data'}", "data.workers=0"]
+    assert main(["plan", str(tmp_path / "data"), "--out", str(tmp_path / "plan.json"), "--workers", "0"]) == 0
+    capsys.readouterr()
+    rows, printed = described(capsys, CONFIG, *data)
+    assert f"patch {' x '.join(map(str, Plan.load(tmp_path / 'plan.json').patch_size))} voxels" in printed
+    assert rows == described(capsys, CONFIG, "--plan", str(tmp_path / "plan.json"))[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([CONFIG], "--plan FILE"),
+        ([CONFIG, "--plan", "none.json"], "none.json"),
+        ([CONFIG, "--plan", PLAN, "plan.token_stride=4"], "plan.decoder_strides"),
+        ([CONFIG, "--plan", PLAN, "model.decoder=unet"], "unet2d"),
+    ],
+)
+def test_what_it_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""Print what each part of a configuration's network costs: parameters, multiply-accumulates, activations, strides."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from volseg.config.schema import Config
+    from volseg.models.describe import PartCost
+    from volseg.planning.plan import Plan
+
+HEAD = ("part", "parameters", "trainable", "GMACs", "kept MB", "output strides")
+NOTES = """\
+patch {patch} voxels, {channels} channel(s), {classes} classes, token stride {stride}
+GMACs: one patch in prediction; matrix products, convolutions and attention, not norms, activations or interpolation
+kept MB: activations that autograd keeps of one training batch ({batch} patches) in float32, counted on the meta device;
+  the peak adds weights, gradients, the optimizer's state and the work space of single operations"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/default.yaml")
+    parser.add_argument("--plan", metavar="FILE", help="a plan; without it the plan of data.root is made")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example data.root=DIR")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe; 0."""
+    from volseg.config.load import load_config
+
+    config = load_config(args.config, args.overrides)
+
+    from volseg.models.describe import describe_model
+
+    plan = _plan(config, args.plan)
+    batch = config.train.batch_size
+    print(table(describe_model(config.model, plan, batch)))
+    print()
+    sizes = {"channels": plan.num_channels, "classes": plan.num_classes, "stride": plan.token_stride, "batch": batch}
+    print(NOTES.format(patch=" x ".join(map(str, plan.patch_size)), **sizes))
+    return 0
+
+
+def table(parts: list[PartCost]) -> str:
+    """One line for each part and one for all, aligned."""
+    rows = [
+        (
+            part.name,
+            f"{part.parameters:,}",
+            f"{part.trainable:,}",
+            _number(part.macs / 1e9),
+            _number(part.kept_bytes / 1e6),
+            " ".join("x".join(map(str, stride)) for stride in dict.fromkeys(part.strides)),
+        )
+        for part in parts
+    ]
+    sums = [sum(getattr(part, name) for part in parts) for name in ("parameters", "trainable", "macs", "kept_bytes")]
+    total = ("total", f"{sums[0]:,}", f"{sums[1]:,}", _number(sums[2] / 1e9), _number(sums[3] / 1e6), "")
+    lines = [HEAD, *rows, total]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(cell.rjust(w) for cell, w in zip(line[1:5], widths[1:5], strict=True)),
+                line[5],
+            ]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _number(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _plan(config: Config, file: str | None) -> Plan:
+    """The plan that training would use, or one from a file with the configuration's overrides."""
+    from volseg.planning.plan import Plan, make_plan
+
+    if file is not None:
+        return Plan.from_dict(Plan.load(file).to_dict() | config.plan)
+
+    from volseg.cli.progress import progress_bar
+    from volseg.errors import ConfigError
+    from volseg.io.datasets import read_dataset
+    from volseg.planning.fingerprint import fingerprint
+
+    if config.data.root is None:
+        raise ConfigError("no data set is given", mend="add data.root=FOLDER, or --plan FILE")
+    with progress_bar("fingerprint") as progress:
+        measured = fingerprint(read_dataset(config.data.root), progress, workers=config.data.workers)
+    return make_plan(measured, config.plan)

@@ -1,0 +1,126 @@
+"""Decoders that see one slice at a time and no raw voxels: the protocol of the DINOv2 study on radiology benchmarks.
+
+Source: Baharoon et al. 2023, "Evaluating General Purpose Vision Foundation Models for Medical Image Analysis: An
+Experimental Study of DINOv2 on Radiology Benchmarks", arXiv 2312.02366.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from volseg.models.contracts import FeatureSpec, Stride
+
+
+class LinearDecoder(nn.Module):
+    """The linear probe: one 1x1 classifier on the last tap, its logits enlarged bilinearly in plane.
+
+    Args:
+        num_classes: Classes, background included.
+        taps: What the aggregator publishes; only the last is used.
+
+    Attributes:
+        multiple: Voxels along D, H and W of which the input is a whole multiple.
+        deep_strides: Strides of the extra outputs in training: none.
+    """
+
+    deep_strides: tuple[Stride, ...] = ()
+
+    def __init__(self, *, num_classes: int, taps: FeatureSpec) -> None:
+        super().__init__()
+        self.multiple = taps.strides[-1]
+        self.classifier = nn.Conv2d(taps.channels[-1], num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Logits ``(B, K, D, H, W)``, alone in a list.
+
+        Args:
+            x: Voxels ``(B, C, D, H, W)``; only their size is used.
+            taps: ``(B, E, D, h, w)`` each.
+        """
+        logits = self.classifier(rearrange(taps[-1], "b e d h w -> (b d) e h w"))
+        logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return [rearrange(logits, "(b d) k h w -> b k d h w", b=len(x))]
+
+
+class UpBlock(nn.Module):
+    """One step up: transposed convolution, joined with a tap that was projected and enlarged.
+
+    Args:
+        inputs: Channels from below.
+        outputs: Channels of the result.
+        tap: Channels of the tap; 0 where there is none.
+        step: 2 doubles the sides, 1 keeps them.
+    """
+
+    def __init__(self, inputs: int, outputs: int, tap: int, step: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(inputs, outputs, step, step)
+        self.skip = _conv(tap, outputs) if tap else None
+        self.conv = _conv(2 * outputs if tap else outputs, outputs)
+
+    def forward(self, x: torch.Tensor, tap: torch.Tensor | None) -> torch.Tensor:
+        """``(N, C, H, W)`` and a tap ``(N, E, h, w)`` -> ``(N, C', H * step, W * step)``."""
+        x = self.up(x)
+        if self.skip is not None:
+            skip = F.interpolate(self.skip(tap), size=x.shape[-2:], mode="bilinear", align_corners=False)
+            x = torch.cat([x, skip], dim=1)
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class UnetDecoder2d(nn.Module):
+    """The per-slice U-Net decoder: from the last tap upwards, each step halves the width and takes the next tap.
+
+    Four steps for five taps. At token stride 16 each doubles the sides, as in the study (DINOv2's patch of 14 pixels);
+    at 8 and 4 the first steps stay at token stride. Unlike the study's code, a 1x1 classifier follows the last step
+    (there its ReLU gives the logits), and resizing has half-pixel centres.
+
+    Args:
+        num_classes: Classes, background included.
+        taps: What the aggregator publishes.
+
+    Attributes:
+        multiple: Voxels along D, H and W of which the input is a whole multiple.
+        deep_strides: Strides of the extra outputs in training: none.
+    """
+
+    deep_strides: tuple[Stride, ...] = ()
+
+    def __init__(self, *, num_classes: int, taps: FeatureSpec) -> None:
+        super().__init__()
+        self.multiple = taps.strides[-1]
+        doublings = self.multiple[-1].bit_length() - 1  # the token stride is a power of 2
+        count = max(len(taps) - 1, doublings)
+        widths = [max(1, taps.channels[-1] // 2**step) for step in range(count + 1)]
+        skips = [*reversed(taps.channels[:-1]), *[0] * count][:count]
+        self.blocks = nn.ModuleList(
+            UpBlock(widths[index], widths[index + 1], skips[index], 2 if index >= count - doublings else 1)
+            for index in range(count)
+        )
+        self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
+
+    def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Logits ``(B, K, D, H, W)``, alone in a list.
+
+        Args:
+            x: Voxels ``(B, C, D, H, W)``; only their number of samples is used.
+            taps: ``(B, E, D, h, w)`` each.
+        """
+        slices = [rearrange(tap, "b e d h w -> (b d) e h w") for tap in taps]
+        features, shallow = slices[-1], [*reversed(slices[:-1]), *[None] * len(self.blocks)]
+        for block, tap in zip(self.blocks, shallow, strict=False):
+            features = block(features, tap)
+        return [rearrange(self.classifier(features), "(b d) k h w -> b k d h w", b=len(x))]
+
+
+def _conv(inputs: int, outputs: int) -> nn.Sequential:
+    """3x3 convolution, batch norm over all slices, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
