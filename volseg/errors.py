@@ -52,5 +52,5 @@ class OutputError(VolsegError):
     """A result cannot be written where it was asked for."""
 
 
-class MissingExtraError(VolsegError):
-    """An optional library is needed and not installed."""
+class MissingExtraError(ConfigError):
+    """A setting asks for an optional library that is not installed."""

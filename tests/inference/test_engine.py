@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from volseg.geometry.ops import pad_to_size
 from volseg.inference.engine import predict_logits
+from volseg.inference.schedule import Schedule
 from volseg.inference.windows import gaussian_importance, window_starts
 from volseg.planning.plan import Plan
 
@@ -54,7 +55,10 @@ def test_equals_whole_windows(shape: Any, adjacent: int, make_plan: MakePlan, bu
     model = build(plan, adjacent_slices=adjacent)
     image = noise(shape)
     torch.testing.assert_close(
-        predict_logits(model, image, plan, chunk=3), straightforward(model, image, plan), atol=1e-5, rtol=0
+        predict_logits(model, image, plan, schedule=Schedule(chunk=3)),
+        straightforward(model, image, plan),
+        atol=1e-5,
+        rtol=0,
     )
 
 
@@ -110,7 +114,7 @@ def test_each_slice_is_encoded_once(
     slices = []
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda x: slices.append(x.shape[2] - 2) or encode(x))
-    predict_logits(model, noise((13, 16, 24)), plan, tta_axes=axes, chunk=5)
+    predict_logits(model, noise((13, 16, 24)), plan, tta_axes=axes, schedule=Schedule(chunk=5))
     columns = 1 * 2
     assert sum(slices) == 13 * columns * passes
     assert max(slices) == 5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
-from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, fingerprint, spread
+from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, _labels_in_air, fingerprint, spread
 from volseg.planning.jsontext import to_json
 from volseg.planning.plan import make_plan
 
@@ -162,3 +163,33 @@ def test_the_chaos_plan(chaos: Fingerprint) -> None:
     assert plan.mirror_axes == ()
     assert plan.nearest_depth
     assert plan.rotate_in_plane_only
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_labels_in_air_by_brute_force(seed: int) -> None:
+    """Every cube of 20 mm that lies in the image is tried."""
+    rng = np.random.default_rng(seed)
+    spacing = np.array([(4.0, 5.0, 6.0), (6.0, 4.5, 5.0)][seed % 2])
+    size = [int(20 // mm) for mm in spacing]
+    tissue = rng.random((14, 13, 12)) < 0.02
+    data = np.where(tissue, 40, -1000).astype(np.int16)
+    labelled = np.zeros(data.shape, bool)
+    labelled[tuple(rng.integers(0, data.shape))] = True
+    starts = itertools.product(*(range(n - s + 1) for n, s in zip(data.shape, size, strict=True)))
+    cubes = (tuple(slice(a, a + s) for a, s in zip(start, size, strict=True)) for start in starts)
+    expected = any(labelled[cube].any() and not tissue[cube].any() for cube in cubes)
+    assert _labels_in_air(data[None], labelled, spacing) == expected
+
+
+def test_air_is_looked_for_in_ct_only(tmp_path: Path) -> None:
+    """An organ of soft tissue lies in no air, a labelled lung does; an MRI has no such threshold."""
+    label = np.zeros((30, 30, 30), np.uint8)
+    label[10:20, 10:20, 10:20] = 1
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    plans = {}
+    for name, value, channel in (("organ", 40, "CT"), ("lung", -850, "CT"), ("mri", 40, "MRI")):
+        noise = np.random.default_rng(0).integers(-5, 5, label.shape)
+        image = (np.where(label, value, -1000) + noise).astype(np.int16)
+        root = write_dataset(tmp_path / name, [image], [label], affine=affine, modality=channel)
+        plans[name] = make_plan(fingerprint(read_dataset(root)))
+    assert {name: plan.air_below for name, plan in plans.items()} == {"organ": -500.0, "lung": None, "mri": None}

@@ -20,8 +20,8 @@ ENCODERS = (
     "identity",
 )
 AGGREGATORS = ("none", "attention")
-ATTENTIONS = ("sdpa", "math")
-ADAPTATIONS = ("frozen", "full")
+ATTENTIONS = ("sdpa", "xformers", "math")
+ADAPTATIONS = ("frozen", "linear", "lora", "bitfit", "full")
 DECODERS = ("unetr",)
 BASELINES = ("dynunet",)
 PRECISIONS = ("auto", "32", "bf16")
@@ -70,9 +70,14 @@ class ModelConfig:
     Attributes:
         encoder: Slice encoder; ``identity`` leaves stem and decoder only (the control).
         weights: Path of an encoder weight file, or ``random``. There is no default: a random start must be asked for.
-        adaptation: What of the encoder is trained.
+        adaptation: What of the encoder is trained: nothing (``frozen``; ``linear`` is the linear probe, which needs
+            ``decoder=linear`` and ``aggregator=none``), ``lora``, the biases (``bitfit``), or everything (``full``).
+        lora_rank: Rank of LoRA's matrices.
+        lora_alpha: Factor of LoRA's product, times the rank; as large as the rank, the factor is 1.
+        lora_dropout: Dropout before LoRA's product.
+        lora_mlp: LoRA on the feed-forward layers too, not on the attention's alone.
         aggregator: How slice tokens are mixed along depth.
-        attention: Attention kernel.
+        attention: Attention kernel; ``xformers`` needs CUDA and the extra ``volseg[xformers]``.
         decoder: ``unetr``.
         adjacent_slices: Slices that enter the encoder as channels (1 or 3).
         features: Channels of the decoder and the raw-voxel stem at full resolution; doubled at each level.
@@ -84,6 +89,10 @@ class ModelConfig:
     encoder: str = "dinov2_s14"
     weights: str | None = None
     adaptation: str = "full"
+    lora_rank: int = 8
+    lora_alpha: float = 8.0
+    lora_dropout: float = 0.0
+    lora_mlp: bool = False
     aggregator: str = "attention"
     attention: str = "sdpa"
     decoder: str = "unetr"
@@ -96,6 +105,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _one_of("model.encoder", self.encoder, ENCODERS)
         _one_of("model.adaptation", self.adaptation, ADAPTATIONS)
+        if self.adaptation == "linear":
+            self._check_linear_probe()
         _one_of("model.aggregator", self.aggregator, AGGREGATORS)
         _one_of("model.attention", self.attention, ATTENTIONS)
         _one_of("model.decoder", self.decoder, DECODERS)
@@ -105,6 +116,23 @@ class ModelConfig:
         _positive("model.max_features", self.max_features)
         if not 0 <= self.drop_path < 1:
             raise ConfigError("model.drop_path is out of range", found=self.drop_path, expected="0 <= drop_path < 1")
+        _positive("model.lora_rank", self.lora_rank)
+        _positive("model.lora_alpha", self.lora_alpha)
+        if not 0 <= self.lora_dropout < 1:
+            raise ConfigError(
+                "model.lora_dropout is out of range", found=self.lora_dropout, expected="0 <= dropout < 1"
+            )
+
+    def _check_linear_probe(self) -> None:
+        """One linear classifier on a frozen encoder: anything else that trains would make it something else."""
+        wrong = [key for key, value in (("decoder", "linear"), ("aggregator", "none")) if getattr(self, key) != value]
+        if wrong or self.encoder == "identity":
+            raise ConfigError(
+                "model.adaptation=linear is the linear probe and needs its other parts",
+                found=f"model.decoder={self.decoder}, model.aggregator={self.aggregator}, model.encoder={self.encoder}",
+                expected="model.decoder=linear, model.aggregator=none, an encoder",
+                mend="set model.decoder=linear model.aggregator=none, or model.adaptation=frozen",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +177,10 @@ class TrainConfig:
         max_minutes: Minutes of training and validation (preprocessing does not count).
         batch_size: Patches per step.
         lr: Peak learning rate of the stem, aggregator and decoder.
-        encoder_lr_scale: The encoder's learning rate as a fraction of ``lr``.
+        encoder_lr_scale: The pretrained encoder's learning rate as a fraction of ``lr``; LoRA's matrices are new and
+            take ``lr``.
+        layer_decay: Factor of the learning rate from each of the pretrained encoder's layers to the one before it; 1 is
+            off.
         weight_decay: AdamW's decoupled weight decay (not on norms and biases).
         warmup_fraction: Part of the run over which the learning rate rises from 0.
         clip_norm: Largest norm of the gradient.
@@ -167,6 +198,7 @@ class TrainConfig:
     batch_size: int = 2
     lr: float = 1e-3
     encoder_lr_scale: float = 0.1
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
     clip_norm: float = 1.0
@@ -185,6 +217,8 @@ class TrainConfig:
             _positive(f"train.{name}", getattr(self, name), zero=True)
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError("train.warmup_fraction is out of range", found=self.warmup_fraction, expected="0 to 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError("train.layer_decay is out of range", found=self.layer_decay, expected="0 < decay <= 1")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("train.ema_decay is out of range", found=self.ema_decay, expected="0 <= decay < 1")
         if not 0 <= self.foreground_fraction <= 1:

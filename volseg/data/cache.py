@@ -28,7 +28,7 @@ from volseg.planning.cases import Progress, for_each_case
 from volseg.planning.jsontext import to_json
 from volseg.planning.plan import Plan
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised whenever preprocessing gives other arrays for the same input and plan."""
 PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
 """The fields of the plan that preprocessing reads; all others may change without making the cache stale."""

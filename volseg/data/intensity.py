@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,24 +14,59 @@ from volseg.planning.plan import ChannelIntensity
 
 ZSCORE_PERCENTILES = (0.5, 99.5)
 """Where a z-scored channel is clipped: bright vessels and spikes of MRI would otherwise set the scale."""
+SLAB_VOXELS = 1 << 22
+"""A case is measured this many voxels at a time, so that no float copy of it is ever held."""
+_SIGN = np.uint32(0x80000000)
+_HALF = 1 << 16  # a float32 is looked up by its upper and then by its lower 16 bits
 
 
-def normalize(data: NDArray[Any], intensity: Sequence[ChannelIntensity]) -> NDArray[np.float32]:
-    """Clips and z-scores every channel.
+@dataclass(frozen=True)
+class Scaling:
+    """How one channel of one case is normalised: clip to (low, high), subtract the mean, divide by ``std``.
+
+    Attributes:
+        low: Lower clip.
+        high: Upper clip.
+        mean: Mean of the clipped values.
+        std: Their standard deviation.
+        nonzero: Leave voxels that are exactly 0 at 0.
+    """
+
+    low: float
+    high: float
+    mean: float
+    std: float
+    nonzero: bool = False
+
+    def apply(self, channel: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalise ``(D, H, W)`` of any real type; the input is not changed."""
+        scaled: NDArray[np.float32] = channel.astype(np.float32)
+        np.clip(scaled, self.low, self.high, out=scaled)
+        scaled -= np.float32(self.mean)
+        scaled /= np.float32(max(self.std, 1e-8))
+        if self.nonzero:
+            scaled[channel == 0] = 0
+        return scaled
+
+
+def scalings(data: NDArray[Any], intensity: Sequence[ChannelIntensity]) -> tuple[Scaling, ...]:
+    """The scaling of every channel of a case: from the data set for CT, from the case itself for a z-score.
 
     Args:
-        data: (C, D, H, W), any real type; not changed.
+        data: (C, D, H, W), any real type.
         intensity: One rule for each channel.
-
-    Returns:
-        (C, D, H, W) float32. Where a rule measures nonzero voxels only, voxels that are exactly 0 stay 0.
     """
+    return tuple(
+        Scaling(*_numbers(rule)) if rule.rule == "ct" else case_scaling(channel, rule.nonzero)
+        for channel, rule in zip(data, intensity, strict=True)
+    )
+
+
+def normalize(data: NDArray[Any], scaling: Sequence[Scaling]) -> NDArray[np.float32]:
+    """Clip and scale every channel of ``(C, D, H, W)``, the whole case or some slices of it."""
     result = np.empty(data.shape, dtype=np.float32)
-    for channel, rule, out in zip(data, intensity, result, strict=True):
-        if rule.rule == "ct":
-            np.copyto(out, _scaled(channel, *_numbers(rule)))
-        else:
-            _zscore(channel, rule.nonzero, out)
+    for channel, how, out in zip(data, scaling, result, strict=True):
+        np.copyto(out, how.apply(channel))
     return result
 
 
@@ -39,23 +76,81 @@ def _numbers(rule: ChannelIntensity) -> tuple[float, float, float, float]:
     return low, high, mean, std
 
 
-def _zscore(channel: NDArray[Any], nonzero: bool, out: NDArray[np.float32]) -> None:
-    """Writes the z-scored (D, H, W) channel into ``out``, by the case's own statistics."""
-    measured = (channel[channel != 0] if nonzero else channel).astype(np.float32)
-    if measured.size == 0:
-        out.fill(0)
-        return
-    low, high = np.percentile(measured, ZSCORE_PERCENTILES)
-    clipped = np.clip(measured, low, high)
-    scaled = _scaled(
-        channel, float(low), float(high), float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
-    )
-    np.copyto(out, np.where(channel != 0, scaled, 0) if nonzero else scaled)
+def case_scaling(channel: NDArray[Any], nonzero: bool) -> Scaling:
+    """Percentiles, mean and deviation of a case, exactly, without a float copy of it.
+
+    Args:
+        channel: (D, H, W), any real type, finite.
+        nonzero: Measure the voxels that are not exactly 0 only.
+    """
+    ranks = _Ranks(channel, nonzero)
+    if ranks.count == 0:
+        return Scaling(0, 0, 0, 1, nonzero)
+    low, high = (ranks.percentile(percent) for percent in ZSCORE_PERCENTILES)
+    counts, means, squares = [], [], []
+    for values in _measured(channel, nonzero):
+        clipped = np.clip(values, low, high)
+        counts.append(clipped.size)
+        means.append(float(clipped.mean(dtype=np.float64)))
+        squares.append(float(clipped.var(dtype=np.float64)) * clipped.size)
+    mean = float(np.average(means, weights=counts))
+    spread = sum(squares) + float(np.dot(counts, (np.array(means) - mean) ** 2))  # within the slabs and between them
+    return Scaling(low, high, mean, math.sqrt(spread / ranks.count), nonzero)
 
 
-def _scaled(channel: NDArray[Any], low: float, high: float, mean: float, std: float) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = channel.astype(np.float32)
-    np.clip(scaled, low, high, out=scaled)
-    scaled -= np.float32(mean)
-    scaled /= np.float32(max(std, 1e-8))
-    return scaled
+def _measured(channel: NDArray[Any], nonzero: bool) -> Iterator[NDArray[np.float32]]:
+    """The measured voxels (N,) as float32, slab by slab; empty slabs are left out."""
+    step = max(1, SLAB_VOXELS // max(1, channel[0].size))
+    for start in range(0, len(channel), step):
+        slab = channel[start : start + step]
+        values = (slab[slab != 0] if nonzero else slab.ravel()).astype(np.float32)
+        if values.size:
+            yield values
+
+
+class _Ranks:
+    """Order statistics of a channel by counting: a float32 is found by its upper 16 bits, then by its lower 16.
+
+    Attributes:
+        count: Measured voxels.
+    """
+
+    def __init__(self, channel: NDArray[Any], nonzero: bool) -> None:
+        self._channel, self._nonzero = channel, nonzero
+        self._buckets: dict[int, NDArray[np.int64]] = {}
+        self._upper = np.zeros(_HALF, np.int64)
+        for values in _measured(channel, nonzero):
+            self._upper += np.bincount(_sortable(values) >> 16, minlength=_HALF)
+        self.count = int(self._upper.sum())
+
+    def percentile(self, percent: float) -> float:
+        """As ``numpy.percentile``: linear between the two values next to it."""
+        at = percent / 100 * (self.count - 1)
+        below = math.floor(at)
+        low, high = self._value(below), self._value(min(below + 1, self.count - 1))
+        return low + (high - low) * (at - below)
+
+    def _value(self, rank: int) -> float:
+        """The value with ``rank`` values before it."""
+        ends = np.cumsum(self._upper)
+        bucket = int(np.searchsorted(ends, rank, side="right"))
+        before = int(ends[bucket - 1]) if bucket else 0
+        key = bucket << 16 | int(np.searchsorted(self._bucket_ends(bucket), rank - before, side="right"))
+        bits = key ^ int(_SIGN) if key & int(_SIGN) else ~key & 0xFFFFFFFF
+        return float(np.array(bits, np.uint32).view(np.float32))
+
+    def _bucket_ends(self, bucket: int) -> NDArray[np.int64]:
+        """Running count of the voxels with these upper 16 bits, by their lower ones."""
+        if bucket not in self._buckets:
+            lower = np.zeros(_HALF, np.int64)
+            for values in _measured(self._channel, self._nonzero):
+                keys = _sortable(values)
+                lower += np.bincount(keys[keys >> 16 == bucket] & (_HALF - 1), minlength=_HALF)
+            self._buckets[bucket] = np.cumsum(lower)
+        return self._buckets[bucket]
+
+
+def _sortable(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Unsigned integers in the order of the floats (N,)."""
+    bits = values.view(np.uint32)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint32, copy=False)

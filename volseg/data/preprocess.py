@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.intensity import normalize
+from volseg.data.intensity import Scaling, normalize, scalings
 from volseg.errors import DataError
 from volseg.geometry.grid import Grid
+from volseg.geometry.interpolate import apply_matrices
 from volseg.geometry.trace import Trace
 from volseg.geometry.volume import Volume
 from volseg.io.datasets import Case
@@ -49,17 +50,55 @@ class PreparedCase:
         return class_locations(self.label)
 
 
-def preprocess_image(volume: Volume, plan: Plan) -> tuple[Volume, Trace]:
-    """Reorients, crops to nonzero if the plan says so, normalises and resamples an image.
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image on the plan's grid, worked out slab by slab from the stored voxels when it is asked for.
+
+    Attributes:
+        stored: (C, D, H, W), reoriented and cropped, in the stored type (a view of the scan).
+        scaling: How each channel is normalised.
+        matrices: What resamples D, H and W; ``None`` where nothing changes.
+        trace: From the file's grid to the working grid.
+    """
+
+    stored: NDArray[Any]
+    scaling: tuple[Scaling, ...]
+    matrices: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None, NDArray[np.float64] | None]
+    trace: Trace
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (D, H, W) of the working grid."""
+        return self.trace.target.shape
+
+    def slab(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Slices ``start <= d < stop`` of the working grid: (C, stop - start, H, W) float32, normalised."""
+        depth, rows, columns = self.matrices
+        low, high = self.stored_range(0, start, stop)
+        slices = normalize(self.stored[:, low:high], self.scaling)
+        if depth is not None:
+            depth = depth[start:stop, low:high]
+        if depth is None and rows is None and columns is None:
+            return slices
+        return apply_matrices(slices, (depth, rows, columns))
+
+    def stored_range(self, axis: int, start: int, stop: int) -> tuple[int, int]:
+        """The stored voxels of an axis that the working voxels ``start <= index < stop`` are made of."""
+        matrix = self.matrices[axis]
+        if matrix is None:
+            return start, stop
+        used = np.flatnonzero(matrix[start:stop].any(axis=0))
+        return int(used[0]), int(used[-1]) + 1
+
+
+def prepare_image(volume: Volume, plan: Plan) -> PreparedImage:
+    """Reorient, crop to nonzero if the plan says so, measure; normalising and resampling wait for a slab.
 
     Normalising comes before resampling, so that zeros outside a nonzero mask are still exact zeros when measured.
 
     Args:
         volume: Image (C, D, H, W) in file order.
         plan: Plan.
-
-    Returns:
-        Image (C, D, H, W) float32 on the working grid, and the Trace from the file's grid to it.
 
     Raises:
         DataError: The image has another number of channels than the plan.
@@ -74,8 +113,18 @@ def preprocess_image(volume: Volume, plan: Plan) -> tuple[Volume, Trace]:
     data, trace = Trace(volume.grid).reorient(volume.data, plan.orientation)
     if plan.crop_nonzero:
         data, trace = trace.crop(data, *nonzero_box(data))
-    data, trace = trace.resample(normalize(data, plan.intensity), plan.spacing_mm)
-    return Volume(np.ascontiguousarray(data, dtype=np.float32), trace.target), trace
+    trace, matrices = trace.plan_resample(plan.spacing_mm)
+    return PreparedImage(data, scalings(data, plan.intensity), matrices, trace)
+
+
+def preprocess_image(volume: Volume, plan: Plan) -> tuple[Volume, Trace]:
+    """The whole image on the plan's grid; see :func:`prepare_image`.
+
+    Returns:
+        Image (C, D, H, W) float32 on the working grid, and the Trace from the file's grid to it.
+    """
+    image = prepare_image(volume, plan)
+    return Volume(image.slab(0, image.shape[0]), image.trace.target), image.trace
 
 
 def preprocess_case(case: Case, plan: Plan) -> PreparedCase:

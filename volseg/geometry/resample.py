@@ -16,6 +16,8 @@ from volseg.geometry.interpolate import HALF, Kind, apply_matrices, interpolatio
 SAME_SPACING = 1e-6  # relative: what the float32 affines of files leave uncertain
 ANISOTROPY = 3.0  # an axis this much coarser than the finest is interpolated linearly, as thick slices (nnU-Net's 3)
 TIE = 1e-5  # label shares closer than this are a tie
+Matrix = NDArray[np.float64] | None
+Matrices = tuple[Matrix, Matrix, Matrix]
 BLOCK = 32  # output voxels per axis that labels are resampled at a time
 
 
@@ -57,15 +59,24 @@ def resample_image(data: NDArray[Any], grid: Grid, spacing_mm: Sequence[float]) 
     Returns:
         ``(C, D', H', W')`` float32 and its grid; the input itself, in its own type, when the spacing is the same.
     """
+    target, matrices = image_matrices(grid, spacing_mm)
+    return (data if target is grid else apply_matrices(data, matrices)), target
+
+
+def image_matrices(grid: Grid, spacing_mm: Sequence[float]) -> tuple[Grid, Matrices]:
+    """The grid with another spacing, and what resamples an image to it; see `resample_image`.
+
+    Returns:
+        The grid, and for D, H and W an ``(n_out, n_in)`` matrix, or None where the axis stays as it is.
+    """
     target = resampled_grid(grid, spacing_mm)
-    if target is grid:
-        return data, grid
     finest = min(grid.spacing_mm) * (1 + SAME_SPACING)  # 1 x 1 x 3 mm is 3 times coarser, not more, however rounded
     kinds: list[Kind] = ["linear" if s > ANISOTROPY * finest else "cubic" for s in grid.spacing_mm]
-    return apply_matrices(data, _matrices(grid, target, kinds)), target
+    depth, rows, columns = _matrices(grid, target, kinds)
+    return target, (depth, rows, columns)
 
 
-def _matrices(source: Grid, target: Grid, kinds: Sequence[Kind]) -> list[NDArray[np.float64] | None]:
+def _matrices(source: Grid, target: Grid, kinds: Sequence[Kind]) -> list[Matrix]:
     """The interpolation matrix of each axis; None where it would be the identity."""
     scales = index_scales(source, target)
     return [

@@ -13,6 +13,7 @@ from volseg.errors import GeometryError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.geometry.interpolate import HALF
+from volseg.geometry.resample import Matrices, image_matrices
 
 StepKind = Literal["reorient", "crop", "resample"]
 
@@ -100,6 +101,11 @@ class Trace:
         data, grid = ops.resample_image(data, self.target, spacing_mm)
         return data, self if grid == self.target else self._with("resample", grid)
 
+    def plan_resample(self, spacing_mm: Sequence[float]) -> tuple[Trace, Matrices]:
+        """Records a resampling that is done later, slab by slab: the new trace, and the matrix of each axis."""
+        grid, matrices = image_matrices(self.target, spacing_mm)
+        return (self if grid == self.target else self._with("resample", grid)), matrices
+
     def _with(self, kind: StepKind, target: Grid, start: tuple[int, int, int] = (0, 0, 0)) -> Trace:
         return Trace(self.source, (*self.steps, Step(kind, self.target, target, start)))
 
@@ -139,16 +145,22 @@ class Trace:
             ``(D, H, W)`` on ``source``, C-contiguous, of the same type.
         """
         _check_shape(labels, self.cropped)
-        for step in reversed(self.steps):
-            if step.kind == "crop":
-                whole = np.full(step.source.shape, fill, labels.dtype)
-                whole[_box(step)] = labels
-                labels = whole
-            elif step.kind == "reorient":
-                order, flips = _axis_order(step)
-                back = [order.index(axis) for axis in range(3)]
-                labels = ops.permute_and_flip(labels, back, [flips[axis] for axis in back])
-        return np.ascontiguousarray(labels)
+        whole = np.full(self.source.shape, fill, labels.dtype)
+        self.cropped_view(whole)[...] = labels
+        return whole
+
+    def cropped_view(self, data: NDArray[Any]) -> NDArray[Any]:
+        """The part of an array ``(..., D, H, W)`` on ``source`` that became ``cropped``, in its axis order (a view).
+
+        Writing into the view fills the array in the scan's own order: no copy is needed to get there.
+        """
+        for step in self.steps:
+            if step.kind == "reorient":
+                data = ops.permute_and_flip(data, *_axis_order(step))
+            elif step.kind == "crop":
+                index: tuple[Any, ...] = (..., *_box(step))
+                data = data[index]
+        return data
 
     def restore_labels(self, labels: NDArray[Any], fill: int = 0) -> NDArray[Any]:
         """Takes labels on the working grid back to the scan's own grid, by nearest neighbour.

@@ -1,28 +1,60 @@
-"""Sliding-window inference that encodes every slice once.
+"""Sliding-window inference that encodes every slice once and streams along depth.
 
 A slice's tokens depend on its in-plane window alone (its neighbours enter as channels, gathered on the whole volume),
-so one pass over the slices of a window column serves every overlapping depth window and every flip along depth.
+so one pass over the slices of a window column serves every overlapping depth window and every flip along depth. Windows
+have a finite depth, so the volume passes through a slab: what lies before the first window of the next slab is finished
+and handed on, and nothing of the size of the volume is ever held.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from volseg.geometry.ops import pad_to_size
-from volseg.inference.windows import gaussian_importance, window_starts
+from volseg.inference.blend import RollingBlend
+from volseg.inference.columns import Columns, Flips
+from volseg.inference.schedule import WHOLE, Schedule
+from volseg.inference.slabs import ArraySlabs, PaddedSlabs, Slabs
+from volseg.inference.tokens import TokenStore
+from volseg.inference.windows import Layout, Size
 from volseg.planning.plan import Plan
 
-_FIRST = 2  # the dimension of D in (B, C, D, H, W)
+
+@dataclass
+class Counts:
+    """What a prediction took.
+
+    Attributes:
+        slices: Slices of the padded volume, counted once for every encoder, window column and in-plane flip.
+        encoded: How many of these were encoded, repetitions included.
+        windows: Windows of the volume.
+        skipped: Windows that were left out as air.
+        slab_slices: Most slices that were held at a time.
+    """
+
+    slices: int = 0
+    encoded: int = 0
+    windows: int = 0
+    skipped: int = 0
+    slab_slices: int = 0
+
+    def summary(self) -> dict[str, float]:
+        """As plain numbers; ``encodings_per_slice`` is 1 where every slice is encoded once."""
+        return {
+            "encodings_per_slice": round(self.encoded / max(1, self.slices), 4),
+            "slab_slices": self.slab_slices,
+            "windows": self.windows,
+            "windows_skipped": self.skipped,
+        }
 
 
-@torch.inference_mode()
 def predict_logits(
     model: nn.Module,
     image: NDArray[np.float32],
@@ -32,7 +64,7 @@ def predict_logits(
     tta_axes: Sequence[int] = (),
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
-    chunk: int = 16,
+    schedule: Schedule = WHOLE,
 ) -> Tensor:
     """Logits of a prepared volume: windows blended with Gaussian weights in float32.
 
@@ -47,100 +79,98 @@ def predict_logits(
         tta_axes: Spatial axes (0, 1, 2 = D, H, W); logits are averaged over all combinations of flips along them.
         device: Where the network runs; blending stays on the CPU.
         autocast: Reduced precision of the network, ``None`` for float32.
-        chunk: Slices that are encoded at a time.
+        schedule: How much is done at a time.
 
     Returns:
         (K, D, H, W) float32 on the CPU.
     """
-    window = plan.patch_size
-    padded, before = pad_to_size(image, window)
-    halo = int(getattr(model, "halo", 0))
-    depth, rows, columns = (window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True))
-    volume = _with_halo(padded, halo)
-    weight = gaussian_importance(window)
-    blended = torch.zeros((plan.num_classes, *padded.shape[1:]))
-    total = torch.zeros(padded.shape[1:])
-    device = torch.device(device)
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        for row, column in itertools.product(rows, columns):
-            plane = (slice(row, row + window[1]), slice(column, column + window[2]))
-            stack = volume[(None, slice(None), slice(None), *plane)].to(device)
-            for start, logits in _column_logits(model, stack, depth, window[0], halo, tta_axes, chunk):
-                place = (slice(start, start + window[0]), *plane)
-                blended[(slice(None), *place)] += logits.float().cpu() * weight
-                total[place] += weight
-    inside = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
-    blended /= total
-    return blended[(slice(None), *inside)]
+    logits = torch.empty((plan.num_classes, *image.shape[1:]))
+    stream = stream_logits(
+        [model],
+        ArraySlabs(image),
+        plan,
+        overlap=overlap,
+        tta_axes=tta_axes,
+        device=device,
+        autocast=autocast,
+        schedule=schedule,
+    )
+    for first, (slab,) in stream:
+        logits[:, first : first + slab.shape[1]] = slab
+    return logits
 
 
-def _with_halo(image: NDArray[np.float32], halo: int) -> Tensor:
-    """(C, D, H, W) -> (C, D + 2 * halo, H, W): the end slices are repeated, as in training."""
-    padding = ((0, 0), (halo, halo), (0, 0), (0, 0))
-    return torch.from_numpy(np.pad(np.asarray(image, dtype=np.float32), padding, mode="edge"))
-
-
-def _column_logits(
-    model: nn.Module, stack: Tensor, starts: Sequence[int], depth: int, halo: int, axes: Sequence[int], chunk: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Slide along the depth of one window column.
+@torch.inference_mode()
+def stream_logits(
+    models: Sequence[nn.Module],
+    image: Slabs,
+    plan: Plan,
+    *,
+    overlap: float = 0.5,
+    tta_axes: Sequence[int] = (),
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    schedule: Schedule = WHOLE,
+    counts: Counts | None = None,
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """Blended logits of one or several networks, some finished slices at a time.
 
     Args:
-        model: The network.
-        stack: (1, C, D + 2 * halo, H, W), H and W of one window.
-        starts: First slices of the depth windows.
-        depth: Slices of a window.
-        halo: Neighbouring slices on each side.
-        axes: Spatial axes to mirror.
-        chunk: Slices that are encoded at a time.
+        models: Networks of one plan with the same halo; those that share one encoder object share its tokens.
+        image: The prepared volume.
+        plan: Gives the window size.
+        overlap: Fraction of a window that the next one covers again.
+        tta_axes: Spatial axes of the flips, as in :func:`predict_logits`.
+        device: Where the networks run.
+        autocast: Reduced precision of the networks.
+        schedule: How much is done at a time.
+        counts: What was done is added here.
 
     Yields:
-        A window's first slice and its logits (K, depth, H, W), once for each combination of flips, flipped back.
+        The number of a slice, and (K, n, H, W) float32 of each model for it and the next n - 1 slices: views that hold
+        until the next step. Together they cover all slices, in order.
     """
-    plane_flips = list(_subsets([_FIRST + axis for axis in axes if axis != 0]))
-    depth_flips = (False, True) if 0 in axes else (False,)
-    for plane_flip in plane_flips:
-        window_logits = _window_function(model, stack.flip(plane_flip), depth, halo, chunk)
-        for start, depth_flip in itertools.product(starts, depth_flips):
-            logits = window_logits(start, depth_flip)  # (1, K, depth, H, W)
-            yield start, logits.flip(plane_flip)[0]
+    layout, flips = Layout.of(image.shape, plan.patch_size, overlap), Flips.along(tta_axes)
+    counts = Counts() if counts is None else counts
+    store = TokenStore(schedule.keep_tokens, schedule.chunk)
+    columns = Columns(models, layout.window[0], flips, store, schedule.batch)
+    source = PaddedSlabs(image, layout, columns.halo)
+    groups = schedule.groups(layout.starts[0])
+    slices = max(group[-1] - group[0] for group in groups) + layout.window[0]
+    blend = RollingBlend(len(models), plan.num_classes, layout, slices)
+    for group, following in itertools.zip_longest(groups, groups[1:]):
+        stack = source.slab(group[0], group[-1] + layout.window[0])
+        for place in itertools.product(*layout.starts[1:]):
+            starts = [d for d in group if not _is_air(image, layout, columns.halo, (d, *place))]
+            counts.windows, counts.skipped = counts.windows + len(group), counts.skipped + len(group) - len(starts)
+            if not starts:
+                continue
+            window = _cut(stack, layout, columns.halo, starts, group[0], place).to(device)
+            with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
+                for start, logits in columns.logits(window, starts, place, following[0] if following else None):
+                    blend.add((start, *place), logits, copies=len(flips.depth))
+        end = following[0] if following else layout.padded[0]
+        yield blend.finished(end)
+        blend.drop(end)
+    counts.slices += (
+        layout.padded[0] * len(layout.starts[1]) * len(layout.starts[2]) * len(flips.plane) * columns.encoders
+    )
+    counts.encoded += store.encoded
+    counts.slab_slices = max(counts.slab_slices, slices)
 
 
-def _window_function(
-    model: nn.Module, stack: Tensor, depth: int, halo: int, chunk: int
-) -> Callable[[int, bool], Tensor]:
-    """A function of (first slice, mirrored along depth) that gives a window's logits (1, K, depth, H, W)."""
-    if not hasattr(model, "encode"):
-
-        def whole(start: int, mirrored: bool) -> Tensor:
-            window = _mirror(stack[:, :, start : start + depth + 2 * halo], mirrored)
-            return _mirror(cast(Tensor, model(window)), mirrored)
-
-        return whole
-    taps = _encode_slices(model, stack, halo, chunk)
-
-    def decoded(start: int, mirrored: bool) -> Tensor:
-        window = [_mirror(tap[:, :, start : start + depth], mirrored) for tap in taps]
-        centre = _mirror(stack[:, :, start + halo : start + halo + depth], mirrored)
-        return _mirror(cast(Tensor, cast(Any, model).decode(window, centre)), mirrored)
-
-    return decoded
+def _cut(stack: Tensor, layout: Layout, halo: int, starts: Sequence[int], first: int, place: Sequence[int]) -> Tensor:
+    """(1, C, D + 2 * halo, h, w): the slices of some windows of a column, from a slab that begins at ``first``."""
+    low, high = starts[0] - first, starts[-1] - first + layout.window[0] + 2 * halo
+    rows, columns = (slice(a, a + n) for a, n in zip(place, layout.window[1:], strict=True))
+    return stack[None, :, low:high, rows, columns]
 
 
-def _encode_slices(model: nn.Module, stack: Tensor, halo: int, chunk: int) -> list[Tensor]:
-    """Taps (1, E, D, h, w) of all slices of (1, C, D + 2 * halo, H, W), a chunk at a time."""
-    depth = stack.shape[2] - 2 * halo
-    pieces = [
-        cast(Any, model).encode(stack[:, :, first : min(first + chunk, depth) + 2 * halo])
-        for first in range(0, depth, chunk)
-    ]
-    return [torch.cat(tap, dim=2) for tap in zip(*pieces, strict=True)]
-
-
-def _mirror(tensor: Tensor, mirrored: bool) -> Tensor:
-    """(B, C, D, H, W), reversed along depth if asked."""
-    return tensor.flip(_FIRST) if mirrored else tensor
-
-
-def _subsets(dims: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    return itertools.chain.from_iterable(itertools.combinations(dims, n) for n in range(len(dims) + 1))
+def _is_air(image: Slabs, layout: Layout, halo: int, start: Size) -> bool:
+    """Whether all that a window's network sees is air; padding is not."""
+    depth, height, width = layout.window
+    low = [max(0, start[0] - halo), *start[1:]]
+    high = [min(layout.padded[0], start[0] + depth + halo), start[1] + height, start[2] + width]
+    if layout.padded != layout.size:
+        return False
+    return image.is_air(cast(Size, tuple(low)), cast(Size, tuple(high)))

@@ -1,75 +1,102 @@
-"""A trained network and its plan, ready to segment scans."""
+"""Trained networks and their plans, ready to segment scans."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from volseg.config.schema import ModelConfig
-from volseg.data.preprocess import preprocess_image
-from volseg.errors import ConfigError, DataError, ModelFileError
+from volseg.data.preprocess import prepare_image
+from volseg.errors import DataError
 from volseg.geometry.grid import Grid
-from volseg.geometry.trace import Trace
 from volseg.geometry.volume import Mask, Volume
-from volseg.inference.engine import predict_logits
-from volseg.inference.restore import logits_to_mask
-from volseg.io.model_file import read_model
+from volseg.inference.clock import StageClock
+from volseg.inference.columns import Flips
+from volseg.inference.device import choose_device, has_native_bf16
+from volseg.inference.engine import Counts, stream_logits
+from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
+from volseg.inference.options import PredictOptions
+from volseg.inference.outputs import probability_file, uncertainty_file
+from volseg.inference.restore import Member, SliceOutput, restore_mask
+from volseg.inference.schedule import choose_schedule
+from volseg.inference.slabs import ScanSlabs
+from volseg.inference.windows import Layout
 from volseg.io.volumes import check_image, read_channels, read_volume
-from volseg.models.build import build_model
 from volseg.planning.plan import Plan
 
 Scan = str | Path | Sequence[str | Path] | NDArray[Any]
 """What can be predicted: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
+ModelFiles = str | Path | Sequence[str | Path]
+"""A model file, or several that are averaged."""
+DEFAULT_OPTIONS = PredictOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A mask and what it took.
+
+    Attributes:
+        mask: On the scan's own grid.
+        seconds: Wall time of each stage: prepare, network, restore.
+        counts: ``encodings_per_slice`` (for each in-plane window and flip; 1 where each is encoded once),
+            ``slab_slices``, ``windows``, ``windows_skipped``.
+    """
+
+    mask: Mask
+    seconds: dict[str, float]
+    counts: dict[str, float]
 
 
 class Predictor:
-    """Segments scans with one network. Calls share no mutable state, so threads may share a predictor on the CPU.
+    """Segments scans with one network or an ensemble.
+
+    Calls share no mutable state, so threads may share a predictor on the CPU.
 
     Attributes:
-        plan: The plan the network was trained with.
-        device: Where the network runs.
-        model_file: The file it came from; ``None`` for a network handed over in memory.
-        autocast: Reduced precision of the network, ``None`` for float32.
+        plan: The plan of the (first) network.
+        device: Where the networks run.
+        model_files: The files they came from; empty for a network handed over in memory.
+        autocast: Reduced precision of the networks, ``None`` for float32.
     """
 
     def __init__(
-        self, model: nn.Module, plan: Plan, *, device: str | torch.device = "auto", model_file: Path | None = None
+        self, networks: Sequence[Network], *, device: str | torch.device = "auto", model_files: Sequence[Path] = ()
     ) -> None:
-        self.plan = plan
+        self.plan = networks[0].plan
         self.device = choose_device(device)
-        self.model_file = model_file
-        self.autocast = _native_bf16(self.device)
-        self._model = model.to(self.device).eval()
+        self.model_files = tuple(model_files)
+        self.autocast = torch.bfloat16 if has_native_bf16(self.device) else None
+        self._groups = group_networks(networks)
+        for _, models in self._groups:
+            for model in models:
+                model.to(self.device).eval()
 
     @classmethod
-    def from_file(cls, path: str | Path, device: str | torch.device = "auto") -> Predictor:
-        """Read a model file.
+    def from_file(cls, path: ModelFiles, device: str | torch.device = "auto") -> Predictor:
+        """Read a model file, or several: their probabilities are averaged.
 
         Raises:
-            ModelFileError: The file is missing, damaged, of another kind, or its parts do not fit together.
-            ConfigError: There is no such device.
+            ModelFileError: A file is missing, damaged, of another kind, or its parts do not fit together.
+            ConfigError: There is no such device, or the models have different classes or channels.
         """
-        path = Path(path)
-        state, metadata = read_model(path)
-        try:
-            plan = Plan.from_dict(metadata["plan"])
-            model = build_model(_model_config(metadata["config"]), plan)
-        except (ConfigError, KeyError, TypeError, ValueError) as error:
-            raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
-        _load_state(model, state, path)
-        return cls(model, plan, device=device, model_file=path)
+        paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+        device = choose_device(device)
+        dtype = torch.bfloat16 if has_native_bf16(device) else torch.float32
+        networks = [read_network(one, device, dtype) for one in paths]
+        check_ensemble(networks, paths)
+        return cls(networks, device=device, model_files=paths)
 
     @classmethod
     def from_model(cls, model: nn.Module, plan: Plan, device: str | torch.device = "auto") -> Predictor:
         """Wrap a network in memory; it is moved to the device and put in eval mode."""
-        return cls(model, plan, device=device)
+        return cls([Network(model, plan)], device=device)
 
     def predict(self, scan: Scan, affine: ArrayLike | None = None, *, tta: bool = False) -> Mask:
         """Segment one scan.
@@ -85,10 +112,9 @@ class Predictor:
         Raises:
             DataError: The scan cannot be read, has other channels than the model, or holds no image.
             GeometryError: The affine is not usable, or the channels lie on different grids.
+            ConfigError: The scan cannot be predicted within the memory that :class:`PredictOptions` allow.
         """
-        volume = self.read(scan, affine)
-        logits, trace = self.logits(volume, tta=tta)
-        return self.restore(logits, trace)
+        return self.segment(self.read(scan, affine), PredictOptions(tta=tta)).mask
 
     def read(self, scan: Scan, affine: ArrayLike | None = None) -> Volume:
         """Read and check a scan; see :meth:`predict`."""
@@ -107,45 +133,70 @@ class Predictor:
         check_image(volume, name if name is not None else "array")
         return volume
 
-    def logits(self, volume: Volume, *, tta: bool = False) -> tuple[Tensor, Trace]:
-        """Logits (K, D, H, W) on the plan's grid, and how that grid came from the scan's."""
-        prepared, trace = preprocess_image(volume, self.plan)
-        logits = predict_logits(
-            self._model,
-            prepared.data,
-            self.plan,
-            tta_axes=self.plan.mirror_axes if tta else (),
+    def segment(
+        self,
+        volume: Volume,
+        options: PredictOptions = DEFAULT_OPTIONS,
+        *,
+        probabilities: Path | None = None,
+        uncertainty: Path | None = None,
+    ) -> Segmentation:
+        """Segment a scan that was read.
+
+        Args:
+            volume: The scan, from :meth:`read`.
+            options: How.
+            probabilities: A ``.npy`` file for the class probabilities, (K, D, H, W) float16 on the scan's grid.
+            uncertainty: A NIfTI file for the entropy of the probabilities, float32 in nats.
+
+        Raises:
+            ConfigError: The scan cannot be predicted within ``options.max_memory_bytes``.
+            OutputError: A file cannot be written.
+        """
+        clock, counts = StageClock(), Counts()
+        with clock.stage("restore"), ExitStack() as files:
+            members = [self._member(plan, models, volume, options, clock, counts) for plan, models in self._groups]
+            trace = members[0].trace
+            outputs: list[SliceOutput] = []
+            if probabilities is not None:
+                outputs.append(files.enter_context(probability_file(probabilities, self.plan.num_classes, trace)))
+            if uncertainty is not None:
+                outputs.append(files.enter_context(uncertainty_file(uncertainty, trace)))
+            labels = restore_mask(members, self.plan.label_values, outputs)
+        return Segmentation(mask=Mask(labels, trace.source), seconds=clock.seconds, counts=counts.summary())
+
+    def _member(
+        self,
+        plan: Plan,
+        models: Sequence[nn.Module],
+        volume: Volume,
+        options: PredictOptions,
+        clock: StageClock,
+        counts: Counts,
+    ) -> Member:
+        """Logits of the networks of one plan, worked out as they are drawn."""
+        with clock.stage("prepare"):
+            image = prepare_image(volume, plan)
+        axes = plan.mirror_axes if options.tta else ()
+        schedule = choose_schedule(
+            models,
+            plan,
+            Layout.of(image.shape, plan.patch_size),
+            Flips.along(axes),
+            image.stored.size // image.shape[0],
+            options.max_memory_bytes // len(self._groups),
+        )
+        slabs = stream_logits(
+            models,
+            ScanSlabs(image, plan.air_below if options.skip_air else None, clock),
+            plan,
+            tta_axes=axes,
             device=self.device,
             autocast=self.autocast,
+            schedule=schedule,
+            counts=counts,
         )
-        return logits, trace
-
-    def restore(self, logits: Tensor, trace: Trace) -> Mask:
-        """Mask on the scan's own grid from :meth:`logits`."""
-        return Mask(logits_to_mask(logits, trace, self.plan), trace.source)
-
-
-def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The named device, or the fastest there is.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    if str(name) == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            "there is no such device here", found=name, expected="auto, cpu, cuda, cuda:1, mps", mend="use device cpu"
-        ) from error
-    return device
-
-
-def _native_bf16(device: torch.device) -> torch.dtype | None:
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else None
+        return Member(clock.each("network", slabs), image.trace, plan.nearest_depth)
 
 
 def _from_array(array: NDArray[Any], affine: ArrayLike | None) -> Volume:
@@ -155,19 +206,3 @@ def _from_array(array: NDArray[Any], affine: ArrayLike | None) -> Volume:
         raise DataError("an array needs an affine", mend="pass affine, a (4, 4) matrix from voxel index to RAS+ mm")
     data = array if array.ndim == 4 else array[None]
     return Volume(data, Grid(data.shape[1:], np.asarray(affine, dtype=np.float64)))
-
-
-def _model_config(config: Mapping[str, Any]) -> ModelConfig:
-    """The network's settings; its weights come from the model file, so the encoder starts empty."""
-    settings = dict(config["model"])
-    unknown = sorted(set(settings) - {field.name for field in fields(ModelConfig)})
-    if unknown:
-        raise ConfigError("unknown model settings", found=", ".join(unknown), mend="update volseg")
-    return replace(ModelConfig(**settings), weights="random")
-
-
-def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ModelFileError("the weights do not fit the network", file=path, found=error) from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+Size = tuple[int, int, int]
 _SIGMA_FRACTION = 0.125
 _LEAST_WEIGHT = 1e-3
 
@@ -29,6 +31,33 @@ def window_starts(size: int, window: int, overlap: float = 0.5) -> list[int]:
     assert 0 <= overlap < 1, overlap
     step = max(1, int(window * (1 - overlap)))
     return [*range(0, size - window, step), size - window]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the windows of a volume lie.
+
+    Attributes:
+        size: Voxels (D, H, W) of the volume.
+        window: Voxels (D, H, W) of a window.
+        padded: Size after padding to at least one window.
+        before: Voxels that padding adds before each axis.
+        starts: First voxels of the windows along D, H and W, in the padded volume.
+    """
+
+    size: Size
+    window: Size
+    padded: Size
+    before: Size
+    starts: tuple[list[int], list[int], list[int]]
+
+    @classmethod
+    def of(cls, size: Size, window: Size, overlap: float = 0.5) -> Layout:
+        """Lay windows over a volume; padding is that of :func:`volseg.geometry.ops.pad_to_size`."""
+        d, h, w = (max(n, m) for n, m in zip(size, window, strict=True))
+        before = ((d - size[0]) // 2, (h - size[1]) // 2, (w - size[2]) // 2)
+        depth, rows, columns = (window_starts(n, m, overlap) for n, m in zip((d, h, w), window, strict=True))
+        return cls(size, window, (d, h, w), before, (depth, rows, columns))
 
 
 def gaussian_importance(window: Sequence[int]) -> Tensor:

@@ -163,35 +163,36 @@ def header_of(grid: Grid) -> Header:
     return header
 
 
-def write_labels(path: Path, labels: NDArray[Any], header: Header) -> None:
-    """Writes integers ``(D, H, W)`` under a header, atomically, compressed if the name ends in ``.gz``.
+def write_voxels(path: Path, voxels: NDArray[Any], header: Header, description: bytes) -> None:
+    """Writes ``(D, H, W)`` under a header, atomically, compressed if the name ends in ``.gz``.
 
     Args:
         path: The file to write.
-        labels: The labels, in the type to store.
-        header: Carries the geometry; changed in place to fit the labels.
+        voxels: Labels or values, in the type to store.
+        header: Carries the geometry; changed in place to fit the voxels.
+        description: What the file is.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    header.set_data_dtype(labels.dtype)
+    header.set_data_dtype(voxels.dtype)
     pixdim = header["pixdim"].copy()
-    header.set_data_shape(labels.shape)
+    header.set_data_shape(voxels.shape)
     header["pixdim"] = pixdim  # of which nibabel sets those beyond the third axis to 1
-    header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, b"volseg mask"
+    header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, description
     header["magic"] = header.single_magic
     header.set_data_offset(header.single_vox_offset)
     with atomic_file(path) as file:
         if not path.name.lower().endswith(".gz"):
-            _write_parts(file, labels, header)
+            _write_parts(file, voxels, header)
             return
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as archive:  # same mask, same bytes
-            _write_parts(cast(BinaryIO, archive), labels, header)
+            _write_parts(cast(BinaryIO, archive), voxels, header)
 
 
-def _write_parts(file: BinaryIO, labels: NDArray[Any], header: Header) -> None:
+def _write_parts(file: BinaryIO, voxels: NDArray[Any], header: Header) -> None:
     """Header, the mark for no extensions, and the voxels with the first axis fastest, one slab of memory at a time."""
     file.write(header.binaryblock)
     file.write(b"\0\0\0\0")
-    for start in range(0, labels.shape[2], 16):
-        file.write(labels[:, :, start : start + 16].tobytes(order="F"))
+    for start in range(0, voxels.shape[2], 16):
+        file.write(voxels[:, :, start : start + 16].tobytes(order="F"))

@@ -22,6 +22,7 @@ __all__ = [
     "read_mask",
     "read_volume",
     "volume_stem",
+    "write_map",
     "write_mask",
 ]
 
@@ -186,13 +187,25 @@ def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -
         raise OutputError("masks are written as NIfTI", file=path, expected=" or ".join(nifti.SUFFIXES))
     labels = _smallest(mask.labels, path)
     if source is None:
-        nifti.write_labels(path, labels, nifti.header_of(mask.grid))
+        nifti.write_voxels(path, labels, nifti.header_of(mask.grid), b"volseg mask")
         return
     grid = read_grid(source)
     if not grid.same_as(mask.grid):
         found, expected = mask.grid.describe(), grid.describe()
         raise GeometryError("the mask is not on the grid of its scan", file=source, found=found, expected=expected)
-    nifti.write_labels(path, labels, nifti.header_like(Path(source)))
+    nifti.write_voxels(path, labels, nifti.header_like(Path(source)), b"volseg mask")
+
+
+def write_map(path: str | Path, values: NDArray[np.float32], grid: Grid) -> None:
+    """Writes a value for every voxel, ``(D, H, W)`` float32, as NIfTI, atomically.
+
+    Raises:
+        OutputError: The file cannot be written, or has another suffix.
+    """
+    path = Path(path)
+    if _suffix(path) not in nifti.SUFFIXES:
+        raise OutputError("maps are written as NIfTI", file=path, expected=" or ".join(nifti.SUFFIXES))
+    nifti.write_voxels(path, values, nifti.header_of(grid), b"volseg map")
 
 
 def _smallest(labels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from volseg.errors import ConfigError
+from volseg.extras import import_extra
 
 AttentionFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -27,15 +28,60 @@ def math(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.T
     return mixed
 
 
-_KERNELS: dict[str, AttentionFunction] = {"sdpa": sdpa, "math": math}
+def _xformers() -> AttentionFunction:
+    """The kernel of xFormers, which takes and gives ``(B, N, heads, E)``; the swaps of axes are views.
+
+    Source: Lefaudeux et al. 2022, "xFormers", ``xformers.ops.memory_efficient_attention``.
+    """
+    kernel = import_extra("xformers.ops", "xformers", "model.attention=xformers").memory_efficient_attention
+
+    def xformers(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = kernel(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        return mixed.transpose(1, 2)
+
+    return xformers
+
+
+_KERNELS: dict[str, Callable[[], AttentionFunction]] = {
+    "sdpa": lambda: sdpa,
+    "xformers": _xformers,
+    "math": lambda: math,
+}
 
 
 def attention_function(name: str) -> AttentionFunction:
-    """The kernel a config names.
+    """The kernel a config names; its library is imported only now.
 
     Raises:
-        ConfigError: There is no such kernel.
+        ConfigError: There is no such kernel, or the extra that holds it is not installed.
     """
     if name not in _KERNELS:
         raise ConfigError("model.attention has no such choice", found=name, expected=", ".join(_KERNELS))
-    return _KERNELS[name]
+    return _KERNELS[name]()
+
+
+def try_attention(name: str, head_size: int, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Run a kernel once, forward and backward, on a few zeros: an installed library may have none for this device.
+
+    Args:
+        name: The kernel a config names.
+        head_size: Channels E of a head.
+        device: Where the network will run.
+        dtype: In what precision queries, keys and values will arrive.
+
+    Raises:
+        ConfigError: The kernel refuses the device, the precision or the head size, or is not installed.
+    """
+    attend = attention_function(name)
+    with torch.enable_grad():
+        tokens = torch.zeros(1, 2, 8, head_size, device=device, dtype=dtype, requires_grad=True)  # (B, heads, N, E)
+        try:
+            torch.autograd.grad(attend(tokens, tokens, tokens).sum(), tokens)
+        except (RuntimeError, ValueError) as error:  # NotImplementedError is a RuntimeError
+            other = "math" if name == "sdpa" else "sdpa"
+            raise ConfigError(
+                f"model.attention={name} does not run here",
+                found=f"device {device}, {dtype}, {head_size} channels a head: {error}",
+                expected="CUDA, in a precision that the installed build supports" if name == "xformers" else None,
+                mend=f"set model.attention={other}",
+            ) from error

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.adapt import adapt
 from volseg.models.aggregate import DepthAttention, NoAggregator
-from volseg.models.attention import attention_function
+from volseg.models.attention import attention_function, try_attention
 from volseg.models.contracts import FeatureSpec, NetworkPlan
 from volseg.models.decoder import UnetrDecoder
-from volseg.models.dinov2 import build_dinov2
+from volseg.models.dinov2 import VARIANTS, build_dinov2
+from volseg.models.lora import is_lora
 from volseg.models.segmenter import Segmenter
 from volseg.models.slices import SliceEncoder, slice_channels
 from volseg.models.weights import load_encoder
@@ -24,20 +28,35 @@ logger = logging.getLogger(__name__)
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens")
 
 
-def build_model(model: ModelConfig, plan: NetworkPlan) -> nn.Module:
+def build_model(
+    model: ModelConfig,
+    plan: NetworkPlan,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
     """Build the network a config describes, for the data a plan describes.
+
+    Args:
+        model: The config.
+        plan: The plan.
+        device: Where the network will run; the attention kernel is tried there, so that one that cannot run is named
+            before any weights are read. The network itself is built on the default device. ``None`` tries nothing.
+        dtype: In what precision the network will run there.
 
     Returns:
         A `Segmenter`, or a baseline with the same ``forward``, ``halo`` and ``deep_strides``.
 
     Raises:
-        ConfigError: The settings do not fit each other.
+        ConfigError: The settings do not fit each other, or the attention kernel does not run on the device.
         ModelFileError: The encoder's weight file is missing or does not fit.
     """
     if model.baseline == "dynunet":
         from volseg.models.baselines import build_dynunet
 
         return build_dynunet(plan, halo=(model.adjacent_slices - 1) // 2)
+    if device is not None:
+        _try_attention(model, device, dtype)
     encoder = _build_encoder(model, plan)
     taps = encoder.spec if encoder is not None else FeatureSpec()
     decoder = UnetrDecoder(
@@ -52,6 +71,25 @@ def build_model(model: ModelConfig, plan: NetworkPlan) -> nn.Module:
     network = Segmenter(encoder, _build_aggregator(model, encoder), decoder, plan.spacing_mm, model.adjacent_slices)
     network.pretrained = encoder is not None and model.weights != "random"
     return network
+
+
+def for_prediction(model: ModelConfig) -> ModelConfig:
+    """The config that prediction builds from a trained model's file, which holds merged weights.
+
+    LoRA has become part of the encoder's own weights, as in `volseg.models.lora.merged_state`. The kernel is one that
+    every device has: what was trained with xFormers on a GPU must open on a laptop, and the result is the same.
+    """
+    return replace(
+        model,
+        adaptation="full" if model.adaptation == "lora" else model.adaptation,
+        attention="sdpa" if model.attention == "xformers" else model.attention,
+    )
+
+
+def _try_attention(model: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
+    if model.encoder != "identity":
+        variant = VARIANTS[model.encoder]
+        try_attention(model.attention, variant.width // variant.heads, device, dtype)
 
 
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
@@ -78,7 +116,7 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
     encoder = SliceEncoder(vit, plan.token_stride, model.adjacent_slices)
     if model.weights != "random":
         load_encoder(encoder, model.weights, plan.num_channels)
-    adapt(encoder, model.adaptation)
+    adapt(encoder, model)
     return encoder
 
 
@@ -89,37 +127,69 @@ def _build_aggregator(model: ModelConfig, encoder: SliceEncoder | None) -> nn.Mo
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, encoder_lr_scale: float = 1.0, weight_decay: float = 0.0
+    model: nn.Module,
+    *,
+    lr: float,
+    encoder_lr_scale: float = 1.0,
+    layer_decay: float = 1.0,
+    weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups for AdamW.
 
-    Norms, biases, LayerScale and the learned positions and tokens do not decay. An encoder that started from a weight
-    file learns at ``lr * encoder_lr_scale``; one that started from random weights at ``lr``, like everything else.
+    Norms, biases, LayerScale and the learned positions and tokens do not decay. The weights of an encoder that started
+    from a weight file learn at ``lr * encoder_lr_scale * layer_decay ** (layers above)``. What starts anew learns at
+    ``lr``: the rest of the network, an encoder that started from random weights, and LoRA's matrices.
 
     Args:
         model: A network from `build_model`.
         lr: Learning rate of stem, aggregator and decoder.
         encoder_lr_scale: The pretrained encoder's learning rate as a fraction of ``lr``.
+        layer_decay: Its learning rate in a layer as a fraction of that in the layer above; 1 is off.
         weight_decay: Decay of the other weights.
 
     Returns:
         Groups with ``name``, ``params``, ``lr`` and ``weight_decay``; empty ones and frozen parameters are left out.
+
+    Source: layer-wise decay, Clark et al. 2020, "ELECTRA", appendix A; layers as in Bao et al. 2021, "BEiT".
     """
-    scale = encoder_lr_scale if getattr(model, "pretrained", False) else 1.0
+    pretrained = model.encoder if isinstance(model, Segmenter) and model.pretrained else None
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "encoder" if name.startswith("encoder.") else "network"
+        part, rate = ("encoder" if name.startswith("encoder.") else "network"), lr
+        if part == "encoder" and is_lora(name):
+            part = "lora"
+        elif part == "encoder" and pretrained is not None:
+            above = _layers_above(name, len(pretrained.vit.blocks))
+            rate = lr * encoder_lr_scale * layer_decay**above
+            part = part if layer_decay == 1 else f"encoder, {above} layers below its end"
         decays = parameter.ndim > 1 and not name.endswith(UNDECAYED)
-        rate, decay = lr * (scale if part == "encoder" else 1.0), weight_decay if decays else 0.0
         key = f"{part}, {'decay' if decays else 'no decay'}"
-        group = groups.setdefault(key, {"name": key, "params": [], "lr": rate, "weight_decay": decay})
-        group["params"].append(parameter)
+        new = {"name": key, "params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault(key, new)["params"].append(parameter)
     return list(groups.values())
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """``{"total": ..., "trainable": ...}``."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+def _layers_above(name: str, depth: int) -> int:
+    """How many of the encoder's layers follow a parameter's: embeddings, ``depth`` blocks, final norm."""
+    block = re.match(r"encoder\.vit\.blocks\.(\d+)\.", name)
+    if block:
+        return depth - int(block[1])
+    return 0 if name.startswith("encoder.vit.norm.") else depth + 1
+
+
+def count_parameters(model: nn.Module) -> dict[str, Any]:
+    """Parameters of a network, shared ones once.
+
+    Returns:
+        ``{"total": ..., "trainable": ..., "parts": {"encoder": {"total": ..., "trainable": ...}, ...}}``; the parts are
+        the network's direct children that have parameters.
+    """
+    parts = {name: _count(child) for name, child in model.named_children()}
+    return {**_count(model), "parts": {name: counts for name, counts in parts.items() if counts["total"]}}
+
+
+def _count(module: nn.Module) -> dict[str, int]:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trained in sizes if trained)}

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from volseg.errors import DataError, GeometryError, VolsegError
 from volseg.geometry.volume import Mask, Volume
@@ -73,9 +72,17 @@ def load_case(case: Case, channels: int, label_values: Collection[int]) -> tuple
 
 def nonzero_box(data: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """First and past-the-last voxel, along each axis of (C, D, H, W), of what is not 0 in some channel."""
-    occupied = (data != 0).any(axis=0)
-    box = ndimage.find_objects(occupied.view(np.uint8)) or [tuple(slice(0, size) for size in occupied.shape)]
-    return tuple(axis.start for axis in box[0]), tuple(axis.stop for axis in box[0])
+    shape = data.shape[1:]
+    occupied = [np.zeros(size, dtype=bool) for size in shape]
+    for index in range(shape[0]):  # slice by slice: a mask of a whole-body scan would double its memory
+        plane = (data[:, index] != 0).any(axis=0)
+        occupied[0][index] = plane.any()
+        occupied[1] |= plane.any(axis=1)
+        occupied[2] |= plane.any(axis=0)
+    if not occupied[0].any():
+        return (0, 0, 0), shape
+    found = [np.flatnonzero(axis) for axis in occupied]
+    return tuple(int(axis[0]) for axis in found), tuple(int(axis[-1]) + 1 for axis in found)
 
 
 def for_each_case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +18,10 @@ from volseg.planning.cases import Progress, for_each_case, load_case, nonzero_bo
 
 SAMPLES_PER_CASE = 10_000
 """Foreground voxels of each case that enter the intensity statistics."""
+AIR_HU = -500.0
+"""CT values below this are air: between lung (about -850) and fat (about -100)."""
+AIR_CUBE_MM = 20.0
+"""A label inside a cube of air this large is one that skipping windows of air would lose."""
 
 Triple = tuple[float, float, float]
 
@@ -47,6 +52,7 @@ class CaseFingerprint:
         spacing_mm: Voxel size.
         nonzero_shape: Voxels of the bounding box of everything that is not exactly 0.
         classes: Shape of every class that occurs.
+        labels_in_air: Whether a labelled voxel lies in a 20 mm cube that is all air; ``None`` for what is not CT.
     """
 
     id: str
@@ -55,6 +61,7 @@ class CaseFingerprint:
     spacing_mm: Triple
     nonzero_shape: tuple[int, int, int]
     classes: dict[str, ClassShape]
+    labels_in_air: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,11 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
     if not dataset.cases:
         raise DataError("the data set has no labelled case", file=dataset.root)
     work = partial(
-        _measure, channels=len(dataset.channels), labels=dict(dataset.labels), ignore_label=dataset.ignore_label
+        _measure,
+        channels=len(dataset.channels),
+        labels=dict(dataset.labels),
+        ignore_label=dataset.ignore_label,
+        ct=dataset.modality == "ct",
     )
     measured = for_each_case(work, dataset.cases, workers=workers, progress=progress)
     samples = np.concatenate([sample for _, sample in measured], axis=1)  # (C, N)
@@ -124,7 +135,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
 
 
 def _measure(
-    case: Case, channels: int, labels: Mapping[str, int], ignore_label: int | None
+    case: Case, channels: int, labels: Mapping[str, int], ignore_label: int | None, ct: bool
 ) -> tuple[CaseFingerprint, np.ndarray]:
     """Fingerprint of a case and its foreground samples (C, N) float32."""
     allowed = set(labels.values()) | ({ignore_label} if ignore_label is not None else set())
@@ -142,7 +153,27 @@ def _measure(
         spacing_mm=_rounded(spacing, 6),
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
         classes=_class_shapes(label, labels, spacing),
+        labels_in_air=_labels_in_air(data, label != 0, spacing) if ct else None,
     ), data.reshape(channels, -1)[:, chosen].astype(np.float32)
+
+
+def _labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) -> bool:
+    """Whether a labelled voxel (R, A, S) lies in a cube of ``AIR_CUBE_MM`` that is air in every channel of the image.
+
+    Such cubes are the morphological opening of the air. They lie inside the image, as windows do.
+    """
+    if not labelled.any():
+        return False
+    size = [max(1, math.floor(AIR_CUBE_MM / mm)) for mm in spacing]
+    box = tuple(
+        slice(max(0, axis.start - n), axis.stop + n)
+        for axis, n in zip(ndimage.find_objects(labelled.astype(np.uint8))[0], size, strict=True)
+    )
+    air = (data[(slice(None), *box)] < AIR_HU).all(axis=0).astype(np.uint8)
+    centres = ndimage.minimum_filter(air, size, mode="constant", cval=0)
+    mirrored = [-1 if n % 2 == 0 else 0 for n in size]  # the same cube seen from its voxels, not from its centre
+    opened = ndimage.maximum_filter(centres, size, mode="constant", cval=0, origin=mirrored)
+    return bool((opened.astype(bool) & labelled[box]).any())
 
 
 def spread(count: int, limit: int) -> np.ndarray:

@@ -42,6 +42,7 @@ class Plan:
         mirror_axes: Axes (0, 1, 2 = D, H, W) that training and test-time augmentation may flip.
         nearest_depth: Restore along D by the nearest slice, not linearly.
         rotate_in_plane_only: Augmentation rotates about D only.
+        air_below: Windows whose stored values all lie below this are air and may be skipped; ``None`` skips none.
     """
 
     version: int = PLAN_VERSION
@@ -60,6 +61,7 @@ class Plan:
     mirror_axes: tuple[int, ...]
     nearest_depth: bool
     rotate_in_plane_only: bool
+    air_below: float | None = None
 
     def __post_init__(self) -> None:
         validate.check_names(self, PLAN_VERSION)
@@ -106,7 +108,7 @@ class Plan:
             ConfigError: Unknown or missing key, value of the wrong type, or values that do not go together.
         """
         check_keys(values, tuple(READERS), "plan")
-        missing = [key for key in READERS if key not in values and key not in ("version", "ignore_label")]
+        missing = [key for key in READERS if key not in values and key not in ("version", "ignore_label", "air_below")]
         if missing:
             raise ConfigError(f"plan.{missing[0]} is missing", expected=", ".join(READERS))
         return cls(**{key: READERS[key](f"plan.{key}", value) for key, value in values.items()})
@@ -148,6 +150,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "mirror_axes": sequence(integer),
     "nearest_depth": boolean,
     "rotate_in_plane_only": boolean,
+    "air_below": optional(number),
 }
 FIXED = ("version", "dataset", "channels", "labels", "ignore_label")
 """What the data set says, not the plan; these cannot be overridden."""
@@ -199,6 +202,7 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
         mirror_axes=pick("mirror_axes", lambda: rules.mirror_axes(cases, axes)),
         nearest_depth=pick("nearest_depth", lambda: rules.nearest_depth(spacing)),
         rotate_in_plane_only=pick("rotate_in_plane_only", lambda: rules.rotate_in_plane_only(spacing, patch)),
+        air_below=pick("air_below", lambda: rules.air_below(cases, spacing, patch)),
     )
 
 

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from volseg.planning.fingerprint import CaseFingerprint, Triple
+from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_HU, CaseFingerprint, Triple
 
 PATCH_VOXELS = 32 * 128 * 128
 """Most voxels of a patch: a batch of 2 fits a small GPU and stays bearable on a CPU."""
@@ -191,3 +191,18 @@ def nearest_depth(spacing_mm: Sequence[float]) -> bool:
 def rotate_in_plane_only(spacing_mm: Sequence[float], patch: Sequence[int]) -> bool:
     """Whether rotation out of the slice would mostly leave the patch: thick slices, or a flat patch (nnU-Net)."""
     return nearest_depth(spacing_mm) or max(patch) > ANISOTROPY * patch[0]
+
+
+def air_below(cases: Sequence[CaseFingerprint], spacing_mm: Triple, patch: Sequence[int]) -> float | None:
+    """The raw value below which a whole window is air, if no label of any case lies in such a place.
+
+    Args:
+        cases: Of a CT data set; others were not searched for air.
+        spacing_mm: Voxel size of the working grid.
+        patch: Window in voxels. It must not be smaller than the cubes that were searched.
+
+    Returns:
+        :data:`~volseg.planning.fingerprint.AIR_HU`, or ``None`` where windows of air must not be skipped.
+    """
+    covered = min(n * mm for n, mm in zip(patch, spacing_mm, strict=True)) >= AIR_CUBE_MM
+    return AIR_HU if covered and all(case.labels_in_air is False for case in cases) else None

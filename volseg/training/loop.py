@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from volseg.data.augment import build_augmentation
 from volseg.data.cache import data_hash
 from volseg.data.dataset import PatchDataset
 from volseg.io.model_file import file_sha256, save_model
-from volseg.models.build import count_parameters
+from volseg.models.build import count_parameters, for_prediction
+from volseg.models.lora import merged_state
 from volseg.planning.jsontext import write_json
 from volseg.training.checkpoint import Progress
 from volseg.training.experiment import Experiment
@@ -117,9 +118,9 @@ def training_row(losses: list[Tensor], lr: float, progress: Progress) -> dict[st
     return {"step": progress.step, "loss": loss, "lr": lr, "elapsed_s": round(progress.elapsed_s, 2)}
 
 
-def write_provenance(experiment: Experiment, parameters: dict[str, int]) -> dict[str, Any]:
+def write_provenance(experiment: Experiment, parameters: dict[str, Any]) -> dict[str, Any]:
     """Log and keep what the run is made with."""
-    logger.info("parameters: %(total)d, of them trainable: %(trainable)d", parameters)
+    logger.info("parameters: %s", parameter_text(parameters))
     weights = experiment.config.model.weights
     weights_hash = file_sha256(weights) if weights is not None and weights != "random" else None
     record = provenance(experiment.config.seed, data_hash(experiment.train_cases), weights_hash, parameters)
@@ -127,17 +128,28 @@ def write_provenance(experiment: Experiment, parameters: dict[str, int]) -> dict
     return record
 
 
+def parameter_text(parameters: dict[str, Any]) -> str:
+    """Trainable of all parameters, of the network and of its parts, in one line."""
+    counts = {"all": parameters, **parameters["parts"]}
+    return "; ".join(f"{part}: {n['trainable']:,} of {n['total']:,} trainable" for part, n in counts.items())
+
+
 def write_model(
     experiment: Experiment, model: nn.Module, record: dict[str, Any], progress: Progress, name: str
 ) -> Path:
-    """Write a model file into the run folder."""
+    """Write a model file into the run folder.
+
+    It holds what prediction needs: LoRA's matrices merged into the weights they belong to, and the configuration of
+    that network. ``training`` keeps the one it was trained as, and its parameter counts.
+    """
     path = experiment.folder / name
+    trained = experiment.config.model
     metadata = {
-        "config": config_to_dict(experiment.config),
+        "config": config_to_dict(replace(experiment.config, model=for_prediction(trained))),
         "plan": experiment.plan.to_dict(),
         "labels": experiment.plan.labels,
         "versions": {"volseg": __version__, "torch": torch.__version__},
-        "training": {**record, **asdict(progress)},
+        "training": {**record, "model": asdict(trained), **asdict(progress)},
     }
-    save_model(path, model.state_dict(), metadata)
+    save_model(path, merged_state(model), metadata)
     return path

@@ -22,14 +22,14 @@ def seed_step(seed: int, step: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def provenance(seed: int, data_hash: str, weights_hash: str | None, parameters: dict[str, int]) -> dict[str, Any]:
+def provenance(seed: int, data_hash: str, weights_hash: str | None, parameters: dict[str, Any]) -> dict[str, Any]:
     """What a result depends on: versions, commit, command, seed, hardware, data and weights.
 
     Args:
         seed: Seed of the run.
         data_hash: Key of the preprocessed cases (covers the files and the plan).
         weights_hash: SHA-256 of the encoder weight file; ``None`` for a random start.
-        parameters: Total and trainable parameters of the model.
+        parameters: Total and trainable parameters of the model and of its parts.
     """
     return {
         "volseg": __version__,

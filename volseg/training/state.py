@@ -13,7 +13,7 @@ from torch import Tensor
 
 from volseg.config.schema import Config
 from volseg.errors import ConfigError, VolsegError
-from volseg.inference.predictor import choose_device
+from volseg.inference.device import choose_device, has_native_bf16
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
 from volseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -43,10 +43,14 @@ class TrainingState:
         self._fabric = make_fabric(config)
         self.device = self._fabric.device
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model, plan)
+        self.model = build_model(config.model, plan, device=self.device, dtype=compute_dtype(config, self.device))
         settings = config.train
         groups = parameter_groups(
-            self.model, lr=settings.lr, encoder_lr_scale=settings.encoder_lr_scale, weight_decay=settings.weight_decay
+            self.model,
+            lr=settings.lr,
+            encoder_lr_scale=settings.encoder_lr_scale,
+            layer_decay=settings.layer_decay,
+            weight_decay=settings.weight_decay,
         )
         self._peaks = [group["lr"] for group in groups]
         self._network, self._optimizer = self._fabric.setup(self.model, torch.optim.AdamW(groups))
@@ -55,8 +59,8 @@ class TrainingState:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the last step, of the first parameter group."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        """Learning rate of the last step, of the fastest parameter group."""
+        return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def step(self, batch: dict[str, Any], step: int, spent: float) -> Tensor:
         """One optimizer step.
@@ -112,7 +116,7 @@ class TrainingState:
         """Read the checkpoint if there is one, and say where the run stands.
 
         Raises:
-            ConfigError: The checkpoint is of another model.
+            ConfigError: The checkpoint is of another model, or of an optimizer with other parameter groups.
             ModelFileError: It is damaged.
         """
         state = load_checkpoint(folder)
@@ -129,15 +133,24 @@ class TrainingState:
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self.average.updates = state["average_updates"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        try:
+            self._optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:  # train.layer_decay decides how many groups there are
+            mend = "resume with the run's own configuration, or choose another output="
+            raise ConfigError("the checkpoint has other groups", file=folder, found=error, mend=mend) from error
         logger.info("resumed at step %d", state["progress"]["step"])
         return Progress(**state["progress"])
 
 
 def make_fabric(config: Config) -> Fabric:
-    """Device and precision of a run; ``auto`` precision is bf16 only on hardware that has it."""
+    """Device and precision of a run."""
     device = choose_device(config.device)
-    native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16)
+    bf16 = compute_dtype(config, device) == torch.bfloat16
     devices: int | list[int] = 1 if device.index is None else [device.index]
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
+
+
+def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """Precision of the network's multiplications; ``auto`` is bf16 only on hardware that has it."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_native_bf16(device))
+    return torch.bfloat16 if bf16 else torch.float32

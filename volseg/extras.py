@@ -1,0 +1,30 @@
+"""Optional libraries: imported when a setting asks for them, and named when they are missing."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from volseg.errors import MissingExtraError
+
+
+def import_extra(module: str, extra: str, setting: str) -> ModuleType:
+    """Import a library that only an extra installs.
+
+    Args:
+        module: What to import, for example ``xformers.ops``.
+        extra: The extra of this package that installs it.
+        setting: The setting that asks for it, for example ``model.attention=xformers``.
+
+    Raises:
+        MissingExtraError: It is not installed, or cannot be loaded here.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a compiled library that does not load
+        raise MissingExtraError(
+            f"{setting} needs a library that is not installed",
+            found=error,
+            expected=f"the extra volseg[{extra}]",
+            mend=f"pip install 'volseg[{extra}]', or choose another value than {setting}",
+        ) from error

@@ -1,0 +1,118 @@
+"""Trained networks from model files, grouped so that what they have in common is done once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from volseg.config.schema import ModelConfig
+from volseg.errors import ConfigError, ModelFileError
+from volseg.io.model_file import read_model
+from volseg.models.build import build_model
+from volseg.planning.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network with the plan it was trained with."""
+
+    model: nn.Module
+    plan: Plan
+
+
+def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Network:
+    """Read a model file.
+
+    Args:
+        path: The file.
+        device: Where the network will run; its attention kernel is tried there.
+        dtype: In which precision.
+
+    Raises:
+        ModelFileError: The file is missing, damaged, of another kind, or its parts do not fit together.
+    """
+    state, metadata = read_model(path)
+    try:
+        plan = Plan.from_dict(metadata["plan"])
+        model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
+    _load_state(model, state, path)
+    return Network(model.eval(), plan)
+
+
+def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
+    """See that the networks segment the same classes in the same channels.
+
+    Raises:
+        ConfigError: They do not; the file is named.
+    """
+    first = networks[0].plan
+    for network, path in zip(networks[1:], paths[1:], strict=True):
+        for name in ("labels", "channels"):
+            found, expected = getattr(network.plan, name), getattr(first, name)
+            if found != expected:
+                raise ConfigError(
+                    f"the models of an ensemble have other {name}",
+                    file=path,
+                    found=found,
+                    expected=f"{expected}, as in {paths[0]}",
+                )
+
+
+def group_networks(networks: Sequence[Network]) -> list[tuple[Plan, list[nn.Module]]]:
+    """Networks that see the same prepared slabs: one plan, and the same neighbouring slices.
+
+    Within a group, networks whose encoders are equal (a frozen one, in the folds of one plan) share one encoder object,
+    and so its tokens.
+    """
+    groups: list[tuple[Plan, list[nn.Module]]] = []
+    for network in networks:
+        for plan, models in groups:
+            if plan == network.plan and _halo(models[0]) == _halo(network.model):
+                _share_encoder(network.model, models)
+                models.append(network.model)
+                break
+        else:
+            groups.append((network.plan, [network.model]))
+    return groups
+
+
+def _halo(model: nn.Module) -> int:
+    return int(getattr(model, "halo", 0))
+
+
+def _share_encoder(model: nn.Module, others: Sequence[nn.Module]) -> None:
+    encoder = getattr(model, "encoder", None)
+    for other in others:
+        candidate = getattr(other, "encoder", None)
+        if encoder is not None and candidate is not None and _equal(encoder, candidate):
+            model.encoder = candidate
+            return
+
+
+def _equal(encoder: nn.Module, other: nn.Module) -> bool:
+    """Whether two encoders of the same plan and halo give the same tokens."""
+    ours, theirs = encoder.state_dict(), other.state_dict()
+    return str(encoder) == str(other) and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def _model_config(config: Mapping[str, Any]) -> ModelConfig:
+    """The network's settings; its weights come from the model file, so the encoder starts empty."""
+    settings = dict(config["model"])
+    unknown = sorted(set(settings) - {field.name for field in fields(ModelConfig)})
+    if unknown:
+        raise ConfigError("unknown model settings", found=", ".join(unknown), mend="update volseg")
+    return replace(ModelConfig(**settings), weights="random")
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ModelFileError("the weights do not fit the network", file=path, found=error) from error

@@ -1,0 +1,78 @@
+"""What can be written beside a mask: class probabilities and the uncertainty, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+
+from volseg.geometry.trace import Trace
+from volseg.io.atomic import atomic_file
+from volseg.io.volumes import write_map
+
+
+class _SliceWriter:
+    """Fills an array (..., D, H, W) on the scan's grid, slice by slice of the cropped grid."""
+
+    def __init__(self, array: NDArray[np.generic], trace: Trace) -> None:
+        self._target = trace.cropped_view(array)
+
+    def _put(self, index: int, values: Tensor) -> None:
+        self._target[..., index, :, :] = values.numpy()
+
+
+class ProbabilityWriter(_SliceWriter):
+    """Stores the probabilities (K, H, W) of each slice."""
+
+    def write(self, index: int, probabilities: Tensor) -> None:
+        """Take a slice."""
+        self._put(index, probabilities.half())
+
+
+class UncertaintyWriter(_SliceWriter):
+    """Stores the entropy of each voxel's probabilities in nats: 0 where sure, log(K) where nothing is known."""
+
+    def write(self, index: int, probabilities: Tensor) -> None:
+        """Take a slice."""
+        self._put(index, torch.special.entr(probabilities).sum(dim=0))
+
+
+@contextmanager
+def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[ProbabilityWriter]:
+    """A NumPy file (K, D, H, W) float16 on the scan's own grid, streamed to disk; it appears when it is whole.
+
+    Voxels that were cropped away are background for sure.
+
+    Args:
+        path: The ``.npy`` file.
+        classes: Classes K.
+        trace: How the working grid came from the scan's.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with atomic_file(path) as file:
+        array = open_memmap(file.name, mode="w+", dtype=np.float16, shape=(classes, *trace.source.shape))
+        if trace.cropped_view(array[0]).size < array[0].size:
+            array[0] = 1
+        yield ProbabilityWriter(array, trace)
+        array.flush()
+        del array
+
+
+@contextmanager
+def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
+    """A NIfTI file of the entropy (float32, nats) on the scan's own grid; it appears when it is whole.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    array = np.zeros(trace.source.shape, np.float32)
+    yield UncertaintyWriter(array, trace)
+    write_map(path, array, trace.source)
