@@ -76,8 +76,9 @@ def global_state() -> dict[str, Any]:
 
 
 def test_predicting_changes_nothing_outside(trained_model: Path, scans: list[Scan]) -> None:
+    predictor = volseg.load(trained_model, device="cpu")
     before = global_state()
-    volseg.load(trained_model, device="cpu").predict(*scans[0], tta=True)
+    predictor.predict(*scans[0], tta=True)
     assert global_state() == before
 
 
