@@ -33,7 +33,9 @@ def test_reorient_agrees_with_nibabel(codes) -> None:
     np.testing.assert_allclose(grid.affine, expected.affine, atol=1e-12)
 
 
-@pytest.mark.parametrize("angles", [(0, 0, 0), (25, -20, 30), (40, 35, -50), (45, 0, 0), (0, -45, 0), (0, 0, 45), (45, 45, 0)])
+@pytest.mark.parametrize(
+    "angles", [(0, 0, 0), (25, -20, 30), (40, 35, -50), (45, 0, 0), (0, -45, 0), (0, 0, 45), (45, 45, 0)]
+)
 @pytest.mark.parametrize("shear", [0.0, 0.3])
 def test_the_order_of_the_voxel_axes_does_not_decide_how_a_scan_is_turned(angles, shear) -> None:
     """Also where two directions are equally near: the affine of a file is rounded to float32, anew in each order."""

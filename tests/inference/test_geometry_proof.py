@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from numpy.typing import NDArray
-from scan_files import HEADERS, MIRRORED, OBLIQUE, STORAGE, tilted, turned, write_scan
-from trained import LABELS, LAS, PLAN, make_scan
+from scan_files import HEADERS, OBLIQUE, STORAGE, tilted, turned, write_scan
+from trained import LABELS, LAS, PLAN, dice, make_scan
 
 import volseg
 from volseg.geometry.volume import Mask
@@ -57,11 +57,6 @@ def assert_same_anatomy(mask: NDArray[Any], expected: NDArray[Any]) -> None:
     assert min(shares) >= 0.999, shares
 
 
-def dice(mask: NDArray[Any], truth: NDArray[Any], label: int) -> float:
-    a, b = mask == label, truth == label
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
-
-
 def test_the_network_really_segments(reference: Mask) -> None:
     """A scan it has not seen; the label values are those of the training data, large and with gaps."""
     assert reference.label_values == (0, 205, 500, 600)
@@ -89,8 +84,8 @@ def turned_files(folder: Path, affine: NDArray[np.float64], step: int = 1) -> An
 
 @pytest.mark.parametrize(
     ("affine", "tta", "step"),
-    [(LAS, False, 1), (turned((25, -20, 30)), False, 1), (turned((40, 35, -50)), False, 5), (LAS, True, 5)],
-    ids=["all 48", "all 48, oblique", "far oblique", "mirrored copies averaged"],
+    [(LAS, False, 1), (turned((25, -20, 30)), False, 3), (turned((40, 35, -50)), False, 5), (LAS, True, 5)],
+    ids=["all 48", "oblique", "far oblique", "mirrored copies averaged"],
 )
 def test_voxel_orders_and_flips(
     affine: NDArray[np.float64], tta: bool, step: int, predictor: Predictor, tmp_path: Path

@@ -1,4 +1,4 @@
-"""``volseg.load(model).predict(scan)``: the same from a file and an array, without global state, from several threads."""
+"""``volseg.load(model).predict(scan)``: from a file as from an array, without global state, in several threads."""
 
 from __future__ import annotations
 

@@ -82,6 +82,12 @@ def make_scan(index: int) -> tuple[NDArray[np.int16], NDArray[np.uint16], Grid]:
     return (stored * SLOPE + INTER).astype(np.int16), labels, grid
 
 
+def dice(mask: NDArray[Any], truth: NDArray[Any], label: int) -> float:
+    """Of one label."""
+    a, b = mask == label, truth == label
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
 def train(path: Path) -> None:
     """Train on the first scans and write a model file, the same one every time."""
     rng = np.random.default_rng(0)
