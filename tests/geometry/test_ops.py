@@ -33,6 +33,23 @@ def test_reorient_agrees_with_nibabel(codes) -> None:
     np.testing.assert_allclose(grid.affine, expected.affine, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "angles", [(0, 0, 0), (25, -20, 30), (40, 35, -50), (45, 0, 0), (0, -45, 0), (0, 0, 45), (45, 45, 0)]
+)
+@pytest.mark.parametrize("shear", [0.0, 0.3])
+def test_the_order_of_the_voxel_axes_does_not_decide_how_a_scan_is_turned(angles, shear) -> None:
+    """Also where two directions are equally near: the affine of a file is rounded to float32, anew in each order."""
+    affine = affine_of("RAS", (0.7, 1.2, 3.1), angles)
+    affine[:3, 2] += shear * affine[:3, 1]
+    data = np.arange(60).reshape(5, 4, 3)
+    expected, _ = ops.reorient(data, Grid(data.shape, affine.astype(np.float32)), "SPL")
+    for codes in CODES:
+        change = nibabel.orientations.axcodes2ornt(codes)
+        turned = nibabel.orientations.apply_orientation(data, change)
+        moved = (affine @ nibabel.orientations.inv_ornt_aff(change, data.shape)).astype(np.float32)
+        np.testing.assert_array_equal(ops.reorient(turned, Grid(turned.shape, moved), "SPL")[0], expected)
+
+
 @pytest.mark.parametrize("codes", ["", "RA", "RAX", "RLS", "ras", "RRAS", "RAAS"])
 def test_reorient_refuses_what_is_no_orientation(codes) -> None:
     with pytest.raises(GeometryError, match="orientation"):

@@ -185,3 +185,12 @@ def test_real_labels_come_back(data_root, file, codes, spacing) -> None:
         assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > 0.9
     if trace.cropped == trace.target:
         np.testing.assert_array_equal(restored, mask.labels)
+
+
+@pytest.mark.parametrize("rounding", [-1e-7, 0.0, 1e-7])
+def test_restoring_labels_sends_halves_up_however_rounded(rounding) -> None:
+    """Every second voxel of 1023 lies halfway between two of the 512 on the working grid."""
+    trace = Trace(Grid((1023, 1, 1), np.diag([1.0 + rounding, 1, 1, 1])))
+    _, trace = trace.resample(np.zeros((1, 1023, 1, 1)), (2.0, 1.0, 1.0))
+    restored = trace.restore_labels(np.arange(512).reshape(512, 1, 1))
+    np.testing.assert_array_equal(restored.ravel(), (np.arange(1023) + 1) // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from trained import model_of_session
 
 from volseg.config.schema import ModelConfig
 from volseg.models.build import build_model
@@ -90,3 +92,10 @@ def scan() -> nibabel.Nifti1Image:
     affine = np.diag([3.0, 2.5, 2.0, 1.0])
     affine[:3, 3] = (-30.0, 12.0, 7.0)
     return nibabel.Nifti1Image(data, affine)
+
+
+@pytest.fixture(scope="session")
+def trained_model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The model file of ``trained.py``; trained once for all processes of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return model_of_session(folder.parent if hasattr(request.config, "workerinput") else folder)

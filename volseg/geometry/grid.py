@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,6 +14,7 @@ from volseg.errors import GeometryError
 
 FloatArray = NDArray[np.float64]
 Triple = tuple[float, float, float]
+LEAN = 1e-4 * np.array([[0, 0, 0], [1, 0, 0], [2, 3, 0]])  # decides where an axis lies between two directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +53,13 @@ class Grid:
     def orientation(self) -> str:
         """Three letters: the anatomical direction in which each index grows, e.g. ``"LAS"``.
 
-        An oblique or sheared grid gets the nearest permutation of the axes, as nibabel finds it.
+        An oblique or sheared grid gets the nearest permutation of the axes. It is the same for the same scan in
+        every order and direction of its voxel axes.
         """
-        return "".join(nibabel.aff2axcodes(self.affine))
+        letters = {}
+        for world, axis in enumerate(_nearest_axes(self.affine)):
+            letters[axis] = ("LR", "PA", "IS")[world][int(self.affine[world, axis] > 0)]
+        return "".join(letters[axis] for axis in range(3))
 
     def to_mm(self, index: ArrayLike) -> FloatArray:
         """Maps voxel indices ``(..., 3)`` to RAS+ millimetres ``(..., 3)``."""
@@ -126,3 +130,20 @@ def _checked_affine(affine: ArrayLike) -> FloatArray:
         )
     matrix.setflags(write=False)
     return matrix
+
+
+def _nearest_axes(affine: FloatArray) -> tuple[int, ...]:
+    """The voxel axes that run along R, A and S: of the six ways to pair them the one with the largest sum of cosines.
+
+    Choosing axis by axis, as nibabel does (older versions in the file's order), would let the order of a far oblique
+    scan's axes decide its orientation. At 45 degrees, where two ways are equal but for rounding, the one is taken
+    whose directions lean from R to A, R to S, A to S.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+
+    def nearness(order: tuple[int, ...]) -> float:
+        axes = directions[:, order]
+        axes = axes * np.where(axes.diagonal() < 0, -1.0, 1.0)
+        return float(axes.trace() + (LEAN * axes).sum())
+
+    return max(permutations(range(3)), key=nearness)

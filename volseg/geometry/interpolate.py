@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["linear", "cubic", "nearest"]
+HALF = 0.5 + 1e-3  # halves go up, also where a file's affine, rounded to float32, has left them a hair below
 SLAB_VOXELS = 1 << 22  # in-plane slabs are converted to float32 about 16 MB at a time
 REACH = {"linear": 1.0, "cubic": 2.0}
 
@@ -43,8 +44,7 @@ def interpolation_matrix(
     at = (n_in - 1) / 2 + (np.arange(n_out) - (n_out - 1) / 2) * scale
     matrix = np.zeros((n_out, n_in))
     if kind == "nearest":
-        # The nudge sends every half up, also one that rounding has left a hair below.
-        nearest = np.floor(at + 0.5 + 1e-9).astype(np.intp).clip(0, n_in - 1)
+        nearest = np.floor(at + HALF).astype(np.intp).clip(0, n_in - 1)
         matrix[np.arange(n_out), nearest] = 1.0
         return matrix
     stretch = max(1.0, scale) if antialias else 1.0

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from volseg.errors import GeometryError
 from volseg.geometry.grid import Grid, Triple
-from volseg.geometry.interpolate import Kind, apply_matrices, interpolation_matrix
+from volseg.geometry.interpolate import HALF, Kind, apply_matrices, interpolation_matrix
 
 SAME_SPACING = 1e-6  # relative: what the float32 affines of files leave uncertain
-HALF = 0.5 + 1e-6  # halves go up, also where rounding has left them a hair below
 ANISOTROPY = 3.0  # an axis this much coarser than the finest is interpolated linearly, as thick slices (nnU-Net's 3)
 TIE = 1e-5  # label shares closer than this are a tie
 Matrix = NDArray[np.float64] | None
@@ -71,7 +70,7 @@ def image_matrices(grid: Grid, spacing_mm: Sequence[float]) -> tuple[Grid, Matri
         The grid, and for D, H and W an ``(n_out, n_in)`` matrix, or None where the axis stays as it is.
     """
     target = resampled_grid(grid, spacing_mm)
-    finest = min(grid.spacing_mm)
+    finest = min(grid.spacing_mm) * (1 + SAME_SPACING)  # 1 x 1 x 3 mm is 3 times coarser, not more, however rounded
     kinds: list[Kind] = ["linear" if s > ANISOTROPY * finest else "cubic" for s in grid.spacing_mm]
     depth, rows, columns = _matrices(grid, target, kinds)
     return target, (depth, rows, columns)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from volseg.errors import GeometryError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
+from volseg.geometry.interpolate import HALF
 from volseg.geometry.resample import Matrices, image_matrices
 
 StepKind = Literal["reorient", "crop", "resample"]
@@ -175,7 +176,7 @@ class Trace:
         """
         _check_shape(labels, self.target)
         for axis, (axis_map, n) in enumerate(zip(self.axis_maps(), self.cropped.shape, strict=True)):
-            at = np.floor(axis_map.scale * np.arange(n) + axis_map.offset + 0.5 + 1e-9).astype(np.intp)
+            at = np.floor(axis_map.scale * np.arange(n) + axis_map.offset + HALF).astype(np.intp)
             labels = labels.take(at.clip(0, labels.shape[axis] - 1), axis=axis)
         return self.uncrop_and_reorient(labels, fill)
 

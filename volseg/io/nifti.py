@@ -141,7 +141,10 @@ def header_like(source: Path) -> Header:
         DataError: The source cannot be read.
     """
     with _opened(source) as image:
-        header = image.header.as_byteswapped(nibabel.volumeutils.native_code)
+        stream = image.file_map["image"].fileobj
+        stream.seek(0)
+        header = image.header_class.from_fileobj(stream, check=False)  # nibabel would put a qfac of 0 right, say
+        header = header.as_byteswapped(nibabel.volumeutils.native_code)
     for key in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[key] = 0
     header["intent_name"] = header["aux_file"] = b""
@@ -173,7 +176,9 @@ def write_voxels(path: Path, voxels: NDArray[Any], header: Header, description: 
         OutputError: The file cannot be written.
     """
     header.set_data_dtype(voxels.dtype)
+    pixdim = header["pixdim"].copy()
     header.set_data_shape(voxels.shape)
+    header["pixdim"] = pixdim  # of which nibabel sets those beyond the third axis to 1
     header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, description
     header["magic"] = header.single_magic
     header.set_data_offset(header.single_vox_offset)
