@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from volseg.models.contracts import FeatureSpec, crop_to, pad_to_multiple
-from volseg.models.decoder import InstanceNorm, PointwiseConv, TapFusion, UnetrDecoder, assign_taps, kernel_at
+from volseg.models.decoder import Conv3d, InstanceNorm, PointwiseConv, TapFusion, UnetrDecoder, assign_taps, kernel_at
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,15 @@ def test_without_the_stem_voxels_do_not_enter() -> None:
     assert torch.equal(one, other)
     assert one.shape == (1, 2, 4, 8, 8)
     assert not torch.equal(one, decoder(torch.randn(1, 1, 4, 8, 8), [tap + 1])[0])
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 4, 9, 8), (1, 16, 3, 5, 6), (2, 16, 8, 20, 17)])
+def test_convolution_without_a_graph_is_the_same(shape: tuple[int, ...], stride: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    conv = Conv3d(shape[1], 8, 3, stride, 1, bias=False)
+    for x in (torch.randn(shape), torch.randn(shape).contiguous(memory_format=torch.channels_last_3d)):
+        expected = torch.nn.functional.conv3d(x, conv.weight, None, stride, 1)
+        with torch.inference_mode():
+            torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
+        assert conv(x).requires_grad

@@ -53,12 +53,29 @@ class PointwiseConv(nn.Linear):
         return rearrange(outputs, "b d h w c -> b c d h w")
 
 
+class Conv3d(nn.Conv3d):
+    """3D convolution without a bias that takes oneDNN's kernel for a single small volume too.
+
+    For a batch of one with few voxels `torch.conv3d` falls back to a plain matrix product on the CPU, two to four times
+    slower; prediction calls the kernel that training's larger batches get.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, D, H, W)`` -> ``(B, C', D', H', W')``."""
+        fast = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+        if not (fast and torch.backends.mkldnn.is_available()):
+            return super().forward(x)
+        padding, stride, dilation = self.padding, self.stride, self.dilation
+        result: torch.Tensor = torch.ops.aten.mkldnn_convolution(x, self.weight, None, padding, stride, dilation, 1)
+        return result
+
+
 def conv_block(inputs: int, outputs: int, kernel: Stride, stride: Stride = (1, 1, 1)) -> nn.Sequential:
     """Convolution, instance norm, leaky ReLU."""
     kernel_depth = max(kernel[0], stride[0])  # a stride longer than the kernel would skip slices
     padding = ((kernel_depth - 1) // 2, kernel[1] // 2, kernel[2] // 2)
     return nn.Sequential(
-        nn.Conv3d(inputs, outputs, (kernel_depth, *kernel[1:]), stride, padding, bias=False),
+        Conv3d(inputs, outputs, (kernel_depth, *kernel[1:]), stride, padding, bias=False),
         InstanceNorm(outputs),
         nn.LeakyReLU(0.01, inplace=True),
     )
@@ -98,7 +115,8 @@ class UnetrDecoder(nn.Module):
 
     Level ``l`` works at ``strides[l]`` with ``min(features * 2**l, max_features)`` channels. The deepest level takes
     the last tap and all that are left over, level 1 the first, level 2 the second; level 0 sees raw voxels only.
-    Without the stem each level has its taps alone, and those that get none only what comes from below.
+    What comes from below, stem and taps are added, not joined as channels, which halves the input of the widest
+    convolutions. Without the stem each level has its taps alone, and those that get none only what comes from below.
 
     Args:
         image_channels: Channels of the image.
@@ -154,9 +172,7 @@ class UnetrDecoder(nn.Module):
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                conv_block(
-                    (2 if stem or level in self.tap_levels else 1) * widths[level], widths[level], kernels[level]
-                ),
+                conv_block(widths[level], widths[level], kernels[level]),
                 conv_block(widths[level], widths[level], kernels[level]),
             )
             for level in range(levels - 1)
@@ -175,7 +191,7 @@ class UnetrDecoder(nn.Module):
         x, logits = skips[len(self.ups)], []
         for level in reversed(range(len(self.ups))):
             x = self.ups[level](x)
-            x = self.blocks[level](torch.cat([x, skips[level]], dim=1) if level in skips else x)
+            x = self.blocks[level](x + skips[level] if level in skips else x)
             if self.training or level == 0:
                 logits.append(self.heads[level](x))
         return logits[::-1]
