@@ -61,7 +61,7 @@ def test_all_means_each_class_by_itself() -> None:
 
 
 def test_minimum_volume() -> None:
-    """0.3 ml is three voxels: a component of exactly that stays, although 3 * 0.1 is not 0.3 in binary."""
+    """0.3 ml is three voxels: a component of exactly that stays."""
     mask, removed = settings(min_volume_ml={"liver": 0.3}).apply(mask_of(islands()), LABELS)
     expected = islands()
     expected[0, 7, 9] = 0
@@ -70,6 +70,13 @@ def test_minimum_volume() -> None:
     mask, removed = settings(min_volume_ml=0.81).apply(mask_of(islands()), LABELS)
     assert not mask.labels.any()
     assert [entry["components"] for entry in removed] == [3, 2]
+
+
+def test_rounding_does_not_remove_what_has_exactly_the_minimum() -> None:
+    """Voxels of 0.343 mm3: as floats, 0.001029 ml are a little more than three of them."""
+    mask = Mask(islands(), Grid((6, 8, 10), np.diag([0.7, 0.7, 0.7, 1.0])))
+    _, removed = settings(min_volume_ml={"liver": 0.001029}).apply(mask, LABELS)
+    assert [entry["voxels"] for entry in removed] == [1]
 
 
 def test_the_volume_of_sheared_voxels() -> None:

@@ -534,3 +534,12 @@ def test_names_of_outputs(tmp_path: Path) -> None:
     assert outputs.existing("a [1].b") == []
     (tmp_path / "a [1].b_probabilities.npy").touch()
     assert outputs.existing("a [1].b") == [tmp_path / "a [1].b_probabilities.npy"]
+
+
+def test_memory_on_a_gpu_is_counted_for_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    resets: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 3_500_000)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", resets.append)
+    assert summary_module.peak_device_mb(torch.device("cuda:1")) == 3.5
+    assert resets == [torch.device("cuda:1")]
+    assert summary_module.peak_device_mb(torch.device("cpu")) is None
