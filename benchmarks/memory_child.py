@@ -84,7 +84,6 @@ def synthetic_scan(shape: Size) -> Volume:
 def by_volseg(model: nn.Module, plan: Plan, scan: Volume, max_memory_bytes: int) -> tuple[NDArray[Any], dict[str, Any]]:
     """The product's own way: prepare, stream, restore."""
     from volseg.inference.options import PredictOptions
-
     from volseg.inference.predictor import Predictor
 
     predictor = Predictor.from_model(model, plan, device="cpu")

@@ -63,7 +63,7 @@ class Conv3d(nn.Conv3d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, D, H, W)`` -> ``(B, C', D', H', W')``."""
         fast = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-        if not (fast and torch.backends.mkldnn.is_available()):
+        if not (fast and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
             return super().forward(x)
         padding, stride, dilation = self.padding, self.stride, self.dilation
         result: torch.Tensor = torch.ops.aten.mkldnn_convolution(x, self.weight, None, padding, stride, dilation, 1)
