@@ -71,7 +71,8 @@ class ModelConfig:
         encoder: Slice encoder; ``identity`` leaves stem and decoder only (the control).
         weights: Path of an encoder weight file, or ``random``. There is no default: a random start must be asked for.
         adaptation: What of the encoder is trained.
-        aggregator: How slice tokens are mixed along depth.
+        aggregator: How slice tokens are mixed along depth: not at all, by a convolution over five slices, or by
+            attention over the stack with positions in millimetres.
         attention: Attention kernel.
         decoder: ``unetr`` works in 3D on raw voxels and tokens; ``linear`` (one classifier) and ``unet2d`` see the
             tokens of one slice at a time.
