@@ -103,7 +103,8 @@ class ModelConfig:
         lora_alpha: Factor of LoRA's product, times the rank; as large as the rank, the factor is 1.
         lora_dropout: Dropout before LoRA's product.
         lora_mlp: LoRA on the feed-forward layers too, not on the attention's alone.
-        aggregator: How slice tokens are mixed along depth.
+        aggregator: How slice tokens are mixed along depth: not at all, by a convolution over five slices, or by
+            attention over the stack with positions in millimetres.
         attention: Attention kernel; ``xformers`` needs CUDA and the extra ``volseg[xformers]``.
         decoder: ``unetr`` works in 3D on raw voxels and tokens; ``linear`` (one classifier) and ``unet2d`` see the
             tokens of one slice at a time.
