@@ -131,6 +131,7 @@ class UnetrDecoder(nn.Module):
     Attributes:
         multiple: Voxels along D, H and W of which the input is a whole multiple.
         deep_strides: Strides of the extra outputs in training.
+        features: Channels at level 0.
         channels_last: Run the convolutions channels last, whatever the format of the weights.
     """
 
@@ -151,6 +152,7 @@ class UnetrDecoder(nn.Module):
         self.multiple = strides[-1]
         self.deep_strides: tuple[Stride, ...] = tuple(strides[1:-1])
         self.channels_last = True
+        self.features = features
         widths = [min(features * 2**level, max_features) for level in range(levels)]
         kernels = [kernel_at(stride, spacing_mm) for stride in strides]
         steps = [relative(strides[level], strides[max(0, level - 1)]) for level in range(levels)]
