@@ -175,7 +175,7 @@ def test_each_layer_of_a_pretrained_encoder_learns_slower_than_the_one_above(bui
         "encoder.vit.patch_embed.proj.weight": (0.0125, 0.5),
         "encoder.vit.pos_embed": (0.0125, 0.0),
         "encoder.vit.cls_token": (0.0125, 0.0),
-        "aggregator.qkv.weight": (1.0, 0.5),
+        "aggregator.query.weight": (1.0, 0.5),
     }
     for name, (lr, decay) in expected.items():
         assert found[name] == (pytest.approx(lr), decay), name

@@ -71,7 +71,7 @@ def atomic_folder(path: str | Path, *, replace: bool = True, mend: str = MEND) -
         if replace and path.exists():
             path.replace(former)
         try:
-            temporary.rename(path)
+            temporary.replace(path)
         except OSError:
             if replace or not path.is_dir():
                 raise

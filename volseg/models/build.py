@@ -54,13 +54,13 @@ def build_model(
         ConfigError: The settings do not fit each other, or the attention kernel does not run on the device.
         ModelFileError: The weight file is missing or does not fit.
     """
+    if device is not None and model.baseline is None:
+        _try_attention(model, device, dtype)
     start = weight_file(model)
     if model.baseline == "dynunet":
         from volseg.models.baselines import build_dynunet
 
         return build_dynunet(plan, halo=(model.adjacent_slices - 1) // 2)
-    if device is not None:
-        _try_attention(model, device, dtype)
     encoder = _build_encoder(model, plan)
     # the decoder first: then it starts with the same weights whatever the aggregator is
     decoder = _build_decoder(model, plan, encoder.spec if encoder is not None else FeatureSpec())
