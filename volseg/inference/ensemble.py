@@ -39,7 +39,8 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
     state, metadata = read_model(path)
     try:
         plan = Plan.from_dict(metadata["plan"])
-        model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
+        with torch.random.fork_rng(devices=[]):  # the random start is overwritten; nobody else shall notice it
+            model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
     _load_state(model, state, path)
