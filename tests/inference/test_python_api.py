@@ -82,6 +82,13 @@ def test_predicting_changes_nothing_outside(trained_model: Path, scans: list[Sca
     assert global_state() == before
 
 
+def test_loading_changes_nothing_outside(trained_model: Path) -> None:
+    """Not even the random generators, although a network is built with random weights before its own are put in."""
+    before = global_state()
+    volseg.load(trained_model, device="cpu")
+    assert global_state() == before
+
+
 def test_no_scan_leaves_a_trace_in_the_next(trained_model: Path, scans: list[Scan]) -> None:
     """A predictor that has seen others answers as a new one does, whatever the state of the generators."""
     used = volseg.load(trained_model, device="cpu")

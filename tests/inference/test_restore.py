@@ -110,3 +110,14 @@ def test_labels_above_16_bits(make_plan: MakePlan) -> None:
     mask = logits_to_mask(torch.tensor([[[[0.0, 1.0]]], [[[1.0, 0.0]]]]), trace, plan)
     assert mask.dtype == np.int32
     assert mask.tolist() == [[[70_000, 0]]]
+
+
+@pytest.mark.parametrize("rounding", [-1e-7, 0.0, 1e-7])
+def test_the_nearest_slice_is_the_upper_one_of_two_however_rounded(rounding: float, make_plan: MakePlan) -> None:
+    """Every second slice of 301 lies halfway between two of 151; the affine of a file is rounded to float32."""
+    values = {f"class {k}": k for k in range(151)}
+    plan = make_plan(labels=values, nearest_depth=True)
+    trace = Trace(Grid((301, 1, 1), np.diag([1.0 + rounding, 1, 1, 1])))
+    trace = trace.resample(np.zeros((1, 301, 1, 1)), (2.0, 1.0, 1.0))[1]
+    mask = logits_to_mask(torch.eye(151)[..., None, None], trace, plan)
+    assert np.array_equal(mask.ravel(), (np.arange(301) + 1) // 2)

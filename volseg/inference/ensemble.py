@@ -42,7 +42,8 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
     try:
         plan = Plan.from_dict(metadata["plan"])
         postprocessing = Postprocessing.from_dict(metadata.get("postprocessing", {}), plan.labels)
-        model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
+        with torch.random.fork_rng(devices=[]):  # the random start is overwritten; nobody else shall notice it
+            model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
     _load_state(model, state, path)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from volseg.errors import ConfigError
+from volseg.geometry.interpolate import HALF
 from volseg.geometry.trace import AxisMap, Trace
 from volseg.planning.plan import Plan
 
@@ -123,7 +124,7 @@ class _Plane:
 def _neighbours(axis: AxisMap, n_target: int, n_source: int, *, nearest: bool = False) -> _Neighbours:
     at = (axis.scale * torch.arange(n_target, dtype=torch.float64) + axis.offset).clamp(0, n_source - 1)
     if nearest:
-        at = torch.floor(at + 0.5 + 1e-9).clamp(max=n_source - 1)  # halves go up, as in geometry.interpolate
+        at = torch.floor(at + HALF).clamp(max=n_source - 1)  # halves go up, as in geometry.interpolate
     low = at.floor().long()
     return _Neighbours(low, at.ceil().long(), (at - low).float())
 
