@@ -6,10 +6,11 @@
     python benchmarks/inference.py --quick                            # tiny, to see that it works; runs/quick
 
 Parts: ``window`` (a volume of 128 x 192 x 192, MONAI's ``SlidingWindowInferer`` at its best batch), ``hippocampus``
-(one window a case), ``pipeline`` (a CT of the trunk, stage by stage), ``restore`` (logits to mask, nnU-Net's export) and
-``shell`` (five cases by the commands, start-up included). nnU-Net is made by ``benchmarks/nnunet.py``; without it those
-parts measure volseg alone. Every cell writes its own JSON, so cells may be measured one by one; the table takes all
-that are there. Weights are random: speed and memory do not depend on them. Float32; both sides use the same threads.
+(one window a case), ``pipeline`` (a CT of the trunk, stage by stage), ``restore`` (logits to mask, nnU-Net's export)
+and ``shell`` (five cases by the commands, start-up included). nnU-Net is made by ``benchmarks/nnunet.py``; without it
+those parts measure volseg alone. Every cell writes its own JSON, so cells may be measured one by one; the table takes
+all that are there. Weights are random: speed and memory do not depend on them. Float32; both sides use the same
+threads (nnU-Net's command takes all cores, and volseg's beside it too).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import torch
 from networks import SEED, Size, plan_for
 from numpy.typing import NDArray
 from processes import memory_bytes, peak_bytes, reset_peak, run_watched
-from record import cores, save, say, timed
+from record import save, say, timed
 from scipy import ndimage
 from torch.nn import functional as F
 
@@ -49,7 +49,7 @@ def restore(args: argparse.Namespace) -> None:
             rows = [pair(args, Path(folder), source, working, expected) for _ in range(args.pairs)]
             result = {"pairs": rows, **medians(rows), "oracle_s": oracle_s, "logits_bytes": logits.nbytes}
             result |= {"foreground": float((expected > 0).mean()), "border": border_share(logits.argmax(0))}
-            settings = {"classes": classes, "source": source, "working": working, "seed": SEED, "threads": cores()}
+            settings = {"classes": classes, "source": source, "working": working, "seed": SEED, "threads": args.threads}
             save(args.out, f"inference_restore_{classes}", settings, result, time.perf_counter() - started)
 
 
@@ -109,7 +109,7 @@ def pair(
         "spacing_mm": (THICKNESS_MM, PIXEL_MM, PIXEL_MM),
         "working_spacing_mm": (THICKNESS_MM, *in_plane_mm(working)),
     }
-    threads, file, mask = str(cores()), str(folder / "logits.npy"), folder / "mask.npy"
+    threads, file, mask = str(args.threads), str(folder / "logits.npy"), folder / "mask.npy"
     here = Path(__file__).parent
     child = ["restore-child", file, str(mask), threads, json.dumps(geometry)]
     commands = {"ours": ([sys.executable, str(here / "inference_restore.py"), *child], None)}

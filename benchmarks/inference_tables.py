@@ -68,7 +68,8 @@ def windows_section(records: list[Record]) -> str:
         f"## Against MONAI's SlidingWindowInferer\n\n{window_table(records)}\n\n"
         f"Same network, same prepared array; windows of {by(settings['window'])}, token stride "
         f"{settings['token_stride']}, {settings['classes']} classes, overlap 0.5, Gaussian weights, float32. Medians "
-        "over pairs; `mirroring all` is the mean over all eight flips. `encodings`: MONAI's slice encodings over volseg's. "
+        "over pairs; `mirroring all` is the mean over all eight flips. `encodings`: MONAI's slice encodings over "
+        "volseg's. "
         "`ceiling`: the ratio that encoder and decoder work alone gives, from the counted encodings and decodings and "
         "the time of one of each in the same run; decodings are equal in number.\n\n![Seconds](inference.png)"
     )
@@ -120,8 +121,9 @@ def restore_section(records: list[Record]) -> str:
     return (
         f"## Restoring alone: {by(settings['working'])} to {by(settings['source'])}\n\n{table(rows)}\n\n"
         f"Organ-like logits ({100 * result['foreground']:.0f} % foreground, {100 * result['border']:.1f} % of the "
-        "working voxels beside another class), each run in a process of its own, medians. The oracle: linear interpolation of "
-        "all logits, then argmax. Memory is the process's peak above what it held with the logits loaded, mask included."
+        "working voxels beside another class), each run in a process of its own, medians. The oracle: linear "
+        "interpolation of all logits, then argmax. Memory is the process's peak above what it held with the logits "
+        "loaded, mask included."
     )
 
 
