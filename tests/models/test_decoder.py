@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from volseg.models.contracts import FeatureSpec, crop_to, pad_to_multiple
-from volseg.models.decoder import Conv3d, InstanceNorm, PointwiseConv, TapFusion, UnetrDecoder, assign_taps, kernel_at
+from volseg.models.decoder import Conv3d, PointwiseConv, TapFusion, UnetrDecoder, assign_taps, kernel_at
+from volseg.models.instance_norm import InstanceNorm
 
 
 @pytest.mark.parametrize(
