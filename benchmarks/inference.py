@@ -34,7 +34,10 @@ def main() -> int:
     from inference_tables import write_tables
     from inference_window import hippocampus, window
 
+    from volseg.cli.heap import reuse_freed_memory
+
     torch.set_num_threads(args.threads)
+    reuse_freed_memory()  # as the commands do; MONAI runs in the same process and gains from it too
     for part in args.parts:
         {"window": window, "hippocampus": hippocampus, "pipeline": pipeline, "restore": restore, "shell": shell}[part](
             args

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from processes import memory_bytes, peak_bytes, reset_peak
 from torch import nn
 
+from volseg.cli.heap import reuse_freed_memory
 from volseg.data.preprocess import preprocess_image
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
@@ -29,6 +30,7 @@ def main() -> dict[str, Any]:
     """Measure what the settings ask for."""
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(settings["threads"])
+    reuse_freed_memory()  # as the commands do
     plan = plan_for(tuple(settings["window"]), settings["stride"], settings["classes"], SPACING_MM)
     model = random_network(plan, **settings["network"])
     shape = (settings["slices"], settings["side"], settings["side"])

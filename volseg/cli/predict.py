@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 
+from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bar
 from volseg.cli.sizes import size_in_bytes
 from volseg.cli.stopping import stops_in_order
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         KeyboardInterrupt: Ctrl-C; what was finished stays and is recorded.
         SystemExit: SIGTERM (143), likewise.
     """
+    reuse_freed_memory()
     with stops_in_order("finished cases are kept; the same command goes on with the others"):
         place = torchrun_place(os.environ)
         if place is not None and args.shard is not None:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volseg.cli.heap import reuse_freed_memory
+
 if TYPE_CHECKING:
     from volseg.training.experiment import Experiment
 
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from volseg.config.load import load_config
 
+    reuse_freed_memory()
     config = load_config(args.config, args.overrides)  # before anything heavy is imported: a typo shows at once
 
     from volseg.cli.progress import progress_bar
