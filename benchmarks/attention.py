@@ -16,18 +16,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from record import origin
 
 from volseg.errors import VolsegError
 from volseg.models.attention import attention_function, try_attention
-from volseg.training.reproducibility import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
@@ -44,11 +42,10 @@ def main() -> int:
         return 0
     cells, refused = run_all(args)
     record = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "command": ["python", "benchmarks/attention.py", *sys.argv[1:]],
-        "versions": {name: installed(name) for name in ("volseg", "torch", "xformers")},
-        "hardware": {**hardware(), "threads": args.threads, "device": args.device, "dtype": args.dtype},
+        **origin(),
+        "threads": args.threads,
+        "device": args.device,
+        "dtype": args.dtype,
         "heads": args.heads,
         "head_size": args.head_size,
         "repeats": args.repeats,
@@ -167,9 +164,7 @@ def resident_kib(field: str) -> int:
 def markdown(record: dict[str, Any]) -> str:
     """The table; ratios are ``sdpa`` to the row's kernel, pair by pair."""
     machine = record["hardware"]
-    where = (
-        machine["gpu"] if machine["device"].startswith("cuda") else f"{machine['cpu']}, threads: {machine['threads']}"
-    )
+    where = machine["gpu"] if record["device"].startswith("cuda") else f"{machine['cpu']}, threads: {record['threads']}"
     lines = [
         "# Attention kernels",
         "",
@@ -185,7 +180,7 @@ def markdown(record: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"Batch 1, {record['heads']} heads of {record['head_size']} channels, {machine['dtype']}, on {where}; "
+        f"Batch 1, {record['heads']} heads of {record['head_size']} channels, {record['dtype']}, on {where}; "
         f"torch {record['versions']['torch']}, {record['date'][:10]}, commit {str(record['commit'])[:12]}. "
         f"Medians of {record['repeats']} processes a row, taking turns; peaks are above what was held just before the "
         "call, so without its inputs. Ratios are medians over neighbouring runs.",
@@ -202,21 +197,6 @@ def sdpa_ratio(cells: list[dict[str, Any]], cell: dict[str, Any], key: str) -> s
         return ""
     pairs = zip(partner[0]["runs"], cell["runs"], strict=True)
     return f"{median(one[key] / other[key] for one, other in pairs):.3f}"
-
-
-def commit() -> str | None:
-    """Commit of this checkout, marked where it has been changed."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
-def installed(package: str) -> str | None:
-    """Version of a package, ``None`` without it."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

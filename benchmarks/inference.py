@@ -54,6 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mirror", type=words, default=["none", "all"], help="none, all (%(default)s)")
     parser.add_argument("--volume", type=size, help="D,H,W of the window part (128,192,192)")
     parser.add_argument("--pairs", type=int, help="pairs in every cell (5)")
+    parser.add_argument("--batch", type=int, help="MONAI's sw_batch_size (the fastest of 1, 2, 4 in a trial)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads (%(default)s)")
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data", help="folder of the scans")
     parser.add_argument("--nnunet", type=Path, default=HERE / ".nnunet", help="made by nnunet.py")

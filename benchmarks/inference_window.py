@@ -61,7 +61,7 @@ def window(args: argparse.Namespace) -> None:
     plan = plan_for(QUICK_WINDOW if args.quick else WINDOW, TOKEN_STRIDE, CLASSES)
     for encoder in args.encoders:
         model = random_network(plan, encoder=encoder)
-        batch = best_batch(model, plan)
+        batch = args.batch or best_batch(model, plan)
         costs = Costs.measure(model, plan, batch)
         for mirror in args.mirror:
             bench = Bench(model, plan, MIRRORS[mirror], batch)
@@ -83,7 +83,7 @@ def hippocampus(args: argparse.Namespace) -> None:
     scans = [preprocess_image(read_channels(case.images), plan)[0].data for case in cases]
     for encoder in args.encoders:
         model = random_network(plan, encoder=encoder)
-        batch = best_batch(model, plan)
+        batch = args.batch or best_batch(model, plan)
         costs = Costs.measure(model, plan, batch)
         for mirror in args.mirror:
             bench = Bench(model, plan, plan.mirror_axes if mirror == "all" else (), batch)

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import numpy as np
 import organ_shapes
 from metric_tables import markdown, plot
 from metric_tools import SAME_DEFINITION, SCORERS, TOOLS, Scores, prepare_libraries, score_monai, score_volseg
+from record import origin, timed
 from scipy import ndimage
 
 from volseg.metrics.scores import case_scores
@@ -53,40 +51,12 @@ def main() -> int:
     for part in args.parts:
         started = time.perf_counter()
         result = {"pairs": pairs, "traps": traps, "large": large, "scaling": scaling, "empty": empty}[part](args)
-        record = {"part": part, **provenance(), "seconds": round(time.perf_counter() - started, 1), "result": result}
+        record = {"part": part, **origin(), "seconds": round(time.perf_counter() - started, 1), "result": result}
         (args.out / f"metrics_{part}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{part}: {record['seconds']} s", file=sys.stderr)
     (args.out / "metrics.md").write_text(markdown(args.out), encoding="utf-8")
     print((args.out / "metrics.md").read_text(encoding="utf-8"))
     return 0
-
-
-def provenance() -> dict[str, Any]:
-    """When, where and with what."""
-    import torch
-
-    from volseg.training.reproducibility import hardware
-
-    packages = ("volseg", "numpy", "scipy", "torch", "monai", "MedPy", "surface-distance")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "commit": commit.stdout.strip() or None,
-        "versions": {name: version(name) for name in packages},
-        "hardware": hardware(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
-    """Median wall time of some calls, and the last result."""
-    times, result = [], None
-    for _ in range(repeats):
-        started = time.perf_counter()
-        result = function()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times), result
 
 
 def differences(pair: organ_shapes.Pair, classes: int, tool: str, theirs: dict[int, Scores]) -> Scores:

@@ -21,22 +21,19 @@ import argparse
 import gc
 import json
 import resource
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from record import origin
 from torch import nn
 
 from volseg.models.dinov2 import VARIANTS, DinoV2, Variant, tap_indices
 from volseg.models.key_names import official_names
-from volseg.training.reproducibility import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {"s": 22_056_576, "b": 86_580_480, "l": 304_368_640, "g": 1_136_480_768}  # without registers
@@ -60,7 +57,7 @@ def main() -> int:
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in [f"dinov2_{size}14{suffix}" for size in PUBLISHED if size in args.models for suffix in ("", "_reg")]:
         print(name, file=sys.stderr)
-        rows[name] = {**measure(name, args.seed), **provenance(args)}
+        rows[name] = {**measure(name, args.seed), **origin(), "seed": args.seed}
         ordered = {key: rows[key] for key in VARIANTS if key in rows}
         path.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(markdown(ordered), encoding="utf-8")
@@ -162,20 +159,6 @@ def official_position(pos_embed: torch.Tensor, *, registers: bool) -> Callable[.
         return torch.cat([pos_embed[:, :1], resized.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)], dim=1)
 
     return position
-
-
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """When, where and with what."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/parity.py --models {','.join(args.models)} --seed {args.seed}",
-        "commit": commit.stdout.strip() or None,
-        "versions": {name: version(name) for name in ("volseg", "torch", "transformers")},
-        "hardware": hardware(),
-        "seed": args.seed,
-    }
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("volseg", "torch", "monai", "numpy", "scipy", "nibabel", "safetensors")
+PACKAGES = ("volseg", "torch", "numpy", "scipy", "nibabel", "monai", "torchio", "lightning-fabric", "safetensors")
+PEERS = ("transformers", "xformers", "MedPy", "surface-distance")  # whichever are installed
 
 
 def save(folder: Path, name: str, settings: dict[str, Any], result: Any, seconds: float) -> None:
@@ -42,7 +43,7 @@ def origin() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": ["python", *(without_place(argument) for argument in sys.argv)],
         "commit": commit.stdout.strip() or None,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: found for name in (*PACKAGES, *PEERS) if (found := _version(name))},
         "hardware": hardware(),
         "cores": cores(),
         "threads": torch.get_num_threads(),

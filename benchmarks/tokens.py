@@ -14,33 +14,28 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from record import origin
 from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.config.load import load_config
 from volseg.config.schema import Config
 from volseg.training.experiment import Experiment, prepare
 from volseg.training.loop import batches, training_samples
-from volseg.training.reproducibility import hardware
 from volseg.training.state import TrainingState
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = ["model.encoder=dinov2_s14", "model.adaptation=frozen", "model.weights=random", "data.workers=0", "device=cpu"]
 TARGET = 4.0
 ARMS = ("without", "with", "no encoder")
-PACKAGES = ("volseg", "torch", "numpy", "monai", "torchio", "lightning-fabric")
 
 
 @dataclass
@@ -81,7 +76,7 @@ def main() -> int:
         experiment = prepare(config, silent, resume=False)
         arms, build = make_arms(experiment)
         measure(arms, args.pairs, args.steps)
-        record = {**provenance(args), **describe(experiment), "build": build, **results(arms, config, args.steps)}
+        record = {**origin(), **describe(experiment), "build": build, **results(arms, config, args.steps)}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "tokens.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (args.out / "tokens.md").write_text(markdown(record), encoding="utf-8")
@@ -194,19 +189,6 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """When, where and with what; folders of this machine are left out."""
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    words = ["DIR" if Path(word).is_absolute() or word == args.data else word for word in sys.argv[1:]]
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/tokens.py", *words]),
-        "commit": commit.stdout.strip() or None,
-        "versions": {name: version(name) for name in PACKAGES},
-        "hardware": hardware(),
-    }
-
-
 def markdown(record: dict[str, Any]) -> str:
     """The table and its reading."""
     ratio, build, arms = record["ratio"], record["build"], record["arms"]
@@ -234,7 +216,7 @@ def markdown(record: dict[str, Any]) -> str:
         f" features {record['features']}, aggregator {record['aggregator']}, workers {record['workers']};"
         f" {record['hardware']['cpu']}, {record['hardware']['threads']} threads, torch {record['versions']['torch']};"
         f" tokens read from the page cache. {record['date']}, commit {record['commit']}:"
-        f" `{record['command']}`.",
+        f" `{' '.join(record['command'])}`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volseg.training.reproducibility import provenance
+from record import origin
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES: dict[str, dict[str, Any]] = {
@@ -56,8 +56,7 @@ def main() -> int:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             cells.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{mode}, {depth} slices: {cells[-1]['step_mb']} MB", file=sys.stderr, flush=True)
-    record = provenance(SEED, "noise", None, cells[0]["parameters"])
-    record["command"] = ["benchmarks/training.py", *sys.argv[1:]]
+    record = {**origin(), "seed": SEED, "parameters": cells[0]["parameters"]}
     stem = args.out / f"training_memory_{args.encoder}_{args.plane}"
     args.out.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps({**record, "cells": cells}, indent=1) + "\n", encoding="utf-8")
@@ -136,7 +135,7 @@ def markdown(cells: list[dict[str, Any]], record: dict[str, Any], args: argparse
         + "\n\nMB: rise of the process's resident memory above the built network with its optimizer's state, over two "
         "steps of one patch (default decoder and aggregator, token stride 8, float32). In brackets what "
         "`volseg describe` says autograd keeps. s: seconds a step. Each cell in its own process, "
-        f"{record['created'][:10]}, torch {record['versions']['torch']}, {machine['cpu']}, {machine['threads']} "
+        f"{record['date'][:10]}, torch {record['versions']['torch']}, {machine['cpu']}, {record['threads']} "
         f"threads, commit {(record['commit'] or 'unknown')[:12]}.\n"
     )
 
