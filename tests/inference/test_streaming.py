@@ -18,6 +18,7 @@ from volseg.data.preprocess import prepare_image, preprocess_image
 from volseg.errors import ConfigError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
+from volseg.inference import schedule as schedule_module
 from volseg.inference.columns import Flips
 from volseg.inference.engine import Counts, predict_logits, stream_logits
 from volseg.inference.ensemble import Network
@@ -129,6 +130,20 @@ def test_tokens_that_do_not_fit_are_encoded_again(make_plan: MakePlan, build: Bu
     tight = choose_schedule([model], plan, layout, flips, 40_000, 45_000_000)
     assert not tight.keep_tokens
     assert 1 < tight.encodings(layout) <= 1.3
+
+
+def test_without_a_bound_what_is_needed_is_taken(
+    make_plan: MakePlan, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default suffices for most scans; where it does not, nobody asked for a refusal."""
+    plan = make_plan()
+    model, layout, flips = build(plan), Layout.of((80, 200, 200), plan.patch_size), Flips.along(())
+    assert choose_schedule([model], plan, layout, flips, 40_000, None) == Schedule(windows=1)
+    monkeypatch.setattr(schedule_module, "DEFAULT_BYTES", 1000)
+    with caplog.at_level("INFO"):
+        thrifty = choose_schedule([model], plan, layout, flips, 40_000, None)
+    assert not thrifty.keep_tokens
+    assert "prediction needs about 0.0 GB" in caplog.text
 
 
 def test_an_ensemble_is_the_mean_of_probabilities(make_plan: MakePlan, build: Build, tmp_path: Path) -> None:

@@ -30,13 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--tta", action="store_true", help="average over mirrored copies (slower, a little better)")
     add("--no-skip-air", dest="skip_air", action="store_false", help="also predict windows of nothing but air")
-    default = PredictOptions().max_memory_bytes
     add(
         "--max-memory",
         type=size_in_bytes,
-        default=default,
         metavar="SIZE",
-        help=f"memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: {default / 1e9:g}GB)",
+        help="bound of the memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: 4GB, or more if needed)",
     )
     add("--split-classes", action="store_true", help="write CASE/CLASS.nii.gz (0 and 1) instead of CASE.nii.gz")
     add("--probabilities", action="store_true", help="write the probability of each class too (float16, large)")

@@ -12,9 +12,10 @@ class PredictOptions:
     Attributes:
         tta: Average over mirrored copies along the plan's mirror axes.
         skip_air: Leave out windows of nothing but air, where the plan allows it.
-        max_memory_bytes: Bound of what is held beyond the model, the scan as stored and the mask.
+        max_memory_bytes: Bound of what is held beyond the model, the scan as stored and the mask. ``None`` takes 4 GB,
+            or as little as possible where that is not enough; a bound that is given is never exceeded knowingly.
     """
 
     tta: bool = False
     skip_air: bool = True
-    max_memory_bytes: int = 4_000_000_000
+    max_memory_bytes: int | None = None

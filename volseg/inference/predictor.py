@@ -199,7 +199,7 @@ class Predictor:
             Layout.of(image.shape, plan.patch_size),
             Flips.along(axes),
             image.stored.size // image.shape[0],
-            options.max_memory_bytes // len(self._groups),
+            None if options.max_memory_bytes is None else options.max_memory_bytes // len(self._groups),
         )
         slabs = stream_logits(
             models,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,8 +16,12 @@ from volseg.inference.columns import Flips, groups_by_encoder
 from volseg.inference.windows import Layout
 from volseg.planning.plan import Plan
 
+logger = logging.getLogger(__name__)
+
 MOST_ENCODINGS = 1.3
 """How often a slice may be encoded on average where the tokens do not fit."""
+DEFAULT_BYTES = 4_000_000_000
+"""What a prediction may hold where no bound is given and this suffices."""
 FLOAT = 4  # bytes
 
 
@@ -79,7 +84,7 @@ class Footprint:
 
 
 def choose_schedule(
-    models: Sequence[nn.Module], plan: Plan, layout: Layout, flips: Flips, stored_plane: int, max_bytes: int
+    models: Sequence[nn.Module], plan: Plan, layout: Layout, flips: Flips, stored_plane: int, max_bytes: int | None
 ) -> Schedule:
     """The thinnest slab that keeps its tokens; where they do not fit, the thinnest that encodes few slices again.
 
@@ -89,28 +94,32 @@ def choose_schedule(
         layout: The volume's windows.
         flips: Mirrored copies.
         stored_plane: Stored voxels that a working slice is made of, all channels.
-        max_bytes: What may be held.
+        max_bytes: What may be held; ``None`` is 4 GB, or as little as possible where that does not suffice.
 
     Raises:
-        ConfigError: Not even the thinnest slab fits.
+        ConfigError: A bound is given and not even the thinnest slab fits.
     """
     batch = 1 if next(models[0].parameters(), torch.empty(0)).device.type == "cpu" else 4
     schedules = [
-        *(Schedule(windows=1, chunk=chunk, batch=size) for size, chunk in ((batch, 16), (1, 16), (1, 4))),
+        *(Schedule(windows=size, chunk=chunk, batch=size) for size, chunk in ((batch, 16), (1, 16), (1, 4))),
         *(Schedule(windows=n, keep_tokens=False, chunk=4) for n in range(2, len(layout.starts[0]) + 1)),
     ]
-    least = None
-    for schedule in schedules:
-        if schedule.encodings(layout) > MOST_ENCODINGS:
-            continue
-        needed = footprint(models, plan, layout, flips, stored_plane, schedule).of(schedule, layout)
-        if needed <= max_bytes:
+    needs = {
+        schedule: footprint(models, plan, layout, flips, stored_plane, schedule).of(schedule, layout)
+        for schedule in schedules
+        if schedule.encodings(layout) <= MOST_ENCODINGS
+    }
+    for schedule, needed in needs.items():
+        if needed <= (DEFAULT_BYTES if max_bytes is None else max_bytes):
             return schedule
-        least = needed if least is None else min(least, needed)
+    thriftiest = min(needs, key=needs.__getitem__)
+    if max_bytes is None:
+        logger.info("prediction needs about %.1f GB beside the model and the scan", needs[thriftiest] / 1e9)
+        return thriftiest
     raise ConfigError(
         "the scan cannot be predicted within so little memory",
         found=f"a limit of {max_bytes / 1e9:.3g} GB",
-        expected=f"at least {(least or 0) / 1e9:.3g} GB beside the model, the scan and its mask",
+        expected=f"at least {needs[thriftiest] / 1e9:.3g} GB beside the model, the scan and its mask",
         mend="raise --max-memory, or predict without --tta",
     )
 
