@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from volseg.data.preprocess import prepare_image, preprocess_image
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
 from volseg.inference import schedule as schedule_module
@@ -220,6 +223,41 @@ def test_probabilities_and_uncertainty(make_plan: MakePlan, build: Build, tmp_pa
     np.testing.assert_allclose(entropy, -(p * np.log(p)).sum(axis=0), atol=0.02)
     assert (entropy[:3] == 0).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.npy", "u.nii.gz"]
+
+
+@pytest.mark.parametrize("slice_axis", ["S", "R"])
+def test_slices_of_probabilities_lie_close_together(
+    slice_axis: str, make_plan: MakePlan, build: Build, tmp_path: Path
+) -> None:
+    """Whichever axis of the file the slices follow: otherwise each would touch every page of a large file."""
+    plan = make_plan(slice_axis=slice_axis)
+    predictor = Predictor.from_model(build(plan), plan, device="cpu")
+    data = np.random.default_rng(0).normal(0, 1, (16, 17, 18)).astype(np.float32)
+    found = predictor.segment(scan_of(data, 2.0)[0], probabilities=tmp_path / "p.npy")
+    probabilities = np.load(tmp_path / "p.npy")
+    assert (np.array(plan.label_values)[probabilities.argmax(axis=0)] == found.mask.labels).mean() > 0.98
+    axis = {"S": 3, "R": 1}[slice_axis]
+    others = [stride for number, stride in enumerate(probabilities.strides) if number not in (0, axis)]
+    assert probabilities.strides[axis] > max(others)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_full_disk_is_an_error_before_anything_is_mapped(
+    full: bool, make_plan: MakePlan, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that finds no room when it is written would end the process; a file system may be unable to reserve."""
+
+    def refuse(*_: object) -> None:
+        number = errno.ENOSPC if full else errno.EOPNOTSUPP
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    plan = make_plan()
+    predictor = Predictor.from_model(build(plan), plan, device="cpu")
+    data = np.random.default_rng(0).normal(0, 1, (16, 16, 16)).astype(np.float32)
+    with pytest.raises(OutputError, match="No space left") if full else nullcontext():
+        predictor.segment(scan_of(data, 2.0)[0], probabilities=tmp_path / "p.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ([] if full else ["p.npy"])
 
 
 def test_windows_of_air_are_left_out(make_plan: MakePlan, build: Build) -> None:

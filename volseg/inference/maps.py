@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
+from volseg.geometry.ops import axis_order
 from volseg.geometry.trace import Trace
 from volseg.io.atomic import atomic_file
 from volseg.io.volumes import write_map
@@ -47,7 +51,8 @@ class UncertaintyWriter(_SliceWriter):
 def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[ProbabilityWriter]:
     """A NumPy file (K, D, H, W) float16 on the scan's own grid, streamed to disk; it appears when it is whole.
 
-    Voxels that were cropped away are background for sure.
+    Voxels that were cropped away are background for sure. Where slices follow each other along the scan's last axis, as
+    they mostly do, the array is in Fortran order: in C order each of them would touch every page of the file.
 
     Args:
         path: The ``.npy`` file.
@@ -58,7 +63,10 @@ def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[Probabi
         OutputError: The file cannot be written.
     """
     with atomic_file(path) as file:
-        array = open_memmap(file.name, mode="w+", dtype=np.float16, shape=(classes, *trace.source.shape))
+        order, _ = axis_order(trace.source, trace.cropped.orientation)
+        shape = (classes, *trace.source.shape)
+        array = open_memmap(file.name, mode="w+", dtype=np.float16, shape=shape, fortran_order=order[0] == 2)
+        _reserve(file)
         if trace.cropped_view(array[0]).size < array[0].size:
             array[0] = 1
         yield ProbabilityWriter(array, trace)
@@ -76,3 +84,14 @@ def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
     array = np.zeros(trace.source.shape, np.float32)
     yield UncertaintyWriter(array, trace)
     write_map(path, array, trace.source)
+
+
+def _reserve(file: BinaryIO) -> None:
+    """Takes the file's place on the disk: a full one is an error now, not a SIGBUS when a mapped page is written."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot reserve
+            raise
