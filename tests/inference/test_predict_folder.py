@@ -543,3 +543,19 @@ def test_memory_on_a_gpu_is_counted_for_each_case(monkeypatch: pytest.MonkeyPatc
     assert summary_module.peak_device_mb(torch.device("cuda:1")) == 3.5
     assert resets == [torch.device("cuda:1")]
     assert summary_module.peak_device_mb(torch.device("cpu")) is None
+
+
+def test_a_run_that_ends_between_extras_and_mask_leaves_neither(
+    predictor: Predictor, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise an older mask's record would vouch for another model's probabilities."""
+    out = tmp_path / "out"
+    writing_extras(predictor, monkeypatch)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OutputError("the file cannot be written", found="No space left on device")
+
+    monkeypatch.setattr(outputs_module, "write_mask", full)
+    summary = predict_folder(predictor, scans, out, probabilities=True, uncertainty=True)
+    assert set(statuses(summary).values()) == {"failed"}
+    assert [path.name for path in out.iterdir()] == ["summary.json"]

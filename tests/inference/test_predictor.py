@@ -74,6 +74,8 @@ def test_unusable_arrays(predictor: Predictor, scan: Image) -> None:
     data = np.asanyarray(scan.dataobj)
     with pytest.raises(DataError, match="needs an affine"):
         predictor.predict(data)
+    with pytest.raises(DataError, match="goes with an array"):
+        predictor.predict("scan.nii.gz", scan.affine)
     with pytest.raises(DataError, match="not a volume"):
         predictor.predict(data[0], scan.affine)
     with pytest.raises(GeometryError):

@@ -53,7 +53,7 @@ def predict_folder(
         output: Folder of the masks; made if absent.
         options: How the scans are predicted.
         split_classes: Write ``<case>/<class>.nii.gz``, one file (0 and 1) a class, instead of ``<case>.nii.gz``.
-        probabilities: Write ``<case>_probabilities`` too.
+        probabilities: Write ``<case>_probabilities.npy`` too.
         uncertainty: Write ``<case>_uncertainty.nii.gz`` too.
         shard: ``(i, n)`` takes every n-th case from the i-th, for n jobs side by side.
         overwrite: Replace files of other models, inputs or options.
@@ -74,12 +74,14 @@ def predict_folder(
         cases = cases[shard[0] :: shard[1]]
     outputs = Outputs(folder=output, split_classes=split_classes, probabilities=probabilities, uncertainty=uncertainty)
     changing = {"tta": options.tta, "skip_air": options.skip_air}
-    job = _Job(predictor, options, outputs, overwrite, Summary(output, predictor.model_files, changing, shard))
-    with closing(pipeline([_CaseRun(case, job) for case in cases])) as runs:
-        for done, _ in enumerate(runs, start=1):
-            if progress is not None:
-                progress(done, len(cases))
-    return job.summary
+    summary = Summary(output, predictor.model_files, changing, shard)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".volseg_") as staging:
+        job = _Job(predictor, options, outputs, overwrite, summary, Path(staging))
+        with closing(pipeline([_CaseRun(case, job) for case in cases])) as runs:
+            for done, _ in enumerate(runs, start=1):
+                if progress is not None:
+                    progress(done, len(cases))
+    return summary
 
 
 def _prepare_output(output: Path) -> Path:
@@ -96,13 +98,14 @@ def _prepare_output(output: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all cases of a run share."""
+    """What all cases of a run share. What goes beside a mask waits in ``staging`` until the mask is there."""
 
     predictor: Predictor
     options: PredictOptions
     outputs: Outputs
     overwrite: bool
     summary: Summary
+    staging: Path
 
 
 class _CaseRun:
@@ -136,24 +139,28 @@ class _CaseRun:
         if volume is None:
             return
         outputs, name = self._job.outputs, self._case.id
+        probabilities, uncertainty = (
+            path and self._job.staging / path.name
+            for path in (outputs.probabilities_of(name), outputs.uncertainty_of(name))
+        )
         with self._stage("segment"):
             self._segmentation = self._job.predictor.segment(
-                volume,
-                self._job.options,
-                probabilities=outputs.probabilities_of(name),
-                uncertainty=outputs.uncertainty_of(name),
+                volume, self._job.options, probabilities=probabilities, uncertainty=uncertainty
             )
             self._seconds |= {stage: round(spent, 4) for stage, spent in self._segmentation.seconds.items()}
         self._peak_device_mb = peak_device_mb(self._job.predictor.device)
 
     def finish(self) -> None:
-        """Last stage: the file, and the record of it, in one go, so that an interruption cannot part them."""
+        """Last stage: the files, and the record of them, in one go, so that an interruption cannot part them."""
         made, self._segmentation = self._segmentation, None
         if made is not None:
             with self._stage("write"):
                 self._job.outputs.write_mask(self._case, made.mask, self._job.predictor.plan.labels)
-                mask, *extras = self._job.outputs.existing(self._case.id)
+                mask, *extras = self._job.outputs.all_of(self._case.id)
+                for path in extras:
+                    (self._job.staging / path.name).replace(path)
                 self._outputs |= {mask.name: output_sha256(mask)} | {path.name: None for path in extras}
+        known = self._record if self._status == "skipped" else {}
         result = CaseResult(
             case=self._case.id,
             status=self._status or "done",
@@ -162,8 +169,8 @@ class _CaseRun:
             input_sha256=self._hash,
             error=self._error,
             seconds=self._seconds,
-            counts=made.counts if made is not None else self._record.get("counts", {}),
-            removed=made.removed if made is not None else self._record.get("removed", ()),
+            counts=made.counts if made is not None else known.get("counts", {}),
+            removed=made.removed if made is not None else known.get("removed", ()),
             peak_rss_mb=peak_rss_mb(),
             peak_device_mb=self._peak_device_mb,
         )

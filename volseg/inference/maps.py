@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,9 +82,11 @@ def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
     Raises:
         OutputError: The file cannot be written.
     """
-    array = np.zeros(trace.source.shape, np.float32)
-    yield UncertaintyWriter(array, trace)
-    write_map(path, array, trace.source)
+    with tempfile.TemporaryFile(dir=path.parent) as file:  # on disk: four bytes a voxel would break the memory's bound
+        array = np.memmap(file, np.float32, mode="w+", shape=trace.source.shape, order="F")
+        yield UncertaintyWriter(array, trace)
+        write_map(path, array, trace.source)
+        del array
 
 
 def _reserve(file: BinaryIO) -> None:

@@ -130,6 +130,8 @@ class Predictor:
 
     def read(self, scan: Scan, affine: ArrayLike | None = None) -> Volume:
         """Read and check a scan; see :meth:`predict`."""
+        if affine is not None and not isinstance(scan, np.ndarray):
+            raise DataError("an affine goes with an array; a file has its own", found=scan, mend="leave affine out")
         if isinstance(scan, np.ndarray):
             volume, name = _from_array(scan, affine), None
         else:
@@ -199,7 +201,8 @@ class Predictor:
             Layout.of(image.shape, plan.patch_size),
             Flips.along(axes),
             image.stored.size // image.shape[0],
-            None if options.max_memory_bytes is None else options.max_memory_bytes // len(self._groups),
+            options.max_memory_bytes,
+            len(self._groups),
         )
         slabs = stream_logits(
             models,

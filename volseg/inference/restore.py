@@ -79,7 +79,7 @@ def restore_mask(
         (D, H, W) on the scan's grid: the label values of the data set, in the smallest integer type that holds them.
 
     Raises:
-        ConfigError: The members do not run along the same axis of the scan.
+        ConfigError: The members do not run along the same axis of the scan, or crop it differently.
     """
     trace = members[0].trace
     if any(member.trace.cropped != trace.cropped for member in members):

@@ -84,7 +84,13 @@ class Footprint:
 
 
 def choose_schedule(
-    models: Sequence[nn.Module], plan: Plan, layout: Layout, flips: Flips, stored_plane: int, max_bytes: int | None
+    models: Sequence[nn.Module],
+    plan: Plan,
+    layout: Layout,
+    flips: Flips,
+    stored_plane: int,
+    max_bytes: int | None,
+    plans: int = 1,
 ) -> Schedule:
     """The thinnest slab that keeps its tokens; where they do not fit, the thinnest that encodes few slices again.
 
@@ -95,6 +101,7 @@ def choose_schedule(
         flips: Mirrored copies.
         stored_plane: Stored voxels that a working slice is made of, all channels.
         max_bytes: What may be held; ``None`` is 4 GB, or as little as possible where that does not suffice.
+        plans: Plans of an ensemble that run side by side; each gets an equal part.
 
     Raises:
         ConfigError: A bound is given and not even the thinnest slab fits.
@@ -105,7 +112,7 @@ def choose_schedule(
         *(Schedule(windows=n, keep_tokens=False, chunk=4) for n in range(2, len(layout.starts[0]) + 1)),
     ]
     needs = {
-        schedule: footprint(models, plan, layout, flips, stored_plane, schedule).of(schedule, layout)
+        schedule: plans * footprint(models, plan, layout, flips, stored_plane, schedule).of(schedule, layout)
         for schedule in schedules
         if schedule.encodings(layout) <= MOST_ENCODINGS
     }
@@ -137,7 +144,7 @@ def footprint(
     encoding = schedule.chunk * (pixels + 8 * tokens)  # queries, keys, values and the hidden layer of one block
     image = 3 * plan.num_channels * plane + 2 * stored_plane  # held, joined, and being prepared
     return Footprint(
-        fixed=FLOAT * (decoding * schedule.batch + encoding + 3 * logits * plane),
+        fixed=FLOAT * (decoding * schedule.batch + encoding + 3 * logits * max(plane, stored_plane)),
         per_slice=FLOAT * ((logits + 1) * plane + image),
         column=FLOAT * 2 * tokens,  # the pieces and what they are joined to
         kept=FLOAT * tokens * columns * len(flips.plane),
