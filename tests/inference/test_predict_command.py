@@ -126,7 +126,7 @@ def test_options_reach_the_predictor(model: Path, scans: Path, tmp_path: Path, m
 
     def noted(self: Predictor, volume: Any, options: PredictOptions, **paths: Any) -> Any:
         calls.append((options, {key: path and path.name for key, path in paths.items()}))
-        return segment(self, volume, options)
+        return segment(self, volume, options, **paths)
 
     monkeypatch.setattr(Predictor, "segment", noted)
     common = ("--model", model, "--input", scans / "a.nii.gz", "--device", "cpu")
