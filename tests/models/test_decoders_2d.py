@@ -26,8 +26,8 @@ def test_the_linear_probe_is_a_classifier_on_the_last_tokens() -> None:
     """By hand: logits of a token, and half-pixel bilinear steps between two tokens."""
     decoder = LinearDecoder(num_classes=2, taps=spec(1, 4, width=3))
     with torch.no_grad():
-        decoder.classifier.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 2, 0]])[..., None, None])
-        decoder.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
+        decoder.head.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 2, 0]])[..., None, None])
+        decoder.head.bias.copy_(torch.tensor([0.0, 1.0]))
     tap = torch.zeros(1, 3, 2, 1, 2)
     tap[0, :, 1, 0] = torch.tensor([[0.0, 8.0], [5.0, 5.0], [9.0, 9.0]])
     (logits,) = decoder(torch.zeros(1, 1, 2, 4, 8), [tap])
@@ -40,7 +40,7 @@ def test_the_linear_probe_is_a_classifier_on_the_last_tokens() -> None:
 def test_a_frozen_linear_probe_trains_its_classifier_only() -> None:
     model = build_model(PROBE, StubPlan())
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {"decoder.classifier.weight": 192 * 3, "decoder.classifier.bias": 3}
+    assert trained == {"decoder.head.weight": 192 * 3, "decoder.head.bias": 3}
     assert model.encoder.tap_indices == (3,)
     assert model.deep_strides == ()
 

@@ -85,6 +85,17 @@ def test_heads_start_anew_when_the_classes_differ(
     assert "has the classes background, left, right; the data set has " + ", ".join(plan.class_names) in line
 
 
+@pytest.mark.parametrize("decoder", ["linear", "unet2d"])
+def test_every_decoder_has_a_head_that_can_start_anew(decoder: str, tmp_path: Path) -> None:
+    config = replace(CONFIG, decoder=decoder)
+    expected = model_file(tmp_path / "model.safetensors", config)
+    plan = NamedPlan(num_classes=4, class_names=("background", "left", "right", "middle"))
+    state = start(tmp_path / "model.safetensors", config, plan).state_dict()
+    assert len(state["decoder.head.weight"]) == 4
+    kept = [key for key in state if key.startswith("encoder.")]
+    assert all(torch.equal(state[key], expected[key]) for key in kept)
+
+
 @pytest.mark.parametrize(
     ("config", "plan", "expected"),
     [

@@ -33,9 +33,9 @@ class LinearDecoder(nn.Module):
     def __init__(self, *, num_classes: int, taps: FeatureSpec) -> None:
         super().__init__()
         self.multiple = taps.strides[-1]
-        self.classifier = nn.Conv2d(taps.channels[-1], num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.head = nn.Conv2d(taps.channels[-1], num_classes, 1)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Logits ``(B, K, D, H, W)``, alone in a list.
@@ -44,7 +44,7 @@ class LinearDecoder(nn.Module):
             x: Voxels ``(B, C, D, H, W)``; only their size is used.
             taps: ``(B, E, D, h, w)`` each.
         """
-        logits = self.classifier(rearrange(taps[-1], "b e d h w -> (b d) e h w"))
+        logits = self.head(rearrange(taps[-1], "b e d h w -> (b d) e h w"))
         logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
         return [rearrange(logits, "(b d) k h w -> b k d h w", b=len(x))]
 
@@ -103,7 +103,7 @@ class UnetDecoder2d(nn.Module):
             UpBlock(widths[index], widths[index + 1], skips[index], 2 if index >= count - doublings else 1)
             for index in range(count)
         )
-        self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
+        self.head = nn.Conv2d(widths[-1], num_classes, 1)
 
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Logits ``(B, K, D, H, W)``, alone in a list.
@@ -116,7 +116,7 @@ class UnetDecoder2d(nn.Module):
         features, shallow = slices[-1], [*reversed(slices[:-1]), *[None] * len(self.blocks)]
         for block, tap in zip(self.blocks, shallow, strict=False):
             features = block(features, tap)
-        return [rearrange(self.classifier(features), "(b d) k h w -> b k d h w", b=len(x))]
+        return [rearrange(self.head(features), "(b d) k h w -> b k d h w", b=len(x))]
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:
