@@ -21,6 +21,7 @@ __all__ = [
     "crop",
     "index_scales",
     "interpolation_matrix",
+    "missing_voxels",
     "pad",
     "pad_to_size",
     "permute_and_flip",
@@ -127,9 +128,15 @@ def pad_to_size(data: NDArray[Any], size: Sequence[int], value: float = 0) -> tu
         The padded array (the input itself when nothing is missing) and the voxels added before each axis,
         half of those missing, rounded down.
     """
-    missing = [max(0, s - n) for s, n in zip(size, data.shape[-3:], strict=True)]
-    before = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
-    if not any(missing):
+    before, after = missing_voxels(data.shape[-3:], size)
+    if not any((*before, *after)):
         return data, before
-    widths = [(0, 0)] * (data.ndim - 3) + [(b, m - b) for b, m in zip(before, missing, strict=True)]
+    widths = [(0, 0)] * (data.ndim - 3) + list(zip(before, after, strict=True))
     return np.pad(data, widths, constant_values=value), before
+
+
+def missing_voxels(shape: Sequence[int], size: Sequence[int]) -> tuple[Ints, Ints]:
+    """Voxels that `pad_to_size` adds before and after each of three axes; half of them, rounded down, before."""
+    d, h, w = (max(0, s - n) for s, n in zip(size, shape, strict=True))
+    before = (d // 2, h // 2, w // 2)
+    return before, (d - before[0], h - before[1], w - before[2])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from volseg.geometry.ops import missing_voxels
+
 Size = tuple[int, int, int]
 _SIGMA_FRACTION = 0.125
 _LEAST_WEIGHT = 1e-3
@@ -55,7 +57,7 @@ class Layout:
     def of(cls, size: Size, window: Size, overlap: float = 0.5) -> Layout:
         """Lay windows over a volume; padding is that of :func:`volseg.geometry.ops.pad_to_size`."""
         d, h, w = (max(n, m) for n, m in zip(size, window, strict=True))
-        before = ((d - size[0]) // 2, (h - size[1]) // 2, (w - size[2]) // 2)
+        before, _ = missing_voxels(size, window)
         depth, rows, columns = (window_starts(n, m, overlap) for n, m in zip((d, h, w), window, strict=True))
         return cls(size, window, (d, h, w), before, (depth, rows, columns))
 
