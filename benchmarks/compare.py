@@ -9,28 +9,21 @@ interrupted one goes on from its checkpoint, so the command may be stopped and g
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from volseg.io.datasets import read_dataset
-from volseg.training.reproducibility import hardware
+from cells import ROOT, read_cases, train_cell, write_csv
 
-ROOT = Path(__file__).resolve().parents[1]
+from volseg.io.datasets import read_dataset
+
 MODELS = {
     "volseg": [],
     "identity": ["model.encoder=identity"],
     "dynunet": ["model.baseline=dynunet"],
 }
 """What each model changes in the configuration; everything else is the same for all."""
-METRICS = ("dice", "hd95")
 
 
 def main() -> int:
@@ -38,18 +31,15 @@ def main() -> int:
     args = parse_arguments()
     name = read_dataset(args.data).name
     runs = args.runs / f"{name}_{args.budget_minutes:g}min_fold{args.fold}_seed{args.seed}"
-    cells = []
-    for model in args.models:
-        cell_file = runs / model / "cell.json"
-        if not cell_file.exists():
-            record = run_cell(model, runs / model, args)
-            cell_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        cells.append(json.loads(cell_file.read_text(encoding="utf-8")))
+    shared = [f"data.root={args.data}", f"data.fold={args.fold}", f"seed={args.seed}"]
+    shared += [f"data.cache={args.runs / 'preprocessed'}", f"train.max_minutes={args.budget_minutes}"]
+    cells = [train_cell(runs / model, model, args.config, [*shared, *MODELS[model]]) for model in args.models]
     stem = args.out / f"compare_{runs.name}"
     args.out.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".md").write_text(markdown(name, cells, args), encoding="utf-8")
     stem.with_suffix(".json").write_text(json.dumps({"command": sys.argv, "cells": cells}, indent=1) + "\n")
-    write_cases(stem.with_suffix(".csv"), runs, args.models)
+    rows = [{"model": model, **row} for model in args.models for row in read_cases(runs / model)]
+    write_csv(stem.with_suffix(".csv"), rows)
     print(stem.with_suffix(".md").read_text(encoding="utf-8"))
     return 0
 
@@ -70,67 +60,6 @@ def parse_arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"unknown models: {', '.join(unknown)}; there are {', '.join(MODELS)}")
     return args
-
-
-def run_cell(model: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Train one model in its own process, and read what it left."""
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config", str(args.config), "--resume"]
-    command += [f"data.root={args.data}", f"output={folder}", f"data.fold={args.fold}", f"seed={args.seed}"]
-    command += [f"data.cache={args.runs / 'preprocessed'}", f"train.max_minutes={args.budget_minutes}", *MODELS[model]]
-    print(f"{model}: {' '.join(command)}", file=sys.stderr)
-    start = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"{model} failed; see above. The command can be given again.")
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {
-        "model": model,
-        "command": command[1:],
-        "date": provenance["created"],
-        "commit": provenance["commit"],
-        "versions": provenance["versions"],
-        "hardware": hardware(),
-        "seed": args.seed,
-        "parameters": provenance["parameters"]["total"],
-        "steps": rows[-1]["step"],
-        "train_seconds": rows[-1]["elapsed_s"],
-        "wall_seconds": round(time.perf_counter() - start, 1),
-        "peak_memory_mb": round(usage.ru_maxrss / 1000),
-        "scores": class_means(read_cases(folder)),
-    }
-
-
-def read_cases(folder: Path) -> list[dict[str, str]]:
-    """Per-case scores of a run's held-out cases."""
-    with (folder / "validation" / "scores" / "cases.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def class_means(rows: list[dict[str, str]]) -> dict[str, dict[str, float]]:
-    """Class -> mean Dice and HD95 over the cases where they are defined, and the mean over classes."""
-    scored = [row for row in rows if row["status"] != "failed"]
-    means = {}
-    for name in dict.fromkeys(row["class"] for row in scored):
-        of_class = [row for row in scored if row["class"] == name]
-        means[name] = {metric: mean_of(row[metric] for row in of_class) for metric in METRICS}
-    return means | {"mean": {metric: mean_of(scores[metric] for scores in means.values()) for metric in METRICS}}
-
-
-def mean_of(values: Iterable[str | float]) -> float:
-    """Mean of what is defined; an empty cell is a score that is not."""
-    defined = [float(value) for value in values if value != ""]
-    return round(statistics.fmean(defined), 5) if defined else float("nan")
-
-
-def write_cases(path: Path, runs: Path, models: list[str]) -> None:
-    """All models' per-case scores in one file."""
-    rows = [{"model": model, **row} for model in models for row in read_cases(runs / model)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def markdown(name: str, cells: list[dict[str, Any]], args: argparse.Namespace) -> str:
