@@ -37,9 +37,10 @@ def test_exact_channels_last(shape: tuple[int, ...], mean: float, tolerance: flo
 
 
 @pytest.mark.parametrize("mean", [0.5, 30.0])
-def test_gradients(mean: float) -> None:
-    layer, x = norm(4), volume((2, 4, 3, 6, 5), mean).requires_grad_()
-    direction = torch.randn(2, 4, 3, 6, 5)
+@pytest.mark.parametrize("shape", [(2, 4, 3, 6, 5), (2, 16, 16, 64, 64)])
+def test_gradients(shape: tuple[int, ...], mean: float) -> None:
+    layer, x = norm(shape[1]), volume(shape, mean).requires_grad_()
+    direction = torch.randn(shape)
     found = torch.autograd.grad((layer(x) * direction).sum(), [x, layer.weight, layer.bias])
     wanted = torch.autograd.grad((exact(layer, x) * direction).sum(), [x, layer.weight, layer.bias])
     for ours, theirs in zip(found, wanted, strict=True):
