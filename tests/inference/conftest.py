@@ -10,10 +10,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from folder_runs import GOOD, Image
 from torch import Tensor, nn
 from trained import model_of_session
 
 from volseg.config.schema import ModelConfig
+from volseg.inference.predictor import Predictor
 from volseg.models.build import build_model
 from volseg.planning.plan import ChannelIntensity, Plan
 
@@ -99,3 +101,21 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixt
     """The model file of ``trained.py``; trained once for all processes of pytest-xdist."""
     folder = tmp_path_factory.getbasetemp()
     return model_of_session(folder.parent if hasattr(request.config, "workerinput") else folder)
+
+
+@pytest.fixture
+def predictor(make_plan: MakePlan, nearest_model: nn.Module, tmp_path: Path) -> Predictor:
+    (tmp_path / "model.safetensors").write_bytes(b"stands for the weights")
+    predictor = Predictor.from_model(nearest_model, make_plan(), device="cpu")
+    predictor.model_files = (tmp_path / "model.safetensors",)
+    return predictor
+
+
+@pytest.fixture
+def scans(tmp_path: Path, scan: Image) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number, name in enumerate(GOOD):
+        data = np.asanyarray(scan.dataobj)[: 14 + number]
+        nibabel.save(Image(data, scan.affine), folder / f"{name}.nii.gz")
+    return folder

@@ -36,8 +36,8 @@ MEND = "set data.cache to a folder with room that you may write to"
 
 
 @dataclass(frozen=True)
-class CachedCase:
-    """A preprocessed case on disk. Arrays are memory-mapped each time, so the case pickles to its path.
+class StoredCase:
+    """A patch source (see `volseg.data.patches`) on disk; pickles to its path, so that worker processes map it.
 
     Attributes:
         id: Name of the case.
@@ -61,6 +61,11 @@ class CachedCase:
     def locations(self) -> NDArray[np.int32]:
         """(N, 4): class index and voxel (d, h, w), as in :class:`PreparedCase`."""
         return open_array(self.folder / "locations.npy")
+
+
+@dataclass(frozen=True)
+class CachedCase(StoredCase):
+    """A preprocessed case, as its plan has it."""
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from volseg.data.augment import Augmentation
-from volseg.data.cache import CachedCase, digest, open_array
+from volseg.data.cache import CachedCase, StoredCase, digest, open_array
 from volseg.data.dataset import seeded
 from volseg.data.patches import cut
 from volseg.data.preprocess import class_locations
@@ -60,31 +60,8 @@ class SliceTokens(Protocol):
 
 
 @dataclass(frozen=True)
-class TokenVariant:
-    """A variant of a case on disk: a patch source (see `volseg.data.patches`) with tokens. Pickles to its path.
-
-    Attributes:
-        id: Name of the case.
-        folder: Where its files are.
-    """
-
-    id: str
-    folder: Path
-
-    @property
-    def image(self) -> NDArray[np.float32]:
-        """(C, D, H, W) float32, augmented, at least as large as a patch."""
-        return open_array(self.folder / "image.npy")
-
-    @property
-    def label(self) -> NDArray[Any]:
-        """(D, H, W) class indices, -1 is ignored."""
-        return open_array(self.folder / "label.npy")
-
-    @property
-    def locations(self) -> NDArray[np.int32]:
-        """(N, 4): class index and voxel (d, h, w), as in `volseg.data.preprocess.PreparedCase`."""
-        return open_array(self.folder / "locations.npy")
+class TokenVariant(StoredCase):
+    """A variant of a case: augmented, at least as large as a patch, with its tokens."""
 
     @property
     def windows(self) -> NDArray[np.int32]:
