@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,3 +72,22 @@ def test_token_stride_and_decoder_strides_must_agree() -> None:
 def test_a_random_start_must_be_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"model\.weights=random"):
         build_model(ModelConfig(encoder="tiny"), StubPlan())
+
+
+@pytest.mark.parametrize("change", [{"encoder": "identity"}, {"aggregator": "none"}, {"aggregator": "conv"}], ids=str)
+def test_what_two_networks_share_starts_with_the_same_weights(change: dict[str, Any]) -> None:
+    """Otherwise a comparison of the two would be one of two seeds."""
+    states = []
+    for config in (CONFIG, replace(CONFIG, **change)):
+        torch.manual_seed(5)
+        states.append(build_model(config, StubPlan()).state_dict())
+    shared = [name for name in states[1] if name in states[0] and not name.startswith("aggregator")]
+    assert any("decoder.ups" in name for name in shared)
+    for name in shared:
+        torch.testing.assert_close(states[1][name], states[0][name], atol=0, rtol=0)
+
+
+def test_another_seed_starts_with_other_weights() -> None:
+    torch.manual_seed(5)
+    one, other = (build_model(CONFIG, StubPlan()).state_dict()["decoder.ups.0.weight"] for _ in range(2))
+    assert not torch.equal(one, other)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -61,16 +63,27 @@ def build_model(
         from volseg.models.baselines import build_dynunet
 
         return build_dynunet(plan, halo=(model.adjacent_slices - 1) // 2)
-    encoder = _build_encoder(model, plan)
-    # the decoder first: then it starts with the same weights whatever the aggregator is
-    decoder = _build_decoder(model, plan, encoder.spec if encoder is not None else FeatureSpec())
-    aggregator = _build_aggregator(model, encoder)
+    seed = int(torch.randint(2**31, (), device="cpu"))
+    with _own_chance(seed):
+        encoder = _build_encoder(model, plan)
+    with _own_chance(seed + 1):
+        decoder = _build_decoder(model, plan, encoder.spec if encoder is not None else FeatureSpec())
+    with _own_chance(seed + 2):
+        aggregator = _build_aggregator(model, encoder)
     network = Segmenter(encoder, aggregator, decoder, plan.spacing_mm, model.adjacent_slices)
     if start is not None:
         load_start(network, start, plan)
     if encoder is not None:
         adapt(encoder, model)  # last: the weights are those of the encoder as it was published
     return network
+
+
+@contextmanager
+def _own_chance(seed: int) -> Iterator[None]:
+    """Weights that depend on the seed alone: a part starts the same whatever the other parts are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def for_prediction(model: ModelConfig) -> ModelConfig:

@@ -141,18 +141,6 @@ class UnetrDecoder(nn.Module):
         widths = [min(features * 2**level, max_features) for level in range(levels)]
         kernels = [kernel_at(stride, spacing_mm) for stride in strides]
         steps = [relative(strides[level], strides[max(0, level - 1)]) for level in range(levels)]
-        self.stem = nn.ModuleList(
-            nn.Sequential(
-                conv_block(widths[level - 1] if level else image_channels, widths[level], kernels[level], steps[level]),
-                conv_block(widths[level], widths[level], kernels[level]),
-            )
-            for level in range(levels if stem else 0)
-        )
-        self.tap_levels = assign_taps(len(taps), levels)
-        self.fusions = nn.ModuleDict()
-        for level, chosen in self.tap_levels.items():
-            pool, scale = strides[level][0], taps.strides[0][1] // strides[level][1]
-            self.fusions[str(level)] = TapFusion([taps.channels[i] for i in chosen], widths[level], pool, scale)
         self.ups = nn.ModuleList(
             nn.ConvTranspose3d(widths[level + 1], widths[level], steps[level + 1], steps[level + 1], bias=False)
             for level in range(levels - 1)
@@ -166,6 +154,20 @@ class UnetrDecoder(nn.Module):
         )
         self.heads = nn.ModuleList(PointwiseConv(widths[level], num_classes) for level in range(levels - 1))
         self.apply(_initialise)
+        # then what a control may leave out, so that all else starts with the same weights
+        self.stem = nn.ModuleList(
+            nn.Sequential(
+                conv_block(widths[level - 1] if level else image_channels, widths[level], kernels[level], steps[level]),
+                conv_block(widths[level], widths[level], kernels[level]),
+            )
+            for level in range(levels if stem else 0)
+        ).apply(_initialise)
+        self.tap_levels = assign_taps(len(taps), levels)
+        self.fusions = nn.ModuleDict()
+        for level, chosen in self.tap_levels.items():
+            pool, scale = strides[level][0], taps.strides[0][1] // strides[level][1]
+            self.fusions[str(level)] = TapFusion([taps.channels[i] for i in chosen], widths[level], pool, scale)
+        self.fusions.apply(_initialise)
 
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Logits of all levels but the deepest, finest first; outside of training the finest only.
