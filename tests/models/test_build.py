@@ -87,6 +87,17 @@ def test_what_two_networks_share_starts_with_the_same_weights(change: dict[str, 
         torch.testing.assert_close(states[1][name], states[0][name], atol=0, rtol=0)
 
 
+@torch.no_grad()
+def test_a_network_starts_as_its_control() -> None:
+    """The tokens' way into the decoder opens from zero, so whatever the encoder changes, it has learned to."""
+    outputs, image = [], torch.randn(1, 1, 10, 32, 32)
+    for config in (CONFIG, replace(CONFIG, encoder="identity")):
+        torch.manual_seed(5)
+        outputs.append(build_model(config, StubPlan()).eval()(image))
+    assert torch.equal(*outputs)
+    assert outputs[0].std() > 0
+
+
 def test_another_seed_starts_with_other_weights() -> None:
     torch.manual_seed(5)
     one, other = (build_model(CONFIG, StubPlan()).state_dict()["decoder.ups.0.weight"] for _ in range(2))

@@ -101,7 +101,8 @@ class UnetrDecoder(nn.Module):
     Level ``l`` works at ``strides[l]`` with ``min(features * 2**l, max_features)`` channels. The deepest level takes
     the last tap and all that are left over, level 1 the first, level 2 the second; level 0 sees raw voxels only.
     What comes from below, stem and taps are added, not joined as channels, which halves the input of the widest
-    convolutions. Without the stem each level has its taps alone, and those that get none only what comes from below.
+    convolutions. The taps' projections start at zero: at first the result is that of the stem alone, to the bit.
+    Without the stem each level has its taps alone, and those that get none only what comes from below.
 
     Args:
         image_channels: Channels of the image.
@@ -166,8 +167,10 @@ class UnetrDecoder(nn.Module):
         self.fusions = nn.ModuleDict()
         for level, chosen in self.tap_levels.items():
             pool, scale = strides[level][0], taps.strides[0][1] // strides[level][1]
-            self.fusions[str(level)] = TapFusion([taps.channels[i] for i in chosen], widths[level], pool, scale)
-        self.fusions.apply(_initialise)
+            fusion = TapFusion([taps.channels[i] for i in chosen], widths[level], pool, scale)
+            self.fusions[str(level)] = fusion.apply(_initialise)
+            if stem:  # at first the tokens add nothing: the network starts as its control without an encoder
+                nn.init.zeros_(fusion.proj.weight)
 
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Logits of all levels but the deepest, finest first; outside of training the finest only.
