@@ -51,6 +51,7 @@ def section(records: list[Record]) -> str:
         encodings = result.get("counts", {}).get("encodings_per_slice")
         rows.append([*row, *sizes, "" if encodings is None else f"{encodings:.2f}", f"{result['seconds']:.0f}"])
     first = records[0]["settings"]
+    bound = max(r["settings"]["max_memory_gb"] for r in records if r["settings"]["way"] == "volseg")
     network = ", ".join(f"{key} {value}" for key, value in first["network"].items())
     window = " x ".join(map(str, first["window"]))
     text = (
@@ -58,7 +59,7 @@ def section(records: list[Record]) -> str:
         + f"\n\nScans of n x {first['side']} x {first['side']} int16, {first['classes']} classes; {network}, "
     )
     text += f"token stride {first['stride']}, windows of {window}, overlap 0.5; volseg with a bound of "
-    text += f"{first['max_memory_gb']:g} GB, MONAI with `sw_batch_size` 1."
+    text += f"{bound:g} GB, MONAI with `sw_batch_size` 1."
     return f"{text} {growth(records)}".rstrip()
 
 
