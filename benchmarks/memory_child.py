@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from importlib import import_module
@@ -44,7 +45,10 @@ def main() -> dict[str, Any]:
     if settings["way"] == "volseg":
         mask, more = by_volseg(model, plan, scan, settings["max_memory_bytes"])
     else:
-        mask, more = by_monai(model, plan, scan), {}
+        try:
+            mask, more = by_monai(model, plan, scan), {}
+        except RuntimeError as error:
+            return {"stopped": True, "process_bytes": memory_bytes() + refused_bytes(error)}
     seconds = time.perf_counter() - started
     peak = peak_bytes()
     return {
@@ -57,6 +61,14 @@ def main() -> dict[str, Any]:
         "classes_found": len(np.unique(mask[:: max(1, len(mask) // 8)])),
         **more,
     }
+
+
+def refused_bytes(error: RuntimeError) -> int:
+    """Size of the tensor that there is no memory for."""
+    found = re.search(r"you tried to allocate (\d+) bytes", str(error))
+    if found is None:
+        raise error
+    return int(found[1])
 
 
 def load_libraries() -> None:

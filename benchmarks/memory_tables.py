@@ -33,7 +33,8 @@ def write_tables(folder: Path) -> str:
 
 NOTE = (
     "`above`: the process's peak above what it held before the call (interpreter, loaded model, the scan as stored), "
-    "less the mask. GiB are 2^30 bytes. `stopped`: the process was ended when it grew past the limit.\n\n"
+    "less the mask. GiB are 2^30 bytes. `stopped`: the process was ended when it grew past the limit, "
+    "or asked for more than the machine has.\n\n"
     "Measured by `python benchmarks/memory.py`:\n\n"
 )
 
@@ -51,7 +52,8 @@ def section(records: list[Record]) -> str:
         encodings = result.get("counts", {}).get("encodings_per_slice")
         rows.append([*row, *sizes, "" if encodings is None else f"{encodings:.2f}", f"{result['seconds']:.0f}"])
     first = records[0]["settings"]
-    bound = max(r["settings"]["max_memory_gb"] for r in records if r["settings"]["way"] == "volseg")
+    bounds = (r["settings"]["max_memory_gb"] for r in records if r["settings"]["way"] == "volseg")
+    bound = max(bounds, default=first["max_memory_gb"])
     network = ", ".join(f"{key} {value}" for key, value in first["network"].items())
     window = " x ".join(map(str, first["window"]))
     text = (
