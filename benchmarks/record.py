@@ -37,17 +37,21 @@ def origin() -> dict[str, Any]:
 
     from volseg.training.reproducibility import hardware
 
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=40"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": ["python", *(without_place(argument) for argument in sys.argv)],
-        "commit": commit.stdout.strip() or None,
+        "commit": commit_of(HERE),
         "versions": {name: found for name in (*PACKAGES, *PEERS) if (found := _version(name))},
         "hardware": hardware(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
     }
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a checkout; ``None`` outside one."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def without_place(argument: str) -> str:

@@ -17,11 +17,11 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from record import commit_of, origin, say, table, timed
 from training import Patch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,14 +35,12 @@ def main() -> int:
     if args.child:
         print(json.dumps(measure(args)))
         return 0
-    from record import origin
-
     sources = {"before": args.before, "after": ROOT} if args.before else {"after": ROOT}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sources}
     for _ in range(args.pairs):
         for name, source in sources.items():
             runs[name].append(in_a_process(source, args))
-            print(f"{name}: {runs[name][-1]['seconds']}", file=sys.stderr)
+            say(f"{name}: {runs[name][-1]['seconds']}")
     record = {**origin(), "threads": args.threads, "settings": args.settings, "runs": runs}
     record["commits"] = {name: commit_of(source) for name, source in sources.items()}
     stem = args.out / "_".join(filter(None, ("step", args.label)))
@@ -139,39 +137,25 @@ def reuse_memory_as_the_command_does() -> None:
 
 def median_seconds(call: Callable[[], Any], repeats: int) -> float:
     """Median wall time of some calls after a few that do not count."""
-    times = []
-    for _ in range(WARM + repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return round(statistics.median(times[WARM:]), 4)
-
-
-def commit_of(source: Path) -> str | None:
-    """The commit of a checkout."""
-    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    timed(call, WARM)
+    return round(timed(call, repeats)[0], 4)
 
 
 def markdown(record: dict[str, Any]) -> str:
     """The table: a row for each part."""
     runs, names = record["runs"], list(record["runs"])
     ratio = ["before / after"] if len(names) > 1 else []
-    lines = ["| part | " + " | ".join([*(f"{name}, s" for name in names), *ratio]) + " |"]
-    lines.append("| --- |" + " ---: |" * (len(names) + len(ratio)))
-    for part in PARTS:
-        if part not in runs[names[0]][0]["seconds"]:
-            continue
+    rows = [["part", *(f"{name}, s" for name in names), *ratio]]
+    for part in (part for part in PARTS if part in runs[names[0]][0]["seconds"]):
         seconds = {name: [run["seconds"][part] for run in runs[name]] for name in names}
-        row = [f"{statistics.median(seconds[name]):.3f}" for name in names]
+        rows.append([part, *(f"{statistics.median(seconds[name]):.3f}" for name in names)])
         if ratio:
             pairs = zip(seconds["before"], seconds["after"], strict=True)
-            row.append(f"{statistics.median(one / other for one, other in pairs):.2f}")
-        lines.append(f"| {part} | " + " | ".join(row) + " |")
+            rows[-1].append(f"{statistics.median(one / other for one, other in pairs):.2f}")
     first, machine = runs[names[-1]][0], record["hardware"]
     commits = ", ".join(f"{name} {str(commit)[:10]}" for name, commit in record["commits"].items())
     return (
-        "# A training step\n\n" + "\n".join(lines) + f"\n\nParts by themselves, forward and backward; batch "
+        f"# A training step\n\n{table(rows)}\n\nParts by themselves, forward and backward; batch "
         f"{first['batch']} of {' x '.join(map(str, first['patch']))} voxels, {first['parameters']:,} parameters, "
         f"float32. {len(runs[names[-1]])} processes of each source, taking turns; medians, ratios of neighbours. "
         f"{machine['cpu']}, {record['threads']} threads, torch {record['versions']['torch']}, {record['date'][:10]}; "
