@@ -56,6 +56,7 @@ def _train(folder: Path, config: Path, settings: Sequence[str]) -> dict[str, Any
         "hardware": provenance["hardware"],
         "seed": provenance["seed"],
         "parameters": provenance["parameters"]["total"],
+        "precision": provenance["precision"],
         "steps": trained["step"],
         "train_seconds": round(trained["elapsed_s"], 1),
         "wall_seconds": round(time.perf_counter() - start, 1),

@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from volseg.config.load import load_config
-    from volseg.training.state import TrainingState
+    from volseg.training.state import TrainingState, compute_dtype
 
     reuse_memory_as_the_command_does()
     config = load_config(args.config, ["output=unused", *args.settings])
@@ -93,19 +94,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     label = torch.randint(plan.num_classes, (batch, depth, height, width))
     model.train()
     centre = image[:, :, model.halo : image.shape[2] - model.halo]
-    taps = [tap.detach().requires_grad_() for tap in model.encode(image)]
-    mixed = [tap.detach().requires_grad_() for tap in model.aggregator(taps, model.spacing_mm)]
+    reduced = torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(config, state.device) == torch.bfloat16)
+    with reduced:
+        taps = [tap.detach().requires_grad_() for tap in model.encode(image)]
+        mixed = [tap.detach().requires_grad_() for tap in model.aggregator(taps, model.spacing_mm)]
     calls: dict[str, Callable[[], Any]] = {}
     if taps:
-        calls["encoder"] = lambda: backward(model.encode(image))
-        calls["aggregator"] = lambda: backward(model.aggregator(taps, model.spacing_mm)[-1:])
-    calls["decoder"] = lambda: backward(decode(model, mixed, centre))
+        calls["encoder"] = lambda: backward(reduced, lambda: model.encode(image))
+        calls["aggregator"] = lambda: backward(reduced, lambda: model.aggregator(taps, model.spacing_mm)[-1:])
+    calls["decoder"] = lambda: backward(reduced, lambda: decode(model, mixed, centre))
     calls["whole step"] = lambda: state.step({"image": image, "label": label}, 0, 0.5)
     return {
         "seconds": {name: median_seconds(call, args.steps) for name, call in calls.items()},
         "patch": list(plan.patch_size),
         "batch": batch,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": str(compute_dtype(config, state.device)).removeprefix("torch."),
     }
 
 
@@ -118,11 +122,12 @@ def decode(model: Any, mixed: list[Any], centre: Any) -> list[Any]:
     return list(model.decoder(pad_to_multiple(centre, multiple), taps))
 
 
-def backward(outputs: list[Any]) -> None:
-    """Backward from a gradient of ones at every output."""
+def backward(precision: AbstractContextManager[Any], part: Callable[[], list[Any]]) -> None:
+    """A part forward in a precision, and backward from a gradient of ones at every output."""
     import torch
 
-    wanted = [output for output in outputs if output.requires_grad]
+    with precision:
+        wanted = [output for output in part() if output.requires_grad]
     torch.autograd.backward(wanted, [torch.ones_like(output) for output in wanted])
 
 
@@ -152,12 +157,14 @@ def markdown(record: dict[str, Any]) -> str:
         if ratio:
             pairs = zip(seconds["before"], seconds["after"], strict=True)
             rows[-1].append(f"{statistics.median(one / other for one, other in pairs):.2f}")
+    precisions = dict.fromkeys(run["precision"] for of_source in runs.values() for run in of_source)
     first, machine = runs[names[-1]][0], record["hardware"]
     commits = ", ".join(f"{name} {str(commit)[:10]}" for name, commit in record["commits"].items())
     return (
         f"# A training step\n\n{table(rows)}\n\nParts by themselves, forward and backward; batch "
         f"{first['batch']} of {' x '.join(map(str, first['patch']))} voxels, {first['parameters']:,} parameters, "
-        f"float32. {len(runs[names[-1]])} processes of each source, taking turns; medians, ratios of neighbours. "
+        f"{' and '.join(precisions)}. {len(runs[names[-1]])} processes of each source, taking turns; medians, ratios "
+        "of neighbours. "
         f"{machine['cpu']}, {record['threads']} threads, torch {record['versions']['torch']}, {record['date'][:10]}; "
         f"commits: {commits}; settings: {' '.join(record['settings']) or 'of the configuration'}.\n"
     )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from models.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError, MissingExtraError
-from volseg.models.attention import attention_function, math, sdpa, try_attention
+from volseg.models.attention import SHORT, attention_function, math, sdpa, try_attention
 from volseg.models.build import build_model, for_prediction
 from volseg.training.state import TrainingState
 
@@ -66,6 +66,21 @@ def test_sdpa_equals_math_in_values_and_gradients(count: int, size: int) -> None
     torch.testing.assert_close(sdpa(*one), math(*other), rtol=0, atol=1e-12)
     for x, y in zip(one, other, strict=True):
         torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("count", [5, SHORT, SHORT + 1])
+def test_sdpa_in_bf16_is_as_near_as_bf16_can_be(count: int) -> None:
+    exact, rounded = (
+        tokens(count=count, size=64),
+        [x.detach().bfloat16().requires_grad_() for x in tokens(count=count, size=64)],
+    )
+    for inputs in (exact, rounded):
+        sdpa(*inputs).sum().backward()
+    pairs = [(sdpa(*rounded), sdpa(*exact)), *((x.grad, y.grad) for x, y in zip(rounded, exact, strict=True))]
+    for ours, theirs in pairs:
+        assert ours is not None
+        assert theirs is not None
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=2**-6 * theirs.abs().max().item())
 
 
 def test_the_name_decides_and_not_what_is_installed(install: Install) -> None:

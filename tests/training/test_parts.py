@@ -83,7 +83,7 @@ def test_each_step_draws_its_own_numbers() -> None:
 
 
 def test_the_provenance_is_json_and_says_what_ran() -> None:
-    record = provenance(3, "abc", None, {"total": 2, "trainable": 1})
+    record = provenance(3, "abc", None, {"total": 2, "trainable": 1}, torch.bfloat16)
     assert json.loads(json.dumps(record)) == record
     assert record["versions"]["torch"]
     assert record["hardware"]["threads"] >= 1

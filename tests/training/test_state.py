@@ -8,8 +8,9 @@ from models.plans import StubPlan
 
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError, VolsegError
+from volseg.inference.device import prediction_dtype
 from volseg.training.checkpoint import Progress
-from volseg.training.state import TrainingState
+from volseg.training.state import TrainingState, compute_dtype
 
 
 def make_state(**train: float) -> TrainingState:
@@ -52,3 +53,27 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another model"):
         TrainingState(other, StubPlan()).restore(tmp_path)
     assert make_state().restore(tmp_path / "none") == Progress()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_only_where_the_processor_has_it_and_never_in_prediction_on_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native}, raising=False)
+    cpu = torch.device("cpu")
+    expected = torch.bfloat16 if native else torch.float32
+    assert compute_dtype(Config(precision="auto"), cpu) == expected
+    assert compute_dtype(Config(precision="bf16"), cpu) == torch.bfloat16
+    assert compute_dtype(Config(precision="32"), cpu) == torch.float32
+    assert prediction_dtype(cpu) == torch.float32
+
+
+def test_a_step_in_bf16_is_near_the_step_in_float32() -> None:
+    losses = []
+    for precision in ("32", "bf16"):
+        model = ModelConfig(encoder="tiny", weights="random", features=4, max_features=8)
+        state = TrainingState(Config(device="cpu", precision=precision, model=model), StubPlan())
+        losses.append([state.step(make_batch(), step, spent=0.5).item() for step in range(3)])
+        assert all(parameter.dtype == torch.float32 for parameter in state.model.parameters())
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert losses[1] != losses[0]

@@ -310,7 +310,7 @@ class Config:
         output: Run folder.
         seed: Seed of the initial weights, of every sample and of the choice of shots; the folds are the same for all.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        precision: ``auto`` takes bf16 only where the hardware has it.
+        precision: Of training. ``auto`` takes bf16 only where the hardware has it: most GPUs, and CPUs with AMX.
         plan: Overrides of the plan, by the names of its fields.
     """
 

@@ -26,5 +26,12 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the hardware computes in bf16; where it is emulated it is far slower than float32."""
+    """Whether the hardware computes in bf16: most GPUs, and CPUs with Intel's AMX. Emulated it is far slower."""
+    if device.type == "cpu":
+        return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def prediction_dtype(device: torch.device) -> torch.dtype:
+    """Precision of prediction: bf16 on a GPU that has it; float32 on every CPU, so that all give the same mask."""
+    return torch.bfloat16 if device.type != "cpu" and has_native_bf16(device) else torch.float32

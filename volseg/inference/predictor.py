@@ -19,7 +19,7 @@ from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
 from volseg.inference.clock import StageClock
 from volseg.inference.columns import Flips
-from volseg.inference.device import choose_device, has_native_bf16
+from volseg.inference.device import choose_device, prediction_dtype
 from volseg.inference.engine import Counts, stream_logits
 from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
 from volseg.inference.maps import probability_file, uncertainty_file
@@ -78,7 +78,8 @@ class Predictor:
         self.postprocessing = networks[0].postprocessing
         self.device = choose_device(device)
         self.model_files = tuple(model_files)
-        self.autocast = torch.bfloat16 if has_native_bf16(self.device) else None
+        dtype = prediction_dtype(self.device)
+        self.autocast = dtype if dtype != torch.float32 else None
         self._groups = group_networks(networks)
         for _, models in self._groups:
             for model in models:
@@ -94,8 +95,7 @@ class Predictor:
         """
         paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
         device = choose_device(device)
-        dtype = torch.bfloat16 if has_native_bf16(device) else torch.float32
-        networks = [read_network(one, device, dtype) for one in paths]
+        networks = [read_network(one, device, prediction_dtype(device)) for one in paths]
         check_ensemble(networks, paths)
         return cls(networks, device=device, model_files=paths)
 

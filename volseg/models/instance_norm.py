@@ -15,6 +15,9 @@ class InstanceNorm(nn.GroupNorm):
     difference of two long float32 sums: 1e-3 off on a window of 32x128x128 voxels, and a tenth where the mean is thirty
     times the deviation, as in a window that is nearly all air. Here the sums are matrix products over centred values,
     at about 1.3 times the time. A map of one voxel gives the offset instead of an error.
+
+    In bf16 its backward pass takes 30 times that of torch's batch norm, which is exact there: one volume at a time,
+    batch norm is instance norm.
     """
 
     def __init__(self, channels: int) -> None:
@@ -23,8 +26,11 @@ class InstanceNorm(nn.GroupNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, D, H, W)`` -> the same shape and memory format."""
         last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
-        if x.device.type == "cpu" and x.dtype == torch.float32 and last:
+        if x.device.type == "cpu" and last and x.dtype == torch.float32:
             return _ChannelsLastNorm.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        if x.device.type == "cpu" and last and x.dtype == torch.bfloat16:
+            settings = (self.weight, self.bias, None, None, True, 0.0, self.eps, False)
+            return torch.cat([torch.batch_norm(x[i : i + 1], *settings) for i in range(len(x))])
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -54,14 +60,14 @@ class _ChannelsLastNorm(torch.autograd.Function):
         voxels = _voxels(x)
         gradient = _voxels(gradients[0].contiguous(memory_format=torch.channels_last_3d))
         count = voxels.shape[1]
+        to_x = torch.empty_like(x)
+        centred = torch.sub(voxels, mean, out=_voxels(to_x))
         to_bias = torch.matmul(torch.ones((1, count)), gradient)  # (B, 1, C), summed over the batch below
-        to_weight = (_sum_of_products(gradient, voxels) - mean * to_bias) * inverse
+        to_weight = _sum_of_products(gradient, centred) * inverse
         # weight * inverse * (gradient - mean(gradient) - normalised * mean(gradient * normalised)), in two passes
         scale = weight * inverse
-        slope = -scale * inverse * to_weight / count
-        to_x = torch.empty_like(x)
-        torch.addcmul(-slope * mean - scale * to_bias / count, voxels, slope, out=_voxels(to_x))
-        _voxels(to_x).addcmul_(gradient, scale)
+        torch.addcmul(-scale * to_bias / count, centred, -scale * inverse * to_weight / count, out=centred)
+        centred.addcmul_(gradient, scale)
         return to_x, to_weight.sum(dim=(0, 1)), to_bias.sum(dim=(0, 1)), None
 
 

@@ -18,6 +18,7 @@ from volseg.config.schema import Config
 from volseg.data.augment import build_augmentation
 from volseg.data.cache import data_hash
 from volseg.data.dataset import PatchDataset
+from volseg.inference.device import choose_device
 from volseg.io.model_file import file_sha256, save_model
 from volseg.models.build import count_parameters, for_prediction
 from volseg.models.lora import merged_state
@@ -28,7 +29,7 @@ from volseg.training.experiment import Experiment, ProgressBar
 from volseg.training.logging import RunLog
 from volseg.training.reproducibility import provenance
 from volseg.training.schedule import Budget
-from volseg.training.state import TrainingState
+from volseg.training.state import TrainingState, compute_dtype
 from volseg.training.tokens import token_samples
 from volseg.training.validation import validate
 from volseg.version import __version__
@@ -131,10 +132,12 @@ def training_row(losses: list[Tensor], lr: float, progress: Progress) -> dict[st
 
 def write_provenance(experiment: Experiment, parameters: dict[str, Any]) -> dict[str, Any]:
     """Log and keep what the run is made with."""
+    config = experiment.config
     logger.info("parameters: %s", parameter_text(parameters))
-    start = weight_file(experiment.config.model)
+    start = weight_file(config.model)
     weights_hash = file_sha256(start) if start is not None else None
-    record = provenance(experiment.config.seed, data_hash(experiment.train_cases), weights_hash, parameters)
+    precision = compute_dtype(config, choose_device(config.device))
+    record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
     write_json(experiment.folder / "provenance.json", record)
     return record
 

@@ -22,7 +22,9 @@ def seed_step(seed: int, step: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def provenance(seed: int, data_hash: str, weights_hash: str | None, parameters: dict[str, Any]) -> dict[str, Any]:
+def provenance(
+    seed: int, data_hash: str, weights_hash: str | None, parameters: dict[str, Any], precision: torch.dtype
+) -> dict[str, Any]:
     """What a result depends on: versions, commit, command, seed, hardware, data and weights.
 
     Args:
@@ -30,6 +32,7 @@ def provenance(seed: int, data_hash: str, weights_hash: str | None, parameters: 
         data_hash: Key of the preprocessed cases (covers the files and the plan).
         weights_hash: SHA-256 of the file the network started from; ``None`` for a random start.
         parameters: Total and trainable parameters of the model and of its parts.
+        precision: Of the network's multiplications.
     """
     return {
         "volseg": __version__,
@@ -40,6 +43,7 @@ def provenance(seed: int, data_hash: str, weights_hash: str | None, parameters: 
         "data_hash": data_hash,
         "weights_sha256": weights_hash,
         "parameters": parameters,
+        "precision": str(precision).removeprefix("torch."),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "hardware": hardware(),
