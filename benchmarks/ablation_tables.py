@@ -120,7 +120,7 @@ def interval_text(values: Array, form: str) -> str:
 
 def conditions(records: list[dict[str, Any]]) -> str:
     """What all cells have in common."""
-    machines = sorted({f"{record['hardware']['cpu']}, {thread_text(record)}" for record in records})
+    machines = sorted({machine_text(record) for record in records})
     commits = sorted({str(record["commit"])[:10] for record in records})
     folds = sorted({text.split("=")[1] for record in records for text in record["settings"] if "data.fold=" in text})
     return (
@@ -132,10 +132,10 @@ def conditions(records: list[dict[str, Any]]) -> str:
     )
 
 
-def thread_text(record: dict[str, Any]) -> str:
-    """Threads of a run."""
+def machine_text(record: dict[str, Any]) -> str:
+    """Processor, threads and precision of a run."""
     threads = record["hardware"]["threads"]
-    return f"{threads} thread{'s' if threads > 1 else ''}"
+    return f"{record['hardware']['cpu']}, {threads} thread{'s' if threads > 1 else ''}, {record['precision']}"
 
 
 def plot(budgets: dict[str, list[Cell]], path: Path) -> None:

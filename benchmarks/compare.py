@@ -3,7 +3,8 @@
     python benchmarks/compare.py --data DIR --models volseg,identity,dynunet --budget-minutes 10
 
 Every cell is one ``tools/train.py`` run in its own process; they run one after another. A finished cell is kept, an
-interrupted one goes on from its checkpoint, so the command may be stopped and given again.
+interrupted one goes on from its checkpoint, so the command may be stopped and given again. Several commands may train
+different models at once, each on its own cores (``taskset``); the last one, with all models, writes the table.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import ROOT, read_cases, train_cell, write_csv
+from record import table
 
 from volseg.io.datasets import read_dataset
 
@@ -67,7 +69,7 @@ def markdown(name: str, cells: list[dict[str, Any]], args: argparse.Namespace) -
     classes = list(cells[0]["scores"])
     head = ["model", *(f"Dice {c}" for c in classes), *(f"HD95 {c}" for c in classes)]
     head += ["parameters", "steps", "s in all", "peak MB"]
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    rows = [head]
     for cell in cells:
         scores = cell["scores"]
         row = [cell["model"], *(f"{scores[c]['dice']:.4f}" for c in classes)]
@@ -78,14 +80,13 @@ def markdown(name: str, cells: list[dict[str, Any]], args: argparse.Namespace) -
             f"{cell['wall_seconds']:.0f}",
             f"{cell['peak_memory_mb']}",
         ]
-        lines.append(f"| {' | '.join(row)} |")
+        rows.append(row)
     machine = cells[0]["hardware"]
     return (
-        f"# {name}: {args.budget_minutes:g} minutes a model\n\n"
-        + "\n".join(lines)
-        + f"\n\nHeld-out fold {args.fold} (a fifth, by case), seed {args.seed}, all from random initialisation, "
-        f"one after another on {machine['cpu']}, {machine['threads']} threads. Dice and HD95 (mm, larger of the two "
-        "directed 95th percentiles between voxel borders): means over cases in the scans' own geometry. "
+        f"# {name}: {args.budget_minutes:g} minutes a model\n\n{table(rows)}\n\n"
+        f"Held-out fold {args.fold} (a fifth, by case), seed {args.seed}, all from random initialisation, each on "
+        f"{machine['threads']} threads of {machine['cpu']}, {cells[0]['precision']}. Dice and HD95 (mm, larger of "
+        "the two directed 95th percentiles between voxel borders): means over cases in the scans' own geometry. "
         "`s in all`: start-up, preprocessing where it was not cached, training, prediction and scoring.\n"
     )
 

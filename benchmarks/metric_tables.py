@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metric_tools import COMPUTES, TOOLS
+from record import table
 
 
 def plot(volumes: list[dict[str, Any]], classes: list[dict[str, Any]], path: Path) -> None:
@@ -38,12 +39,6 @@ def markdown(folder: Path) -> str:
     return "# Metrics\n\n" + "\n\n".join(sections) + "\n"
 
 
-def table_of(rows: list[list[str]]) -> str:
-    """Markdown; the first row is the header."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def pairs_table(rows: list[dict[str, Any]]) -> str:
     """Seconds, ratios and differences over the pairs."""
     lines = [["tool", "computes", "median s", "ratio to volseg: median (least)", "largest difference"]]
@@ -58,7 +53,7 @@ def pairs_table(rows: list[dict[str, Any]]) -> str:
         seconds = statistics.median(row["seconds"][tool] for row in rows)
         lines.append([tool, COMPUTES[tool], f"{seconds:.2f}", ratio, text])
     sizes = f"{min(rows[0]['voxels']):,} to {max(rows[0]['voxels']):,} voxels"
-    return f"## {len(rows)} pairs, {len(rows[0]['voxels'])} organs of {sizes}\n\n{table_of(lines)}"
+    return f"## {len(rows)} pairs, {len(rows[0]['voxels'])} organs of {sizes}\n\n{table(lines)}"
 
 
 def traps_table(rows: list[dict[str, Any]]) -> str:
@@ -67,7 +62,7 @@ def traps_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         seconds = [f"{row['seconds'][tool]:.2f}" for tool in ("volseg", "distance transforms", "monai")]
         lines.append([row["name"], *seconds, f"{row['max_difference']:.1e}"])
-    return f"## Predictions that are slow for trees\n\n{table_of(lines)}"
+    return f"## Predictions that are slow for trees\n\n{table(lines)}"
 
 
 def large_table(row: dict[str, Any]) -> str:
@@ -75,7 +70,7 @@ def large_table(row: dict[str, Any]) -> str:
     size = " x ".join(map(str, row["shape"]))
     head = ["voxels", "classes", "seconds", "both masks MB", "peak MB of the process", "peak / masks"]
     cells = [size, str(row["classes"]), f"{row['seconds']:.1f}", f"{row['masks_mb']:.0f}", f"{row['peak_mb']:.0f}"]
-    return "## A large map\n\n" + table_of([head, [*cells, f"{row['peak_over_masks']:.1f}"]])
+    return "## A large map\n\n" + table([head, [*cells, f"{row['peak_over_masks']:.1f}"]])
 
 
 def scaling_table(result: dict[str, Any]) -> str:
@@ -84,7 +79,7 @@ def scaling_table(result: dict[str, Any]) -> str:
     for title, rows in (("size of the volume", result["volume"]), ("number of classes", result["classes"])):
         lines = [["voxels", "classes", "volseg s", "MONAI s (HD95)"]]
         lines += [[f"{r['voxels']:,}", str(r["classes"]), f"{r['volseg']:.3f}", f"{r['monai']:.3f}"] for r in rows]
-        parts.append(f"## Cost against the {title}\n\n{table_of(lines)}")
+        parts.append(f"## Cost against the {title}\n\n{table(lines)}")
     return "\n\n".join(parts) + "\n\n![Cost](metrics_scaling.png)"
 
 
@@ -94,7 +89,7 @@ def empty_table(result: dict[str, dict[str, dict[str, str]]]) -> str:
     for name, tools in result.items():
         lines.append([name, *(" / ".join(tools[tool].values()) for tool in TOOLS)])
     note = "nan drops out of a mean: with MONAI a missed organ does not count against HD95."
-    return f"## Empty masks\n\n{table_of(lines)}\n\n{note}"
+    return f"## Empty masks\n\n{table(lines)}\n\n{note}"
 
 
 TABLES: dict[str, Callable[[Any], str]] = {

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import origin
+from record import origin, table
 from torch import nn
 
 from volseg.models.dinov2 import VARIANTS, DinoV2, Variant, tap_indices
@@ -165,13 +165,13 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """The table of all models measured so far."""
     head = ["model", "parameters", "published", "float32, 518x518", "target", "std", "blocks"]
     head += [f"float64, depth 2, {height}x{width}" for height, width in SIZES] + ["met"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = [head]
     for name, row in rows.items():
         full, shallow = row["full_depth_float32"], row["depth_2_float64"]
         cells = [name, f"{row['parameters']:,}", f"{row['published']:,}", f"{full['max_abs']:.1e}"]
         cells += [f"{full['target']:.0e}", f"{full['feature_std']:.2f}", f"{full['blocks']:.2f}"]
         cells += [f"{shallow[f'{height}x{width}']['max_abs']:.1e}" for height, width in SIZES]
-        lines.append("| " + " | ".join([*cells, "yes" if row["met"] else "**no**"]) + " |")
+        lines.append([*cells, "yes" if row["met"] else "**no**"])
     first = next(iter(rows.values()))
     note = (
         "Largest absolute difference of the patch tokens of four taps from transformers "
@@ -180,7 +180,7 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         f"Target in float64: {TARGET_FLOAT64:.0e}. Published counts are without registers; 4 E are added for them. "
         "`std` and `blocks`: see `benchmarks/parity.py`, which made this table."
     )
-    return "\n".join(["# Parity of the DINOv2 family", "", note, "", *lines, ""])
+    return "\n".join(["# Parity of the DINOv2 family", "", note, "", table(lines), ""])
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@
     python benchmarks/tokens.py --data DIR plan.token_stride=4                # with other settings
     python benchmarks/tokens.py --data DIR --pairs 1 --steps 1 --cases 1      # to see that it works
 
+    python benchmarks/tokens.py --data DIR --label float32 precision=32       # as on a CPU without bf16
+
 All arms train in this process with the same threads, in turn, a few steps at a time; samples are made in it too
 (``data.workers=0``), so that their cost is counted. The third arm has no encoder at all: what is left is the stem and
-the decoder, which no cache can save. Results: ``benchmarks/results/tokens.json`` and ``tokens.md``.
+the decoder, which no cache can save. Results: ``benchmarks/results/tokens[_<label>]`` ``.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -23,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import origin
+from record import origin, table
 from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.config.load import load_config
 from volseg.config.schema import Config
+from volseg.inference.device import choose_device
 from volseg.training.experiment import Experiment, prepare
 from volseg.training.loop import batches, training_samples
-from volseg.training.state import TrainingState
+from volseg.training.state import TrainingState, compute_dtype
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = ["model.encoder=dinov2_s14", "model.adaptation=frozen", "model.weights=random", "data.workers=0", "device=cpu"]
@@ -78,8 +81,9 @@ def main() -> int:
         measure(arms, args.pairs, args.steps)
         record = {**origin(), **describe(experiment), "build": build, **results(arms, config, args.steps)}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "tokens.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (args.out / "tokens.md").write_text(markdown(record), encoding="utf-8")
+    stem = args.out / "_".join(filter(None, ("tokens", args.label)))
+    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(markdown(record), encoding="utf-8")
     print(markdown(record))
     return 0
 
@@ -94,6 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=8, help="training cases to build the cache of (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (%(default)s)")
     parser.add_argument("--scratch", help="folder for the run and its cache, removed at the end")
+    parser.add_argument("--label", help="of the results' files")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings")
     return parser.parse_args()
@@ -186,6 +191,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "aggregator": config.model.aggregator,
         "encoder": config.model.encoder,
         "workers": config.data.workers,
+        "precision": str(compute_dtype(config, choose_device(config.device))).removeprefix("torch."),
     }
 
 
@@ -195,15 +201,15 @@ def markdown(record: dict[str, Any]) -> str:
     lines = [
         f"# Token cache: {record['encoder']}, frozen, random weights, {record['dataset']}",
         "",
-        "| token cache | samples/s (median) | s/sample: data | s/sample: step | GFLOP/sample |",
-        "| --- | --- | --- | --- | --- |",
     ]
+    rows = [["token cache", "samples/s (median)", "s/sample: data", "s/sample: step", "GFLOP/sample"]]
     for name, row in arms.items():
         speed = statistics.median(row["samples_per_s"])
-        parts = (f"{speed:.3f}", row["data_s_per_sample"], row["step_s_per_sample"], row["gflop_per_sample"])
-        lines.append(f"| {name} | {' | '.join(map(str, parts))} |")
+        parts = (row["data_s_per_sample"], row["step_s_per_sample"], row["gflop_per_sample"])
+        rows.append([name, f"{speed:.3f}", *map(str, parts)])
     arithmetic = arms["without"]["gflop_per_sample"] / arms["with"]["gflop_per_sample"]
     lines += [
+        table(rows),
         "",
         f"With over without: {ratio['median']:.2f} (median of {len(record['ratios'])} rounds of {record['steps']}"
         f" steps, {ratio['min']:.2f} to {ratio['max']:.2f}; target {TARGET:g}). By arithmetic alone: {arithmetic:.2f}."
@@ -213,7 +219,8 @@ def markdown(record: dict[str, Any]) -> str:
         f" and variant ({build['cases']} cases x {build['variants']} variants, {build['seconds']} s).",
         "",
         f"Patch {record['patch_size']}, token stride {record['token_stride']}, batch {record['batch_size']},"
-        f" features {record['features']}, aggregator {record['aggregator']}, workers {record['workers']};"
+        f" features {record['features']}, aggregator {record['aggregator']}, workers {record['workers']},"
+        f" {record['precision']};"
         f" {record['hardware']['cpu']}, {record['hardware']['threads']} threads, torch {record['versions']['torch']};"
         f" tokens read from the page cache. {record['date']}, commit {record['commit']}:"
         f" `{' '.join(record['command'])}`.",
