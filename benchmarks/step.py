@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from volseg.config.load import load_config
-    from volseg.training.state import TrainingState, compute_dtype
+    from volseg.training.state import TrainingState
 
     reuse_memory_as_the_command_does()
     config = load_config(args.config, ["output=unused", *args.settings])
@@ -94,7 +94,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     label = torch.randint(plan.num_classes, (batch, depth, height, width))
     model.train()
     centre = image[:, :, model.halo : image.shape[2] - model.halo]
-    reduced = torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(config, state.device) == torch.bfloat16)
+    precision = precision_of_training(config, state.device)
+    reduced = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)
     with reduced:
         taps = [tap.detach().requires_grad_() for tap in model.encode(image)]
         mixed = [tap.detach().requires_grad_() for tap in model.aggregator(taps, model.spacing_mm)]
@@ -109,7 +110,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "patch": list(plan.patch_size),
         "batch": batch,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "precision": str(compute_dtype(config, state.device)).removeprefix("torch."),
+        "precision": str(precision).removeprefix("torch."),
     }
 
 
@@ -129,6 +130,17 @@ def backward(precision: AbstractContextManager[Any], part: Callable[[], list[Any
     with precision:
         wanted = [output for output in part() if output.requires_grad]
     torch.autograd.backward(wanted, [torch.ones_like(output) for output in wanted])
+
+
+def precision_of_training(config: Any, device: Any) -> Any:
+    """What the source chooses for this configuration."""
+    try:
+        from volseg.training.state import compute_dtype
+    except ImportError:  # before a CPU could choose
+        import torch
+
+        return torch.float32
+    return compute_dtype(config, device)
 
 
 def reuse_memory_as_the_command_does() -> None:
