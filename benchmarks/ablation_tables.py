@@ -139,12 +139,13 @@ def machine_text(record: dict[str, Any]) -> str:
 
 
 def plot(budgets: dict[str, list[Cell]], path: Path) -> None:
-    """Difference to the first cell with its interval, a panel a budget."""
+    """Difference to the first cell with its interval, a panel a budget; then Dice against steps, of all."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(budgets), 0.4 * max(map(len, budgets.values())) + 1.6), layout="constrained")
-    panels = figure.subplots(1, len(budgets), squeeze=False, sharex=True)[0]
-    for axes, (name, cells) in zip(panels, budgets.items(), strict=True):
+    rows = max(map(len, budgets.values()))
+    figure = Figure(figsize=(4.4 * len(budgets) + 4.6, 0.4 * rows + 1.6), layout="constrained")
+    panels = figure.subplots(1, len(budgets) + 1)
+    for axes, (name, cells) in zip(panels, budgets.items(), strict=False):
         for place, cell in enumerate(cells[1:]):
             mean, low, high = mean_interval(cell["dice"] - cells[0]["dice"])
             axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color="#1f4e79", capsize=3)
@@ -153,4 +154,17 @@ def plot(budgets: dict[str, list[Cell]], path: Path) -> None:
         axes.invert_yaxis()
         axes.set_title(f"{name} a cell ({cells[0]['name']}: {mean_interval(cells[0]['dice'])[0]:.3f})", fontsize=10)
         axes.set_xlabel(f"Dice less {cells[0]['name']}")
+    plot_steps(panels[-1], [cell for cells in budgets.values() for cell in cells])
     figure.savefig(path, dpi=110)
+
+
+def plot_steps(axes: Any, cells: list[Cell]) -> None:
+    """Every run as a point: networks that differ by their speed alone lie on one curve."""
+    for index, name in enumerate(dict.fromkeys(cell["name"] for cell in cells)):
+        runs = [run for cell in cells if cell["name"] == name for run in cell["runs"]]
+        points = sorted((run["steps"], run["scores"]["mean"]["dice"]) for run in runs)
+        axes.plot(*zip(*points, strict=True), "o-", color=f"C{index}", linewidth=0.8, markersize=5, label=name)
+    axes.set_title("all runs", fontsize=10)
+    axes.set_xlabel("steps")
+    axes.set_ylabel("Dice")
+    axes.legend(fontsize=7)
