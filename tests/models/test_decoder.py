@@ -126,3 +126,24 @@ def test_convolution_without_a_graph_is_the_same(shape: tuple[int, ...], stride:
         with torch.inference_mode():
             torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
         assert conv(x).requires_grad
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_all_convolutions_run_channels_last(channels: int) -> None:
+    decoder = UnetrDecoder(
+        image_channels=channels,
+        num_classes=2,
+        strides=((1, 1, 1), (2, 2, 2), (4, 4, 4)),
+        spacing_mm=(1.0, 1.0, 1.0),
+        taps=FeatureSpec(),
+        features=4,
+    )
+    layouts: list[bool] = []
+    for module in decoder.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(
+                lambda _, __, x: layouts.append(x.is_contiguous(memory_format=torch.channels_last_3d))
+            )
+    decoder(torch.randn(2, channels, 8, 12, 8), [])
+    assert len(layouts) == 10
+    assert all(layouts)

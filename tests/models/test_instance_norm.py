@@ -55,6 +55,7 @@ def test_bf16_is_exact_but_for_its_own_rounding(mean: float) -> None:
     assert result.is_contiguous(memory_format=torch.channels_last_3d)
     assert torch.equal(layer(x[1:]), result[1:])
     found = torch.autograd.grad((result * direction).sum(), [x, layer.weight, layer.bias])
+    assert found[0].is_contiguous(memory_format=torch.channels_last_3d)
     wanted = torch.autograd.grad((exact(layer, x) * direction).sum(), [x, layer.weight, layer.bias])
     rounding = 2**-8  # of a value that bf16 rounds once
     for ours, theirs in zip((result, *found), (exact(layer, x), *wanted), strict=True):

@@ -190,19 +190,17 @@ class UnetrDecoder(nn.Module):
 
     def skips(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """What enters each level beside what comes from below: stem and taps, added."""
-        skips = {}
+        skips, x = {}, self._format(x)
         for level, stage in enumerate(self.stem):
-            for block in stage:  # type: ignore[attr-defined]
-                x = self._format(block(x))
-            skips[level] = x
+            skips[level] = x = stage(x)
         for level, chosen in self.tap_levels.items():
             fused = self.fusions[str(level)]([taps[index] for index in chosen])
             skips[level] = skips[level] + fused if level in skips else self._format(fused)
         return skips
 
     def _format(self, x: torch.Tensor) -> torch.Tensor:
-        """Copies once, after the first block; every later layer keeps the format."""
-        return x.contiguous(memory_format=torch.channels_last_3d) if self.channels_last else x
+        """Every later layer keeps the format. (`contiguous` would leave a single channel's strides as they are.)"""
+        return x.to(memory_format=torch.channels_last_3d) if self.channels_last else x
 
 
 def assign_taps(taps: int, levels: int) -> dict[int, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,11 +27,9 @@ class InstanceNorm(nn.GroupNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, D, H, W)`` -> the same shape and memory format."""
         last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
-        if x.device.type == "cpu" and last and x.dtype == torch.float32:
-            return _ChannelsLastNorm.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return, no-untyped-call]
-        if x.device.type == "cpu" and last and x.dtype == torch.bfloat16:
-            settings = (self.weight, self.bias, None, None, True, 0.0, self.eps, False)
-            return torch.cat([torch.batch_norm(x[i : i + 1], *settings) for i in range(len(x))])
+        ours = {torch.float32: _ChannelsLastNorm, torch.bfloat16: _VolumeByVolume}.get(x.dtype)
+        if x.device.type == "cpu" and last and ours is not None:
+            return ours.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return, no-untyped-call]
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -69,6 +68,40 @@ class _ChannelsLastNorm(torch.autograd.Function):
         torch.addcmul(-scale * to_bias / count, centred, -scale * inverse * to_weight / count, out=centred)
         centred.addcmul_(gradient, scale)
         return to_x, to_weight.sum(dim=(0, 1)), to_bias.sum(dim=(0, 1)), None
+
+
+class _VolumeByVolume(torch.autograd.Function):
+    """Batch norm of every volume by itself, both ways, written in place into the batch's map."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+        result, statistics = torch.empty_like(x), []
+        for volume, target in _volumes(x, result):
+            normed, *of_volume = torch.native_batch_norm(volume, weight, bias, None, None, True, 0.0, eps)
+            target.copy_(normed)
+            statistics.append(of_volume)
+        ctx.save_for_backward(x, weight)
+        ctx.statistics, ctx.eps = statistics, eps
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last_3d)
+        to_x, to_weight, to_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+        for (slope, volume, target), (mean, inverse) in zip(_volumes(gradient, x, to_x), ctx.statistics, strict=True):
+            found = torch.ops.aten.native_batch_norm_backward(
+                slope, volume, weight, None, None, mean, inverse, True, ctx.eps, [True, True, True]
+            )
+            target.copy_(found[0])
+            to_weight += found[1]
+            to_bias += found[2]
+        return to_x, to_weight, to_bias, None
+
+
+def _volumes(*batches: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Volumes ``(1, C, D, H, W)`` of batches of the same length, side by side, as views."""
+    return zip(*([batch[i : i + 1] for i in range(len(batch))] for batch in batches), strict=True)
 
 
 def _voxels(x: torch.Tensor) -> torch.Tensor:
