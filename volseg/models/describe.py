@@ -216,7 +216,8 @@ def _keep_channels_last(network: nn.Module) -> None:
 
 
 def _is_last(x: torch.Tensor) -> bool:
-    return x.ndim == 5 and x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+    """Channels lie side by side; a single channel is contiguous in both formats, so the strides decide."""
+    return x.ndim == 5 and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def _storage(tensor: torch.Tensor) -> int:
