@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import ROOT, read_cases, train_cell, write_csv
-from record import table
+from record import table, without_place
 
 from volseg.io.datasets import read_dataset
 
@@ -39,7 +39,8 @@ def main() -> int:
     stem = args.out / f"compare_{runs.name}"
     args.out.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".md").write_text(markdown(name, cells, args), encoding="utf-8")
-    stem.with_suffix(".json").write_text(json.dumps({"command": sys.argv, "cells": cells}, indent=1) + "\n")
+    command = [without_place(argument) for argument in sys.argv]
+    stem.with_suffix(".json").write_text(json.dumps({"command": command, "cells": cells}, indent=1) + "\n")
     rows = [{"model": model, **row} for model in args.models for row in read_cases(runs / model)]
     write_csv(stem.with_suffix(".csv"), rows)
     print(stem.with_suffix(".md").read_text(encoding="utf-8"))
