@@ -33,9 +33,8 @@ def math(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.T
     Source: Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (B, heads, N, N)
-    mixed: torch.Tensor = (
-        scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype) @ value
-    )
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    mixed: torch.Tensor = weights.to(value.dtype) @ value
     return mixed
 
 

@@ -34,7 +34,7 @@ class InstanceNorm(nn.GroupNorm):
 
 
 class _ChannelsLastNorm(torch.autograd.Function):
-    """Sums over voxels as matrix products, both ways; backward in a sixth of the time of torch's group norm."""
+    """Sums over voxels as matrix products, both ways; backward in a quarter of the time of torch's group norm."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
