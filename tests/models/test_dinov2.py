@@ -10,7 +10,7 @@ import torch
 
 from volseg.errors import ConfigError
 from volseg.models.dinov2 import VARIANTS, DinoV2, Variant, build_dinov2, resize_position, tap_indices
-from volseg.models.layers import DropPath
+from volseg.models.layers import DropPath, PatchEmbed
 
 SMALL = Variant(width=24, depth=2, heads=2, grid=5)
 PUBLISHED = {
@@ -167,3 +167,13 @@ def test_drop_path_keeps_the_mean_and_rests_in_evaluation() -> None:
     assert set(dropped.flatten().tolist()) == {0.0, 2.0}
     assert abs(dropped.mean().item() - 1) < 0.08
     assert drop.eval()(x) is x
+
+
+def test_the_patch_embedding_in_bf16_is_that_of_float32() -> None:
+    torch.manual_seed(0)
+    embed, images = PatchEmbed(2, 16), torch.randn(3, 2, 28, 42)
+    exact = embed(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = embed(images)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.02 * float(exact.detach().abs().max()))
