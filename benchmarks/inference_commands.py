@@ -32,7 +32,7 @@ SCAN = Path("CT_example") / "ct_trunk_3mm.nii.gz"
 QUICK_SCAN = Path("CT_example") / "ct_trunk_3mm_part.nii.gz"
 WORKING_MM, QUICK_MM, CLASSES = 1.5, 6.0, 25
 CASES = 5
-HIPPOCAMPUS_PLAN = HERE / "results" / "hippocampus_30min" / "plan.json"
+HIPPOCAMPUS_PLAN = HERE / "results" / "hippocampus_60min" / "plan.json"
 
 
 def model_file(path: Path, plan: Plan, encoder: str) -> Path:

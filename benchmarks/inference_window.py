@@ -30,7 +30,7 @@ WINDOW, VOLUME, CLASSES, TOKEN_STRIDE = (32, 128, 128), (128, 192, 192), 5, 8
 QUICK_WINDOW, QUICK_VOLUME = (8, 32, 32), (16, 48, 48)
 BATCHES = (1, 2, 4)
 MIRRORS: dict[str, tuple[int, ...]] = {"none": (), "all": (0, 1, 2)}
-HIPPOCAMPUS_PLAN = Path(__file__).parent / "results" / "hippocampus_30min" / "plan.json"
+HIPPOCAMPUS_PLAN = Path(__file__).parent / "results" / "hippocampus_60min" / "plan.json"
 
 
 @dataclass(frozen=True)
