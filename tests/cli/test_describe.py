@@ -41,6 +41,14 @@ def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[s
     assert float(after["decoder"][3]) == pytest.approx(4 * float(before["decoder"][3]), rel=0.01)
 
 
+def test_what_depends_on_an_override_follows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    fine, printed = described(capsys, CONFIG, "--plan", PLAN, "plan.token_stride=4")
+    assert "token stride 4" in printed
+    assert fine["encoder"][4] == "1x4x4"
+    _, printed = described(capsys, CONFIG, "--plan", PLAN, "plan.token_stride=16")
+    assert "patch 40 x 64 x 48 voxels" in printed  # rounded up to the new strides
+
+
 def test_without_a_plan_it_makes_that_of_the_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["phantom", str(tmp_path / "data"), "--train", "2", "--test", "0"]) == 0
     data = [f"data.root={tmp_path / 'data'}", "data.workers=0"]
@@ -56,7 +64,7 @@ def test_without_a_plan_it_makes_that_of_the_data_set(tmp_path: Path, capsys: py
     [
         ([CONFIG], "--plan FILE"),
         ([CONFIG, "--plan", "none.json"], "none.json"),
-        ([CONFIG, "--plan", PLAN, "plan.token_stride=4"], "plan.decoder_strides"),
+        ([CONFIG, "--plan", PLAN, "plan.token_stride=5"], "plan.token_stride"),
         ([CONFIG, "--plan", PLAN, "model.decoder=unet"], "unet2d"),
     ],
 )

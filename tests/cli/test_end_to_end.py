@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 import volseg
 from volseg.cli.main import main
+from volseg.io.atomic import atomic_folder
 from volseg.io.model_file import read_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +64,55 @@ def test_a_second_run_into_the_same_folder_is_refused(
 ) -> None:
     assert train(data, run, "train.max_steps=4") == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_run_that_was_refused_may_be_given_again(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What no data could mend is said before anything is read; later refusals leave a folder that is taken again."""
+    weights = tmp_path / "other.pth"
+    torch.save({"cls_token": torch.zeros(2)}, weights)
+    late, early = [f"model.weights={weights}"], ["model.weights=null"]
+    for wrong, started in ((early, False), (["train.max_steps=null", "train.max_minutes=null"], False), (late, True)):
+        assert train(data, tmp_path / "run", "train.max_steps=4", *wrong) == 2
+        assert (tmp_path / "run" / "plan.json").exists() == started
+    assert "cls_token is (2,)" in capsys.readouterr().err
+    assert train(data, tmp_path / "run", "train.max_steps=1") == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_case_is_named_by_a_worker_too(
+    data: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = f"data.cache={tmp_path / 'cache'}"
+    assert train(data, tmp_path / "whole", "train.max_steps=1", cache) == 0
+    for image in (tmp_path / "cache").rglob("image.npy"):
+        image.write_bytes(image.read_bytes()[:-4])
+    capsys.readouterr()
+    assert train(data, tmp_path / "run", "train.max_steps=1", cache, f"data.workers={workers}") == 2
+    error = capsys.readouterr().err
+    assert "image.npy" in error
+    assert "Traceback" not in error
+
+
+def test_a_job_that_is_told_to_stop_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_args: object) -> int:
+        with atomic_folder(tmp_path / "result") as folder:
+            (folder / "part").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("volseg.cli.plan.run", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["plan", "data"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_run_ends_like_an_unbroken_one(data: Path, run: Path, tmp_path: Path) -> None:

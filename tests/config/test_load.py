@@ -48,6 +48,12 @@ def test_the_later_stop_rule_replaces_the_earlier(tmp_path: Path) -> None:
         ("=3", "key=value"),
         ("data.fold=5", "data.fold"),
         ("augment.noise=1.5", "not a probability"),
+        ("train.clip_norm=.inf", "train.clip_norm is out of range"),
+        ("train.max_minutes=.nan", "train.max_minutes is out of range"),
+        ("augment.rotation_degrees=.nan", "augment.rotation_degrees is out of range"),
+        ("seed=-1", "seed is out of range"),
+        ("plan=[1]", "group of keys"),
+        ("[=1", "cannot be read"),
     ],
 )
 def test_a_bad_override_is_named(override: str, message: str) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,16 @@ def test_a_damaged_file_is_named(cases: list[CachedCase]) -> None:
     (variant.folder / "tokens.npy").write_bytes(b"")
     with pytest.raises(DataError, match=r"tokens\.npy(.|\n)*delete its folder"):
         _ = variant.tokens
+
+
+@pytest.mark.parametrize("change", [lambda whole: whole[:-1], lambda whole: whole[:, :-1]])
+def test_a_stored_variant_of_another_shape_is_found_before_training(
+    cases: list[CachedCase], change: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    variant = build(cases)[1][2]
+    np.save(variant.folder / "tokens.npy", change(np.array(variant.tokens)))
+    with pytest.raises(DataError, match=r"damaged(.|\n)*tokens\.npy(.|\n)*delete its folder"):
+        build(cases)
 
 
 def dataset(stored: list[tuple[TokenVariant, ...]], **changes: Any) -> TokenDataset:

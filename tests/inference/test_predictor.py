@@ -150,6 +150,8 @@ def test_devices() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="no such device"):
         choose_device("abacus")
+    with pytest.raises(ConfigError, match="no such device"):
+        choose_device("meta")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no such device"):
             choose_device("cuda")

@@ -135,6 +135,8 @@ def test_blur_by_hand() -> None:
     weights = blur_weights(torch.tensor([[1.0]]), slices, 2.0)
     torch.testing.assert_close(weights[0, 0], expected / expected.sum())
     assert blur_weights(slices[:, :1], slices[:, :1], 2.0).tolist() == [[[1.0]]]
+    distant = blur_weights(torch.tensor([[250.0]]), 500 * slices / 2, 8.0)  # every weight alone underflows
+    torch.testing.assert_close(distant, torch.tensor([[[1 / 3, 2 / 3, 0.0]]]))
 
 
 def test_conv_is_a_depthwise_convolution_with_repeated_ends() -> None:

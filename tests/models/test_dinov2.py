@@ -160,6 +160,12 @@ def test_position_cache_follows_the_parameter() -> None:
     assert model.position(4, 3).shape == (1, 13, 24)
 
 
+def test_a_model_that_was_built_for_inference_alone() -> None:
+    with torch.inference_mode():
+        model = DinoV2(SMALL)
+        assert model.position(3, 4).shape == (1, 13, 24)
+
+
 def test_drop_path_keeps_the_mean_and_rests_in_evaluation() -> None:
     torch.manual_seed(0)
     drop, x = DropPath(0.5), torch.ones(4000, 1, 1)

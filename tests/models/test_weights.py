@@ -71,7 +71,27 @@ def test_misfitting_keys_are_all_listed(tmp_path: Path) -> None:
     assert "cls_token is (1, 1, 31), expected (1, 1, 32)" in message
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not weights", b"PK\x03\x04 cut off"])
+def test_values_that_are_no_weights_are_listed(tmp_path: Path) -> None:
+    state = official_weights()
+    state["norm.bias"] = torch.zeros(32, dtype=torch.int8)
+    state["norm.weight"][3] = float("nan")
+    path = tmp_path / "quantised.pth"
+    torch.save(state, path)
+    with pytest.raises(ModelFileError) as error:
+        build(path)
+    assert "norm.bias is torch.int8" in str(error.value)
+    assert "norm.weight has values that are not finite" in str(error.value)
+
+
+@pytest.mark.parametrize("state", [{3: torch.zeros(2)}, {"cls_token": torch.zeros(2, 2).to_sparse()}, {"a": "b"}])
+def test_a_dict_of_something_else_is_no_weight_file(tmp_path: Path, state: dict[object, object]) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(state, path)
+    with pytest.raises(ModelFileError, match="dense tensors by name"):
+        build(path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"abc", b"error code: 1015", b"not weights", b"PK\x03\x04 cut off"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_missing_and_damaged_files_are_errors(tmp_path: Path, content: bytes | None, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
@@ -84,8 +104,9 @@ def test_missing_and_damaged_files_are_errors(tmp_path: Path, content: bytes | N
 def test_no_pickled_code_is_run(tmp_path: Path) -> None:
     path = tmp_path / "module.pth"
     torch.save(dinov2.DinoV2(SMALL), path)
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match="cannot be read") as error:
         build(path)
+    assert "weights_only" not in str(error.value)  # torch's advice, which would run the code
     torch.save([torch.zeros(1)], path)
-    with pytest.raises(ModelFileError, match="dict of tensors"):
+    with pytest.raises(ModelFileError, match="dict of dense tensors"):
         build(path)

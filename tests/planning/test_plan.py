@@ -139,6 +139,8 @@ def test_mirroring_can_be_switched_off() -> None:
         ({"patch_size": "large"}, "not a list"),
         ({"token_stride": 5}, "4, 8, 16"),
         ({"token_stride": True}, "not a whole number"),
+        ({"token_stride": float("inf")}, "not a whole number"),
+        ({"mirror_axes": [float("nan")]}, "not a whole number"),
         ({"spacing_mm": [0, 1, 1]}, "out of range"),
         ({"spacing_mm": [float("nan"), 1, 1]}, "not a finite number"),
         ({"slice_axis": "Z"}, "R, A, S"),

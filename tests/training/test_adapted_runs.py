@@ -128,3 +128,10 @@ def test_the_learning_rate_that_is_logged_is_the_networks(experiment: Experiment
     state.save(tmp_path, Progress(step=1))
     with pytest.raises(ConfigError, match="other groups"):
         TrainingState(make_config(model), experiment.plan).restore(tmp_path)
+    path.unlink()  # to go on it is not needed
+    config = make_config(model, layer_decay=0.5, warmup_fraction=0.5)
+    again = TrainingState(config, experiment.plan, read_weights=False)
+    assert again.restore(tmp_path) == Progress(step=1)
+    for one in (state, again):
+        one.step(make_batch(), 1, spent=0.5)
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in state.model.state_dict().items())

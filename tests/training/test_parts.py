@@ -9,7 +9,7 @@ from torch import nn
 
 from volseg.config.schema import TrainConfig
 from volseg.errors import ConfigError, ModelFileError
-from volseg.training.checkpoint import load_checkpoint, save_checkpoint
+from volseg.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.logging import RunLog, read_metrics
 from volseg.training.reproducibility import provenance, seed_step
@@ -49,10 +49,12 @@ def test_the_average_follows_and_keeps_frozen_weights() -> None:
 
 
 def test_a_checkpoint_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path) is None
+    assert not has_checkpoint(tmp_path)
+    with pytest.raises(ModelFileError, match=r"last\.pt"):
+        load_checkpoint(tmp_path)
     save_checkpoint(tmp_path, {"weights": torch.arange(3), "step": 4})
+    assert has_checkpoint(tmp_path)
     state = load_checkpoint(tmp_path)
-    assert state is not None
     assert state["weights"].tolist() == [0, 1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt"]
     (tmp_path / "last.pt").write_bytes(b"not a checkpoint")

@@ -25,3 +25,5 @@ def test_the_hash_of_the_weight_file(tmp_path: Path, start: str, monkeypatch: py
     written = json.loads((tmp_path / "provenance.json").read_text(encoding="utf-8"))
     expected = hashlib.sha256(b"weights").hexdigest() if start == "file" else None
     assert record["weights_sha256"] == written["weights_sha256"] == expected
+    weights.unlink()
+    assert loop.write_provenance(experiment, counts, going_on=True)["weights_sha256"] == expected

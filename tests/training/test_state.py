@@ -7,7 +7,7 @@ import torch
 from models.plans import StubPlan
 
 from volseg.config.schema import Config, ModelConfig, TrainConfig
-from volseg.errors import ConfigError, VolsegError
+from volseg.errors import ConfigError, ModelFileError, VolsegError
 from volseg.inference.device import prediction_dtype
 from volseg.training.checkpoint import Progress
 from volseg.training.state import TrainingState, compute_dtype
@@ -52,7 +52,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     other = Config(device="cpu", model=ModelConfig(encoder="identity", features=8), train=TrainConfig(max_steps=10))
     with pytest.raises(ConfigError, match="another model"):
         TrainingState(other, StubPlan()).restore(tmp_path)
-    assert make_state().restore(tmp_path / "none") == Progress()
+    with pytest.raises(ModelFileError, match=r"none.*last\.pt"):
+        make_state().restore(tmp_path / "none")
 
 
 @pytest.mark.parametrize("native", [True, False])

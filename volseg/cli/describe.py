@@ -78,10 +78,10 @@ def _number(value: float) -> str:
 
 def _plan(config: Config, file: str | None) -> Plan:
     """The plan that training would use, or one from a file with the configuration's overrides."""
-    from volseg.planning.plan import Plan, make_plan
+    from volseg.planning.plan import Plan, make_plan, revise_plan
 
     if file is not None:
-        return Plan.from_dict(Plan.load(file).to_dict() | config.plan)
+        return revise_plan(Plan.load(file), config.plan)
 
     from volseg.cli.progress import progress_bar
     from volseg.errors import ConfigError

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from types import FrameType
 
 from volseg.errors import VolsegError
 from volseg.version import __version__
@@ -37,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     args = _parse(parser, argv)
+    with suppress(ValueError):  # outside of the main thread
+        signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         return int(args.run(args))
@@ -48,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End as an error would, so that nothing half-written is left: a batch system asks a job to stop by SIGTERM."""
+    raise SystemExit(128 + number)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -36,11 +36,10 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)  # before anything heavy is imported: a typo shows at once
 
     from volseg.cli.progress import progress_bar
-    from volseg.models.start import weight_file
     from volseg.training.experiment import prepare
-    from volseg.training.loop import train
+    from volseg.training.loop import check_settings, train
 
-    weight_file(config.model)  # download or miss it now, not after the preprocessing
+    check_settings(config, resume=args.resume)
     experiment = prepare(config, progress_bar, resume=args.resume)
     model_file = train(experiment, progress_bar, resume=args.resume)
     code = _validate(experiment, model_file)

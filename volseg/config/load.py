@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -99,7 +99,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             )
     try:
         return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (YAMLError, OmegaConfBaseException, IndexError) as error:
         raise ConfigError("an override cannot be read", found=" ".join(overrides), expected="YAML syntax") from error
 
 
@@ -120,9 +120,10 @@ def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: ty
                 expected=f"one of {', '.join(hints)}",
                 mend=f"did you mean '{prefix}{close[0]}'?" if close else None,
             )
-        if is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"'{prefix}{key}' is a group of keys", file=origin, found=value)
+        group = is_dataclass(hints[key])
+        if (group or get_origin(hints[key]) is dict) and not isinstance(value, Mapping):
+            raise ConfigError(f"'{prefix}{key}' is a group of keys", file=origin, found=value)
+        if group:
             _check_keys(value, origin, cast(type, hints[key]), f"{prefix}{key}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,8 +41,10 @@ def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
 
 
 def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
-    if value is not None and (value < 0 or (value == 0 and not zero)):
-        raise ConfigError(f"{key} is out of range", found=value, expected=">= 0" if zero else "> 0")
+    if value is not None and (not math.isfinite(value) or value < 0 or (value == 0 and not zero)):
+        raise ConfigError(
+            f"{key} is out of range", found=value, expected="finite and >= 0" if zero else "finite and > 0"
+        )
 
 
 def parse_bytes(key: str, text: str) -> int:
@@ -327,6 +330,8 @@ class Config:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError("seed is out of range", found=self.seed, expected="0 <= seed < 2**63")
         if self.data.cache_tokens:
             _check_token_cache(self.model)
 

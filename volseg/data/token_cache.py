@@ -23,7 +23,7 @@ from volseg.data.cache import CachedCase, StoredCase, digest, open_array
 from volseg.data.dataset import seeded
 from volseg.data.patches import cut
 from volseg.data.preprocess import class_locations
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, DataError
 from volseg.geometry.ops import pad_to_size
 from volseg.io.atomic import atomic_folder
 from volseg.planning.cases import Progress
@@ -100,13 +100,17 @@ def cache_tokens(
 
     Raises:
         ConfigError: They would be larger than the limit; nothing is written then.
+        DataError: One that is there is damaged.
         OutputError: The cache folder cannot be written to.
     """
     chance = digest({"augmentation": asdict(augmentation), "seed": seed})[:12]
     names = ["plain", *(f"{chance}-{number:03d}" for number in range(1, variants))]
     stored = [tuple(TokenVariant(case.id, _folder(case, encoder) / name) for name in names) for case in cases]
-    if not all(variant.folder.is_dir() for row in stored for variant in row):
+    there = [variant for row in stored for variant in row if variant.folder.is_dir()]
+    if len(there) < len(cases) * variants:
         check_size(cases, encoder, variants, limit_bytes)
+    for variant in there:
+        check_variant(variant, encoder)
     for done, (case, row) in enumerate(zip(cases, stored, strict=True), start=1):
         for number, variant in enumerate(row):
             if not variant.folder.is_dir():
@@ -114,6 +118,25 @@ def cache_tokens(
         if progress is not None:
             progress(done, len(cases))
     return stored
+
+
+def check_variant(variant: TokenVariant, encoder: SliceTokens) -> None:
+    """Refuses a stored variant with a file that is missing, cut off or of another shape; only headers are read.
+
+    Raises:
+        DataError: It names the file.
+    """
+    shape = variant.label.shape
+    windows = encoder.windows(shape)
+    for name, found, expected in (
+        ("image", variant.image.shape[1:], shape),
+        ("windows", variant.windows.shape, windows.shape),
+        ("locations", variant.locations.shape[1:], (4,)),
+        ("tokens", variant.tokens.shape, (len(windows), shape[0], *encoder.slice_shape)),
+    ):
+        if found != expected:
+            file, mend = variant.folder / f"{name}.npy", "delete its folder and start again"
+            raise DataError("a stored variant is damaged", file=file, found=found, expected=expected, mend=mend)
 
 
 def variant_bytes(case: CachedCase, encoder: SliceTokens) -> int:

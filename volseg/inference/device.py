@@ -6,6 +6,8 @@ import torch
 
 from volseg.errors import ConfigError
 
+DEVICES = ("cpu", "cuda", "mps")
+
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
     """The named device, or the fastest there is.
@@ -17,6 +19,8 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in DEVICES:
+            raise RuntimeError("not a device that volseg runs on")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(

@@ -183,10 +183,10 @@ def blur_weights(at: torch.Tensor, slices: torch.Tensor, blur_mm: float) -> torc
 
     The end slices count half (trapezoidal rule), so that a stack with slices added between has the same integral.
     """
-    weights = torch.exp(-0.5 * ((at[..., :, None] - slices[..., None, :]) / blur_mm) ** 2)
-    if weights.shape[-1] > 1:
-        weights[..., [0, -1]] *= 0.5
-    return weights / weights.sum(dim=-1, keepdim=True)
+    exponents = -0.5 * ((at[..., :, None] - slices[..., None, :]) / blur_mm) ** 2
+    if exponents.shape[-1] > 1:
+        exponents[..., [0, -1]] += math.log(0.5)
+    return exponents.softmax(dim=-1)
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

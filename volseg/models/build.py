@@ -56,8 +56,8 @@ def build_model(
         ConfigError: The settings do not fit each other, or the attention kernel does not run on the device.
         ModelFileError: The weight file is missing or does not fit.
     """
-    if device is not None and model.baseline is None:
-        _try_attention(model, device, dtype)
+    if device is not None:
+        check_attention(model, device, dtype)
     start = weight_file(model)
     if model.baseline == "dynunet":
         from volseg.models.baselines import build_dynunet
@@ -99,8 +99,13 @@ def for_prediction(model: ModelConfig) -> ModelConfig:
     )
 
 
-def _try_attention(model: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
-    if model.encoder != "identity":
+def check_attention(model: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Try the attention kernel of a config where it will run; a network without an encoder has none.
+
+    Raises:
+        ConfigError: It does not run there.
+    """
+    if model.baseline is None and model.encoder != "identity":
         variant = VARIANTS[model.encoder]
         try_attention(model.attention, variant.width // variant.heads, device, dtype)
 
@@ -113,12 +118,6 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
             "the deepest decoder level must have the encoder's token stride in plane",
             found=f"decoder_strides end in {plan.decoder_strides[-1]}, token_stride is {plan.token_stride}",
             mend="set plan.decoder_strides and plan.token_stride together",
-        )
-    if model.weights is None:
-        raise ConfigError(
-            "the encoder's weights are not given",
-            expected="the path of a DINOv2 weight file or a volseg model file, official, or random",
-            mend="set model.weights=official or FILE, or model.weights=random to train from scratch",
         )
     vit = build_dinov2(
         model.encoder,

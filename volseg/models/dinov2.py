@@ -102,9 +102,11 @@ class DinoV2(nn.Module):
     def position(self, height: int, width: int) -> torch.Tensor:
         """Position embedding of a ``height`` x ``width`` token grid, class position first: ``(1, 1 + h * w, E)``.
 
-        Kept from call to call while no gradient is asked for and the parameter does not change.
+        Kept from call to call while no gradient is asked for and the parameter does not change. Changes through
+        ``pos_embed.data`` are not noticed, as autograd does not notice them; copy under ``torch.no_grad`` instead.
         """
-        if torch.is_grad_enabled() and self.pos_embed.requires_grad:
+        learns = torch.is_grad_enabled() and self.pos_embed.requires_grad
+        if learns or self.pos_embed.is_inference():  # which counts no changes
             return resize_position(self.pos_embed, height, width, exact=self.register_tokens is not None)
         parameter = self.pos_embed
         state = (height, width, parameter.device, parameter.dtype, parameter.data_ptr(), parameter._version)

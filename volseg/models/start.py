@@ -29,9 +29,15 @@ def weight_file(model: ModelConfig) -> Path | None:
     """The file a network starts from; ``None`` for a random start. Official weights are downloaded on the first use.
 
     Raises:
-        ConfigError: There are no official weights for this network.
+        ConfigError: No weights are given for an encoder, or there are no official ones for this network.
         ModelFileError: The file does not exist, or cannot be downloaded.
     """
+    if model.weights is None and model.encoder != "identity" and model.baseline is None:
+        raise ConfigError(
+            "the encoder's weights are not given",
+            expected="the path of a DINOv2 weight file or a volseg model file, official, or random",
+            mend="set model.weights=official or FILE, or model.weights=random to train from scratch",
+        )
     if model.weights is None or model.weights == "random":
         return None
     if model.baseline is not None:

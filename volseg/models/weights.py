@@ -17,14 +17,12 @@ from volseg.models.slices import SliceEncoder
 
 logger = logging.getLogger(__name__)
 
-_UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError)
-
 
 def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -> None:
     """Load DINOv2 weights, under any names that `official_names` knows, into a slice encoder, in place.
 
     Raises:
-        ModelFileError: Keys are missing, unexpected or of another shape; each is listed.
+        ModelFileError: Keys are missing, unexpected, of another shape, or not finite numbers; each is listed.
     """
     path = Path(path)
     state = official_names(read_weights(path))
@@ -44,17 +42,40 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelFileError: The file is damaged, or holds something else.
     """
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    except _UNREADABLE as error:
-        mend = "if it was downloaded, delete it and download it again"
-        raise ModelFileError("the weight file cannot be read", file=path, found=error, mend=mend) from error
+    mend = "if it was downloaded, delete it and download it again"
+    if path.suffix == ".safetensors":
+        try:
+            state: Any = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelFileError("the weight file cannot be read", file=path, found=error, mend=mend) from error
+    else:
+        state = read_pickle(path, "the weight file cannot be read", mend)
     for name in ("teacher", "model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelFileError("not a weight file", file=path, found=type(state).__name__, expected="a dict of tensors")
+    if not isinstance(state, dict) or not all(_is_weight(key, value) for key, value in state.items()):
+        expected = "a dict of dense tensors by name"
+        raise ModelFileError("not a weight file", file=path, found=type(state).__name__, expected=expected)
     return state
+
+
+def read_pickle(path: Path, problem: str, mend: str) -> Any:
+    """Read what `torch.save` wrote onto the CPU: tensors and plain values only, code is never run.
+
+    Raises:
+        ModelFileError: The file is damaged or holds something else; ``problem`` and ``mend`` as given.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make torch's unpickler raise errors of any kind
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run whatever is in the file
+            found = "no file of tensors alone, as torch.save writes it"
+        raise ModelFileError(problem, file=path, found=found, mend=mend) from error
+
+
+def _is_weight(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_slices: int) -> torch.Tensor:
@@ -75,7 +96,7 @@ def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_
 
 
 def check_fit(state: State, expected: State, path: Path, problem: str, mend: str) -> None:
-    """Refuse a state dict that lacks, adds or misshapes a key.
+    """Refuse a state dict that lacks, adds or misshapes a key, or holds what is not a finite number.
 
     Raises:
         ModelFileError: It does; ``problem``, ``path`` and ``mend`` as given, and every such key.
@@ -85,9 +106,9 @@ def check_fit(state: State, expected: State, path: Path, problem: str, mend: str
     for key in sorted(expected.keys() & state.keys()):
         if expected[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}")
+        elif not state[key].is_floating_point():
+            problems.append(f"{key} is {state[key].dtype}, expected floating point")
+        elif not state[key].isfinite().all():
+            problems.append(f"{key} has values that are not finite")
     if problems:
         raise ModelFileError(problem, file=path, found="\n    " + "\n    ".join(problems), mend=mend)
-
-
-def _load_pickle(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)

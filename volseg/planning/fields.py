@@ -26,7 +26,7 @@ def check_keys(given: Collection[str], known: Collection[str], where: str) -> No
 
 def integer(key: str, value: Any) -> int:
     """A whole number (2 or 2.0, not True)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 != 0:  # nan for inf and nan
         raise ConfigError(f"{key} is not a whole number", found=repr(value))
     return int(value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,30 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
     )
 
 
+def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
+    """A plan with other fields; decoder strides and patch follow spacing, token stride and patch, as in `make_plan`.
+
+    Args:
+        plan: The plan.
+        overrides: Field name -> plain value; ``None`` leaves the field as it is.
+
+    Raises:
+        ConfigError: Unknown or fixed field, wrong type, or values that do not go together.
+    """
+    given = _read_overrides(overrides)
+    changed = {key for key, value in given.items() if value != getattr(plan, key)}
+    if changed & {"spacing_mm", "token_stride", "patch_size"}:
+        spacing, stride, patch = (
+            given.get(key, getattr(plan, key)) for key in ("spacing_mm", "token_stride", "patch_size")
+        )
+        strides = rules.decoder_strides(spacing, patch[0], stride, exact="patch_size" in given)
+        strides = given.setdefault("decoder_strides", strides)
+        given.setdefault(
+            "patch_size", tuple(-(-size // step) * step for size, step in zip(patch, strides[-1], strict=True))
+        )
+    return replace(plan, **given)
+
+
 def _read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     fixed = [key for key in overrides if key in FIXED]
     if fixed:
@@ -234,4 +258,4 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["PLAN_VERSION", "ChannelIntensity", "Plan", "make_plan"]
+__all__ = ["PLAN_VERSION", "ChannelIntensity", "Plan", "make_plan", "revise_plan"]

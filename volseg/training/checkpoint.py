@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from volseg.errors import ModelFileError
 from volseg.io.atomic import atomic_file
+from volseg.models.weights import read_pickle
 
 FILE_NAME = "last.pt"
+CHECKPOINTS = "checkpoint"
+"""Folder within the run folder."""
 
 
 @dataclass
@@ -40,22 +41,17 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Read ``folder/last.pt``; ``None`` when there is none. Only tensors and plain values are read, never code.
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a run to go on with."""
+    return (folder / FILE_NAME).exists()
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """Read ``folder/last.pt``. Only tensors and plain values are read, never code.
 
     Raises:
-        ModelFileError: The file is damaged.
+        ModelFileError: The file is missing or damaged.
     """
-    path = folder / FILE_NAME
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelFileError(
-            "the checkpoint cannot be read",
-            file=path,
-            found=str(error).splitlines()[0],
-            mend="delete the checkpoint folder to start anew",
-        ) from error
+    mend = "delete the checkpoint folder to start anew"
+    state: dict[str, Any] = read_pickle(folder / FILE_NAME, "the checkpoint cannot be read", mend)
     return state

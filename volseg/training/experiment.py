@@ -19,7 +19,7 @@ from volseg.io.datasets import Case, Dataset, read_dataset
 from volseg.planning.fingerprint import fingerprint
 from volseg.planning.jsontext import read_json, write_json
 from volseg.planning.plan import Plan, make_plan
-from volseg.training.checkpoint import FILE_NAME
+from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Experiment:
     @property
     def checkpoint_folder(self) -> Path:
         """Where the training state is kept."""
-        return self.folder / "checkpoint"
+        return self.folder / CHECKPOINTS
 
     @property
     def postprocessing(self) -> Postprocessing:
@@ -110,9 +110,12 @@ def choose_split(dataset: Dataset, config: Config) -> dict[str, Any]:
 
 
 def _open_run_folder(folder: Path, resume: bool) -> bool:
-    """Make the run folder; whether there is a run to go on with."""
-    started = (folder / "config.yaml").exists()
-    going_on = resume and (folder / "checkpoint" / FILE_NAME).exists()
+    """Make the run folder; whether there is a run to go on with.
+
+    A run that was refused or stopped before its first step left nothing to lose: its folder is taken again.
+    """
+    started = (folder / "metrics.jsonl").exists()
+    going_on = resume and has_checkpoint(folder / CHECKPOINTS)
     if started and not resume:
         raise OutputError(
             "there is a run in the output folder already",

@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from volseg.config.load import config_to_dict
 from volseg.config.schema import Config
 from volseg.data.augment import build_augmentation
 from volseg.data.cache import data_hash
 from volseg.data.dataset import PatchDataset
+from volseg.errors import VolsegError
 from volseg.inference.device import choose_device
 from volseg.io.model_file import file_sha256, save_model
-from volseg.models.build import count_parameters, for_prediction
+from volseg.models.build import check_attention, count_parameters, for_prediction
 from volseg.models.lora import merged_state
 from volseg.models.start import weight_file
-from volseg.planning.jsontext import write_json
-from volseg.training.checkpoint import Progress
+from volseg.planning.jsontext import read_json, write_json
+from volseg.training.checkpoint import CHECKPOINTS, Progress, has_checkpoint
 from volseg.training.experiment import Experiment, ProgressBar
 from volseg.training.logging import RunLog
 from volseg.training.reproducibility import provenance
@@ -40,6 +41,20 @@ LOG_EVERY = 20
 """Steps between lines of the training log."""
 ENDLESS = 2**40
 """Samples of a run; it ends when its budget is spent."""
+
+
+def check_settings(config: Config, *, resume: bool) -> None:
+    """Refuse what no data could mend before hours of preprocessing; official weights are downloaded.
+
+    Raises:
+        ConfigError: The run has no end, or device, attention kernel or weights cannot be had.
+        ModelFileError: The weight file does not exist, or cannot be downloaded.
+    """
+    Budget.from_config(config.train)
+    device = choose_device(config.device)
+    check_attention(config.model, device, compute_dtype(config, device))
+    if not (resume and has_checkpoint(Path(config.output) / CHECKPOINTS)):
+        weight_file(config.model)
 
 
 def train(experiment: Experiment, progress_bar: ProgressBar, *, resume: bool) -> Path:
@@ -60,9 +75,10 @@ def train(experiment: Experiment, progress_bar: ProgressBar, *, resume: bool) ->
     """
     settings = experiment.config.train
     budget = Budget.from_config(settings)
-    state = TrainingState(experiment.config, experiment.plan)
-    record = write_provenance(experiment, count_parameters(state.model))
-    progress = state.restore(experiment.checkpoint_folder) if resume else Progress()
+    going_on = resume and has_checkpoint(experiment.checkpoint_folder)
+    state = TrainingState(experiment.config, experiment.plan, read_weights=not going_on)
+    record = write_provenance(experiment, count_parameters(state.model), going_on=going_on)
+    progress = state.restore(experiment.checkpoint_folder) if going_on else Progress()
     samples = training_samples(experiment, state.model, progress_bar)
     log = RunLog(experiment.folder, progress.step, settings.max_steps)
     losses: list[Tensor] = []
@@ -115,13 +131,35 @@ def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -
     """Batches from ``first_step`` on, to the end of time. Sample ``i`` is the same however often a run was resumed."""
     size = config.train.batch_size
     loader = DataLoader(
-        samples,
+        _Reported(samples),
+        collate_fn=_collate,
         batch_size=size,
         sampler=range(first_step * size, ENDLESS),
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, VolsegError):
+            raise batch
+        yield batch
+
+
+class _Reported(Dataset[Any]):
+    """Samples of which a `VolsegError` is handed over, not raised: a worker would wrap it in its traceback."""
+
+    def __init__(self, samples: Dataset[dict[str, Any]]) -> None:
+        self._samples = samples
+
+    def __getitem__(self, index: int) -> dict[str, Any] | VolsegError:
+        try:
+            return self._samples[index]
+        except VolsegError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    """A batch, or the first error among its samples."""
+    return next((sample for sample in samples if isinstance(sample, VolsegError)), None) or default_collate(samples)
 
 
 def training_row(losses: list[Tensor], lr: float, progress: Progress) -> dict[str, Any]:
@@ -130,15 +168,18 @@ def training_row(losses: list[Tensor], lr: float, progress: Progress) -> dict[st
     return {"step": progress.step, "loss": loss, "lr": lr, "elapsed_s": round(progress.elapsed_s, 2)}
 
 
-def write_provenance(experiment: Experiment, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Log and keep what the run is made with."""
-    config = experiment.config
+def write_provenance(experiment: Experiment, parameters: dict[str, Any], *, going_on: bool = False) -> dict[str, Any]:
+    """Log and keep what the run is made with; a run that goes on keeps the hash of the file it started from."""
+    config, path = experiment.config, experiment.folder / "provenance.json"
     logger.info("parameters: %s", parameter_text(parameters))
-    start = weight_file(config.model)
-    weights_hash = file_sha256(start) if start is not None else None
+    if going_on:
+        weights_hash = read_json(path, "provenance").get("weights_sha256")
+    else:
+        start = weight_file(config.model)
+        weights_hash = file_sha256(start) if start is not None else None
     precision = compute_dtype(config, choose_device(config.device))
     record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
-    write_json(experiment.folder / "provenance.json", record)
+    write_json(path, record)
     return record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from volseg.errors import ConfigError, VolsegError
 from volseg.inference.device import choose_device, has_native_bf16
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
+from volseg.models.segmenter import Segmenter
 from volseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.losses import SegmentationLoss
@@ -32,6 +33,7 @@ class TrainingState:
     Args:
         config: The configuration.
         plan: The plan.
+        read_weights: Read what the network starts from; not needed before `restore`.
 
     Attributes:
         model: The trained network.
@@ -39,12 +41,15 @@ class TrainingState:
         device: Where both are.
     """
 
-    def __init__(self, config: Config, plan: NetworkPlan) -> None:
+    def __init__(self, config: Config, plan: NetworkPlan, *, read_weights: bool = True) -> None:
         self._config = config
         self._fabric = make_fabric(config)
         self.device = self._fabric.device
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model, plan, device=self.device, dtype=compute_dtype(config, self.device))
+        model = config.model if read_weights else replace(config.model, weights="random")
+        self.model = build_model(model, plan, device=self.device, dtype=compute_dtype(config, self.device))
+        if isinstance(self.model, Segmenter):
+            self.model.pretrained = config.model.weights not in (None, "random")  # also where the file is not read
         settings = config.train
         groups = parameter_groups(
             self.model,
@@ -115,15 +120,13 @@ class TrainingState:
         save_checkpoint(folder, state)
 
     def restore(self, folder: Path) -> Progress:
-        """Read the checkpoint if there is one, and say where the run stands.
+        """Read the checkpoint, and say where the run stands.
 
         Raises:
             ConfigError: The checkpoint is of another model, or of an optimizer with other parameter groups.
             ModelFileError: It is damaged.
         """
         state = load_checkpoint(folder)
-        if state is None:
-            return Progress()
         if state["model_config"] != asdict(self._config.model):
             raise ConfigError(
                 "the checkpoint is of another model",
