@@ -10,7 +10,8 @@ cell is kept, an interrupted one goes on from its checkpoint, so the command may
 all cells that are there, of both budgets and all seeds. Held out is fold 1: settings may follow what is seen here, and
 claims are made on fold 0. Several commands may run at once, each on its own cores (``taskset``) and with ``--threads``.
 
-Writes ``ablation_<data set>[_<label>]`` ``.md``, ``.json``, ``.csv`` (per case) and ``.png`` to ``results/``.
+Writes ``ablation_<data set>[_<label>]`` ``.md``, ``.json``, ``.csv`` (per case) to ``results/``, and a ``.png`` where
+there are three cells or more.
 """
 
 from __future__ import annotations

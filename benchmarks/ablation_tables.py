@@ -22,12 +22,15 @@ COLUMNS = ("budget", "cell", "seed", "case", "class", "dice", "hd95", "nsd")
 
 
 def write_tables(runs: Path, stem: Path, order: Sequence[str]) -> str:
-    """Write everything from all finished cells below ``runs``; returns the Markdown.
+    """Write everything from all finished cells below ``runs``, a figure if there is more than one difference to see.
 
     Args:
         runs: Folders ``<budget>/<cell>/seed<n>``.
         stem: Path of the results without their suffix.
         order: Names of the cells as the table lists them; the first is what the others are compared with.
+
+    Returns:
+        The Markdown.
     """
     budgets = {folder.name: read_budget(folder, order) for folder in sorted(runs.iterdir()) if folder.name[0].isdigit()}
     budgets = {name: cells for name, cells in budgets.items() if cells}
@@ -39,7 +42,9 @@ def write_tables(runs: Path, stem: Path, order: Sequence[str]) -> str:
     sections = [f"## {name} a cell\n\n{budget_table(cells)}" for name, cells in budgets.items()]
     text = f"# {stem.name.replace('_', ' ')}\n\n" + "\n\n".join(sections) + f"\n\n{conditions(records)}\n"
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    plot(budgets, stem.with_suffix(".png"))
+    worth_seeing = {name: cells for name, cells in budgets.items() if len(cells) > 2}
+    if worth_seeing:
+        plot(worth_seeing, [cell for cells in budgets.values() for cell in cells], stem.with_suffix(".png"))
     return text
 
 
@@ -138,8 +143,8 @@ def machine_text(record: dict[str, Any]) -> str:
     return f"{record['hardware']['cpu']}, {threads} thread{'s' if threads > 1 else ''}, {record['precision']}"
 
 
-def plot(budgets: dict[str, list[Cell]], path: Path) -> None:
-    """Difference to the first cell with its interval, a panel a budget; then Dice against steps, of all."""
+def plot(budgets: dict[str, list[Cell]], every: list[Cell], path: Path) -> None:
+    """Difference to the first cell with its interval, a panel a budget; then Dice against steps, of every cell."""
     from matplotlib.figure import Figure
 
     rows = max(map(len, budgets.values()))
@@ -154,7 +159,7 @@ def plot(budgets: dict[str, list[Cell]], path: Path) -> None:
         axes.invert_yaxis()
         axes.set_title(f"{name} a cell ({cells[0]['name']}: {mean_interval(cells[0]['dice'])[0]:.3f})", fontsize=10)
         axes.set_xlabel(f"Dice less {cells[0]['name']}")
-    plot_steps(panels[-1], [cell for cells in budgets.values() for cell in cells])
+    plot_steps(panels[-1], every)
     figure.savefig(path, dpi=110)
 
 
