@@ -17,7 +17,7 @@ from volseg.report.tables import p_text
 
 Array = NDArray[np.float64]
 Cell = dict[str, Any]
-"""One part of a table: ``name``, ``runs`` (records by seed) and ``dice`` (cases, classes), the mean over seeds."""
+"""One part of a table: ``name``, ``runs`` (records), their ``folders``, and ``dice`` (cases, classes) by seed."""
 COLUMNS = ("budget", "cell", "seed", "case", "class", "dice", "hd95", "nsd")
 
 
@@ -55,10 +55,23 @@ def read_budget(folder: Path, order: Sequence[str]) -> list[Cell]:
         finished = sorted((folder / name.replace(" ", "_")).glob("seed*/cell.json"))
         if finished:
             records = [json.loads(file.read_text(encoding="utf-8")) for file in finished]
-            tables = [dice_table(file.parent) for file in finished]
-            dice = np.mean(tables, axis=0)
-            cells.append({"name": name, "runs": records, "folders": [f.parent for f in finished], "dice": dice})
+            folders = [file.parent for file in finished]
+            dice = {record["seed"]: dice_table(run) for record, run in zip(records, folders, strict=True)}
+            cells.append({"name": name, "runs": records, "folders": folders, "dice": dice})
     return cells
+
+
+def mean_dice(cell: Cell) -> Array:
+    """Dice of a cell (cases, classes), the mean over its seeds."""
+    return np.asarray(np.mean(list(cell["dice"].values()), axis=0))
+
+
+def difference_to(first: Cell, cell: Cell) -> Array:
+    """Dice of a cell less that of the first, the mean over the seeds that both have; NaN if there are none."""
+    shared = sorted(first["dice"].keys() & cell["dice"].keys())
+    if not shared:
+        return np.full_like(mean_dice(cell), np.nan)
+    return np.asarray(np.mean([cell["dice"][seed] - first["dice"][seed] for seed in shared], axis=0))
 
 
 def dice_table(folder: Path) -> Array:
@@ -82,7 +95,7 @@ def case_rows(budget: str, cell: Cell) -> list[dict[str, Any]]:
 
 
 def budget_table(cells: list[Cell]) -> str:
-    """Scores and costs; differences are to the first cell, case by case."""
+    """Scores and costs; differences are to the first cell, case by case and seed by seed."""
     first = cells[0]
     rows = [["cell", "seeds", "Dice", "seeds' means", "HD95 mm", f"Dice less {first['name']}", "p", "parameters"]]
     rows[0] += ["steps", "s a step"]
@@ -92,12 +105,12 @@ def budget_table(cells: list[Cell]) -> str:
         steps = [record["steps"] for record in records]
         seconds = sum(record["train_seconds"] for record in records) / sum(steps)
         same = cell is first
-        difference = cell["dice"] - first["dice"]
+        difference = difference_to(first, cell)
         rows.append(
             [
                 cell["name"],
                 str(len(records)),
-                interval_text(cell["dice"], "{:.4f}"),
+                interval_text(mean_dice(cell), "{:.4f}"),
                 ", ".join(f"{mean['dice']:.4f}" for mean in means),
                 f"{np.mean([mean['hd95'] for mean in means]):.2f}",
                 "" if same else interval_text(difference, "{:+.4f}"),
@@ -131,7 +144,8 @@ def conditions(records: list[dict[str, Any]]) -> str:
     return (
         f"Each cell changes one thing of the first. Random initialisation; held-out fold {', '.join(folds)}, which "
         "settings may be chosen on. Mean Dice over cases, then over classes, in the scans' own geometry; 95% bootstrap "
-        "intervals over cases (not over seeds), of the seeds' mean where there are several; p: Wilcoxon's signed-rank "
+        "intervals over cases (not over seeds), of the seeds' mean where there are several, of differences that of the "
+        "seeds both cells have; p: Wilcoxon's signed-rank "
         "test over cases, not corrected for the number of cells. `s a step` is time in training over steps; cells "
         f"that ran beside others share their memory's bandwidth. {'; '.join(machines)}; commit {', '.join(commits)}."
     )
@@ -152,12 +166,12 @@ def plot(budgets: dict[str, list[Cell]], every: list[Cell], path: Path) -> None:
     panels = figure.subplots(1, len(budgets) + 1)
     for axes, (name, cells) in zip(panels, budgets.items(), strict=False):
         for place, cell in enumerate(cells[1:]):
-            mean, low, high = mean_interval(cell["dice"] - cells[0]["dice"])
+            mean, low, high = mean_interval(difference_to(cells[0], cell))
             axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color="#1f4e79", capsize=3)
         axes.axvline(0, color="0.6", linewidth=1)
         axes.set_yticks(range(len(cells) - 1), [cell["name"] for cell in cells[1:]])
         axes.invert_yaxis()
-        axes.set_title(f"{name} a cell ({cells[0]['name']}: {mean_interval(cells[0]['dice'])[0]:.3f})", fontsize=10)
+        axes.set_title(f"{name} a cell ({cells[0]['name']}: {mean_interval(mean_dice(cells[0]))[0]:.3f})", fontsize=10)
         axes.set_xlabel(f"Dice less {cells[0]['name']}")
     plot_steps(panels[-1], every)
     figure.savefig(path, dpi=110)
