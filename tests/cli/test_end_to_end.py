@@ -73,7 +73,8 @@ def test_a_run_that_was_refused_may_be_given_again(
     weights = tmp_path / "other.pth"
     torch.save({"cls_token": torch.zeros(2)}, weights)
     late, early = [f"model.weights={weights}"], ["model.weights=null"]
-    for wrong, started in ((early, False), (["train.max_steps=null", "train.max_minutes=null"], False), (late, True)):
+    no_end, no_field = ["train.max_steps=null", "train.max_minutes=null"], ["plan.token_strid=8"]
+    for wrong, started in ((early, False), (no_end, False), (no_field, False), (late, True)):
         assert train(data, tmp_path / "run", "train.max_steps=4", *wrong) == 2
         assert (tmp_path / "run" / "plan.json").exists() == started
     assert "cls_token is (2,)" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,9 @@ def read_pickle(path: Path, problem: str, mend: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch's unpickler raise errors of any kind
-        found = f"{type(error).__name__}: {error}".splitlines()[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run whatever is in the file
-            found = "no file of tensors alone, as torch.save writes it"
+        # torch's own text is of its unpickler's insides, or advises to run whatever is in the file
+        other = f"no file of tensors alone, as torch.save writes it ({type(error).__name__})"
+        found = error if isinstance(error, OSError) else other
         raise ModelFileError(problem, file=path, found=found, mend=mend) from error
 
 

@@ -166,7 +166,7 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
     Raises:
         ConfigError: Unknown or fixed field, wrong type, or values that do not go together.
     """
-    given = _read_overrides(overrides or {})
+    given = read_overrides(overrides or {})
     pick = partial(_pick, given)
     cases = fingerprint.cases
     spacings = np.array([case.spacing_mm for case in cases])
@@ -216,7 +216,7 @@ def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
     Raises:
         ConfigError: Unknown or fixed field, wrong type, or values that do not go together.
     """
-    given = _read_overrides(overrides)
+    given = read_overrides(overrides)
     changed = {key for key, value in given.items() if value != getattr(plan, key)}
     if changed & {"spacing_mm", "token_stride", "patch_size"}:
         spacing, stride, patch = (
@@ -230,7 +230,12 @@ def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
     return replace(plan, **given)
 
 
-def _read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overridden fields of a plan, each of the right type; ``None`` overrides nothing.
+
+    Raises:
+        ConfigError: Unknown or fixed field, or wrong type.
+    """
     fixed = [key for key in overrides if key in FIXED]
     if fixed:
         raise ConfigError(f"plan.{fixed[0]} is what the data set says and cannot be overridden")
@@ -258,4 +263,4 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["PLAN_VERSION", "ChannelIntensity", "Plan", "make_plan", "revise_plan"]
+__all__ = ["PLAN_VERSION", "ChannelIntensity", "Plan", "make_plan", "read_overrides", "revise_plan"]

@@ -18,7 +18,7 @@ from volseg.inference.postprocess import Postprocessing
 from volseg.io.datasets import Case, Dataset, read_dataset
 from volseg.planning.fingerprint import fingerprint
 from volseg.planning.jsontext import read_json, write_json
-from volseg.planning.plan import Plan, make_plan
+from volseg.planning.plan import Plan, make_plan, read_overrides
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ def prepare(config: Config, progress_bar: ProgressBar, *, resume: bool) -> Exper
     if config.data.root is None:
         raise ConfigError("no data set is given", mend="add data.root=FOLDER")
     dataset = read_dataset(config.data.root)
-    Postprocessing.from_config(config.postprocess, dataset.labels)  # a misspelt class shows before anything is done
+    Postprocessing.from_config(config.postprocess, dataset.labels)  # misspelt names show before anything is done
+    read_overrides(config.plan)
     folder = Path(config.output)
     going_on = _open_run_folder(folder, resume)
     if going_on:
