@@ -145,8 +145,8 @@ def conditions(records: list[dict[str, Any]]) -> str:
         f"Each cell changes one thing of the first. Random initialisation; held-out fold {', '.join(folds)}, which "
         "settings may be chosen on. Mean Dice over cases, then over classes, in the scans' own geometry; 95% bootstrap "
         "intervals over cases (not over seeds), of the seeds' mean where there are several, of differences that of the "
-        "seeds both cells have; p: Wilcoxon's signed-rank "
-        "test over cases, not corrected for the number of cells. `s a step` is time in training over steps; cells "
+        "seeds both cells have; p: Wilcoxon's signed-rank test over cases, not corrected for the number of cells. "
+        "`s a step` is time in training over steps; cells "
         f"that ran beside others share their memory's bandwidth. {'; '.join(machines)}; commit {', '.join(commits)}."
     )
 

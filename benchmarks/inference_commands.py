@@ -16,7 +16,7 @@ from pathlib import Path
 import nibabel
 import nnunet
 import numpy as np
-from networks import plan_for, random_network
+from networks import hippocampus_plan, plan_for, random_network
 from record import HERE, cores, minutes, save, say, timed
 
 from volseg.config.schema import Config, ModelConfig
@@ -32,7 +32,6 @@ SCAN = Path("CT_example") / "ct_trunk_3mm.nii.gz"
 QUICK_SCAN = Path("CT_example") / "ct_trunk_3mm_part.nii.gz"
 WORKING_MM, QUICK_MM, CLASSES = 1.5, 6.0, 25
 CASES = 5
-HIPPOCAMPUS_PLAN = HERE / "results" / "hippocampus_60min" / "plan.json"
 
 
 def model_file(path: Path, plan: Plan, encoder: str) -> Path:
@@ -81,7 +80,7 @@ def shell(args: argparse.Namespace) -> None:
     ready = nnunet.is_ready(args.nnunet)
     if not ready:
         say("nnU-Net is not there (benchmarks/nnunet.py makes it); ours is measured alone")
-    plan = Plan.load(HIPPOCAMPUS_PLAN)
+    plan = hippocampus_plan()
     for encoder in args.encoders:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as name:

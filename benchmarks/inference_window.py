@@ -8,12 +8,20 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from networks import Size, WorkCount, monai_logits, plan_for, random_network, smooth_volume, with_neighbours
+from networks import (
+    Size,
+    WorkCount,
+    hippocampus_plan,
+    monai_logits,
+    plan_for,
+    random_network,
+    smooth_volume,
+    with_neighbours,
+)
 from numpy.typing import NDArray
 from record import minutes, save, say, timed
 from torch import Tensor, nn
@@ -30,7 +38,6 @@ WINDOW, VOLUME, CLASSES, TOKEN_STRIDE = (32, 128, 128), (128, 192, 192), 5, 8
 QUICK_WINDOW, QUICK_VOLUME = (8, 32, 32), (16, 48, 48)
 BATCHES = (1, 2, 4)
 MIRRORS: dict[str, tuple[int, ...]] = {"none": (), "all": (0, 1, 2)}
-HIPPOCAMPUS_PLAN = Path(__file__).parent / "results" / "hippocampus_60min" / "plan.json"
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ def window(args: argparse.Namespace) -> None:
 
 def hippocampus(args: argparse.Namespace) -> None:
     """Real scans of about one window, with the plan of their data set; another scan in every pair."""
-    plan = Plan.load(HIPPOCAMPUS_PLAN)
+    plan = hippocampus_plan()
     cases = read_dataset(args.data / "Task04_Hippocampus").cases[: args.pairs]
     scans = [preprocess_image(read_channels(case.images), plan)[0].data for case in cases]
     for encoder in args.encoders:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from record import HERE
 from torch import Tensor, nn
 
 from volseg.config.schema import ModelConfig
@@ -39,6 +40,11 @@ def plan_for(window: Size, token_stride: int, classes: int, spacing_mm: float = 
         nearest_depth=False,
         rotate_in_plane_only=False,
     )
+
+
+def hippocampus_plan() -> Plan:
+    """The plan of the Decathlon's hippocampus, as a run in ``results/`` made it."""
+    return Plan.load(HERE / "results" / "hippocampus_60min" / "plan.json")
 
 
 def random_network(plan: Plan, **settings: Any) -> nn.Module:

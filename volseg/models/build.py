@@ -39,6 +39,7 @@ def build_model(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    read_weights: bool = True,
 ) -> nn.Module:
     """Build the network a config describes, for the data a plan describes.
 
@@ -48,6 +49,7 @@ def build_model(
         device: Where the network will run; the attention kernel is tried there, so that one that cannot run is named
             before any weights are read. The network itself is built on the default device. ``None`` tries nothing.
         dtype: In what precision the network will run there.
+        read_weights: Read what the network starts from; not needed where a checkpoint follows.
 
     Returns:
         A `Segmenter`, or a baseline with the same ``forward``, ``halo`` and ``deep_strides``.
@@ -58,7 +60,7 @@ def build_model(
     """
     if device is not None:
         check_attention(model, device, dtype)
-    start = weight_file(model)
+    start = weight_file(model) if read_weights else None
     if model.baseline == "dynunet":
         from volseg.models.baselines import build_dynunet
 
@@ -71,6 +73,7 @@ def build_model(
     with _own_chance(seed + 2):
         aggregator = _build_aggregator(model, encoder)
     network = Segmenter(encoder, aggregator, decoder, plan.spacing_mm, model.adjacent_slices)
+    network.pretrained = model.weights not in (None, "random")
     if start is not None:
         load_start(network, start, plan)
     if encoder is not None:

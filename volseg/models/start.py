@@ -82,7 +82,6 @@ def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
         )
     else:
         load_encoder(network.encoder, path, plan.num_channels)
-    network.pretrained = True
 
 
 def _load_network(network: Segmenter, path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from volseg.errors import ConfigError, VolsegError
 from volseg.inference.device import choose_device, has_native_bf16
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
-from volseg.models.segmenter import Segmenter
 from volseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.losses import SegmentationLoss
@@ -46,10 +45,8 @@ class TrainingState:
         self._fabric = make_fabric(config)
         self.device = self._fabric.device
         torch.manual_seed(config.seed)
-        model = config.model if read_weights else replace(config.model, weights="random")
-        self.model = build_model(model, plan, device=self.device, dtype=compute_dtype(config, self.device))
-        if isinstance(self.model, Segmenter):
-            self.model.pretrained = config.model.weights not in (None, "random")  # also where the file is not read
+        dtype = compute_dtype(config, self.device)
+        self.model = build_model(config.model, plan, device=self.device, dtype=dtype, read_weights=read_weights)
         settings = config.train
         groups = parameter_groups(
             self.model,
