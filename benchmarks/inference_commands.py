@@ -21,7 +21,7 @@ from record import HERE, cores, minutes, save, say, timed
 
 from volseg.config.schema import Config, ModelConfig
 from volseg.geometry.resample import resample_image
-from volseg.inference.folder import predict_folder
+from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import read_dataset
 from volseg.io.model_file import save_model

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from record import minutes, save, say, timed
 from torch import Tensor, nn
 
-from volseg.data.preprocess import preprocess_image
 from volseg.geometry.ops import pad_to_size
-from volseg.inference.engine import predict_logits
-from volseg.inference.windows import window_starts
+from volseg.inference.sliding.stream import predict_logits
+from volseg.inference.sliding.windows import window_starts
 from volseg.io.datasets import read_dataset
 from volseg.io.volumes import read_channels
 from volseg.planning.plan import Plan
+from volseg.preprocessing.preprocess import preprocess_image
 
 WINDOW, VOLUME, CLASSES, TOKEN_STRIDE = (32, 128, 128), (128, 192, 192), 5, 8
 QUICK_WINDOW, QUICK_VOLUME = (8, 32, 32), (16, 48, 48)

@@ -17,11 +17,11 @@ from processes import memory_bytes, peak_bytes, reset_peak
 from torch import nn
 
 from volseg.cli.heap import reuse_freed_memory
-from volseg.data.preprocess import preprocess_image
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
-from volseg.inference.windows import window_starts
+from volseg.inference.sliding.windows import window_starts
 from volseg.planning.plan import Plan
+from volseg.preprocessing.preprocess import preprocess_image
 
 SPACING_MM = 1.0
 SLAB = 16

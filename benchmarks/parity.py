@@ -32,8 +32,8 @@ import torch
 from record import origin, table
 from torch import nn
 
-from volseg.models.dinov2 import VARIANTS, DinoV2, Variant, tap_indices
-from volseg.models.key_names import official_names
+from volseg.models.encoders.dinov2 import VARIANTS, DinoV2, Variant, tap_indices
+from volseg.models.encoders.key_names import official_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {"s": 22_056_576, "b": 86_580_480, "l": 304_368_640, "g": 1_136_480_768}  # without registers

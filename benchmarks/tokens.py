@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.config.load import load_config
 from volseg.config.schema import Config
-from volseg.inference.device import choose_device
+from volseg.device import choose_device
 from volseg.training.experiment import Experiment, prepare
 from volseg.training.loop import batches, training_samples
 from volseg.training.state import TrainingState, compute_dtype

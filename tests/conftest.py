@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.made.inference_fixtures import *  # noqa: F403 (fixtures)
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message says where, what was found, what was expected and how to mend it."""
+"""The errors a user can meet. Each message says where, what was found, what was expected and how to hint it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class VolsegError(Exception):
         file: The file or folder it is wrong in.
         found: What was found there.
         expected: What would have been right.
-        mend: What the user can do about it.
+        hint: What the user can do about it.
     """
 
     def __init__(
@@ -23,9 +23,9 @@ class VolsegError(Exception):
         file: str | Path | None = None,
         found: object = None,
         expected: object = None,
-        mend: str | None = None,
+        hint: str | None = None,
     ) -> None:
-        parts = {"file": file, "found": found, "expected": expected, "mend": mend}
+        parts = {"file": file, "found": found, "expected": expected, "hint": hint}
         self.problem = problem
         self.file = str(file) if file is not None else None
         lines = [problem] + [f"  {key}: {value}" for key, value in parts.items() if value is not None]

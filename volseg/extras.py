@@ -26,5 +26,5 @@ def import_extra(module: str, extra: str, setting: str) -> ModuleType:
             f"{setting} needs a library that is not installed",
             found=error,
             expected=f"the extra volseg[{extra}]",
-            mend=f"pip install 'volseg[{extra}]', or choose another value than {setting}",
+            hint=f"pip install 'volseg[{extra}]', or choose another value than {setting}",
         ) from error

@@ -69,7 +69,7 @@ def test_a_second_run_into_the_same_folder_is_refused(
 def test_a_run_that_was_refused_may_be_given_again(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What no data could mend is said before anything is read; later refusals leave a folder that is taken again."""
+    """What no data could hint is said before anything is read; later refusals leave a folder that is taken again."""
     weights = tmp_path / "other.pth"
     torch.save({"cls_token": torch.zeros(2)}, weights)
     late, early = [f"model.weights={weights}"], ["model.weights=null"]

@@ -1,4 +1,4 @@
-"""What users get wrong: each time a message that names the file and the mend, an exit code, and no traceback."""
+"""What users get wrong: each time a message that names the file and the hint, an exit code, and no traceback."""
 
 from __future__ import annotations
 

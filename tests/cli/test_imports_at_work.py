@@ -9,7 +9,7 @@ import sys
 def test_prediction_imports_neither_monai_nor_torchio() -> None:
     script = """
 import sys
-import volseg.inference.folder, volseg.inference.predictor, volseg.data.preprocess
+import volseg.inference.cohort.run, volseg.inference.predictor, volseg.preprocessing.preprocess
 print([name for name in ("monai", "torchio", "lightning_fabric", "omegaconf", "matplotlib") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

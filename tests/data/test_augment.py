@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.made.prepared_cases import made_plan
 from volseg.config.schema import AugmentConfig
 from volseg.data import augment
 from volseg.data.augment import build_augmentation
-
-from .made import made_plan
 
 OFF: dict[str, Any] = dict.fromkeys(("affine", "noise", "blur", "gamma", "bias_field", "mirror"), 0.0)
 ONE = (1.0, 1.0, 1.0)

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.made.prepared_cases import MadeCase, made_plan, numbered_case
 from volseg.data.patches import class_rows, cut, patch_start, sample_patch
 from volseg.geometry.ops import pad_to_size
-
-from .made import MadeCase, made_plan, numbered_case
 
 
 def brute_force(array: np.ndarray, start: tuple, size: tuple, halo: int) -> np.ndarray:

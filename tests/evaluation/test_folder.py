@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.made.evaluations import expected_scores, two_organs, write, write_cases
 from volseg.errors import DataError
 from volseg.evaluation import workers as workers_module
 from volseg.evaluation.case import CaseTask, score_case
 from volseg.evaluation.folder import evaluate_folder
-
-from .folders import expected_scores, two_organs, write, write_cases
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 

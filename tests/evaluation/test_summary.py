@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from tests.made.evaluations import evaluation_of, scores_of
 from volseg.evaluation.summary import headline_means, summarize
 from volseg.metrics.statistics import bootstrap_means
-
-from .folders import evaluation_of, scores_of
 
 CLASSES = ("liver", "spleen")
 ONE = [

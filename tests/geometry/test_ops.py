@@ -3,8 +3,8 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-from scans import CODES, affine_of, positions
 
+from tests.made.affines import CODES, affine_of, positions
 from volseg.errors import GeometryError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid

@@ -5,8 +5,8 @@ import pytest
 import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import affine_of, positions
 
+from tests.made.affines import affine_of, positions
 from volseg.errors import GeometryError
 from volseg.geometry import interpolate, ops, resample
 from volseg.geometry.grid import Grid

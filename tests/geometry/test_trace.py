@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import CODES, affine_of, positions
 
+from tests.made.affines import CODES, affine_of, positions
 from volseg.errors import GeometryError
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import AxisMap, Step, Trace

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from numpy.typing import NDArray
-from scan_files import HEADERS, OBLIQUE, STORAGE, tilted, turned, write_scan
-from trained import LABELS, LAS, PLAN, dice, make_scan
 
 import volseg
+from tests.made.scan_files import HEADERS, OBLIQUE, STORAGE, tilted, turned, write_scan
+from tests.made.trained import LABELS, LAS, PLAN, dice, make_scan
 from volseg.geometry.volume import Mask
 from volseg.inference.predictor import Predictor
 

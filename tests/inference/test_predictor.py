@@ -15,8 +15,8 @@ from torch import nn
 
 from volseg import load
 from volseg.config.schema import ModelConfig
+from volseg.device import choose_device
 from volseg.errors import ConfigError, DataError, GeometryError, ModelFileError
-from volseg.inference.device import choose_device
 from volseg.inference.predictor import Predictor
 from volseg.io.model_file import save_model
 from volseg.models.build import build_model

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scan_files import OBLIQUE, turned, write_scan
-from trained import LAS, make_scan
 
 import volseg
+from tests.made.scan_files import OBLIQUE, turned, write_scan
+from tests.made.trained import LAS, make_scan
 from volseg.geometry.volume import Mask
 from volseg.inference.predictor import Predictor
 

@@ -227,7 +227,7 @@ def test_images_and_labels_without_partner_are_all_named(tmp_path, make) -> None
     for path in (root / images).glob("a*"):
         path.unlink()
     (root / labels / "c.nii.gz").unlink()
-    refused(root, "do not pair up", "a: label without image", "c: image without label", "mend")
+    refused(root, "do not pair up", "a: label without image", "c: image without label", "hint")
 
 
 def test_nnunet_cases_that_lack_a_channel(tmp_path) -> None:

@@ -293,7 +293,7 @@ def test_a_truncated_file_is_a_data_error(tmp_path, suffix, share) -> None:
     with pytest.raises(DataError) as error:
         read_volume(path)
     assert str(path) in str(error.value)
-    assert "mend" in str(error.value)
+    assert "hint" in str(error.value)
 
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.8])

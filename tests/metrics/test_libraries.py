@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.made.masks import random_pair
 from volseg.metrics import case_scores
-
-from .masks import random_pair
 
 SEEDS = range(24)
 MM = 1e-4

@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.made.masks import SPACINGS, brute_distances
 from volseg.metrics import nearest
 from volseg.metrics.nearest import nearest_distances_mm
-
-from .masks import SPACINGS, brute_distances
 
 
 def cloud(rng: np.random.Generator, size: int, spread: int) -> np.ndarray:

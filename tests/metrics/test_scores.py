@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from tests.made.masks import brute_border, brute_distances, random_pair
 from volseg.errors import DataError, GeometryError
 from volseg.metrics import case_scores
-
-from .masks import brute_border, brute_distances, random_pair
 
 SHAPE, SPACING = (12, 20, 24), (3.0, 0.5, 2.0)
 DIAGONAL = math.sqrt(36.0**2 + 10.0**2 + 48.0**2)

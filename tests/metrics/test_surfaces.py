@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.made.masks import brute_border, random_mask
 from volseg.metrics import surfaces
 from volseg.metrics.surfaces import find_surfaces
-
-from .masks import brute_border, random_mask
 
 
 def as_set(rows: np.ndarray) -> set[tuple[int, ...]]:

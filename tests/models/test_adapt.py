@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.plans import StubPlan
+from tests.made.plans import StubPlan
 from volseg.config import schema
 from volseg.config.schema import ModelConfig, TrainConfig
 from volseg.errors import ConfigError
-from volseg.models import dinov2
 from volseg.models.build import build_model, count_parameters, for_prediction, parameter_groups
-from volseg.models.layers import DropPath
+from volseg.models.encoders import dinov2
+from volseg.models.encoders.layers import DropPath
 
 MODES = ("frozen", "linear", "lora", "bitfit", "full")
 PLAIN = dinov2.Variant(width=32, depth=2, heads=2, grid=5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.plans import StubPlan
+from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError, MissingExtraError
 from volseg.models.attention import SHORT, attention_function, math, sdpa, try_attention
@@ -150,7 +150,7 @@ def test_a_kernel_that_refuses_is_named_before_the_weights_are_read(install: Ins
         build_model(model, StubPlan(), device="cpu", dtype=torch.bfloat16)
     for part in ("model.attention=xformers", "device cpu", "bfloat16", "64 channels", "no operator for cpu"):
         assert part in str(caught.value)
-    assert "mend: set model.attention=sdpa" in str(caught.value)
+    assert "hint: set model.attention=sdpa" in str(caught.value)
 
 
 def test_training_stops_before_it_starts_where_the_kernel_refuses(install: Install) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.plans import StubPlan
+from tests.made.plans import StubPlan
 from volseg.models.baselines import build_dynunet, unet_topology
 
 ISO = (3, 3, 3)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from models.plans import StubPlan
+from tests.made.plans import StubPlan
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
-from volseg.models import dinov2
 from volseg.models.build import build_model, count_parameters, parameter_groups
+from volseg.models.encoders import dinov2
 
 CONFIG = ModelConfig(encoder="tiny", weights="random", features=4, max_features=8)
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from models.plans import THICK, StubPlan
+from tests.made.plans import THICK, StubPlan
 from volseg.config.schema import ADAPTATIONS, AGGREGATORS, BASELINES, DECODERS, ENCODERS, ModelConfig
 from volseg.errors import ConfigError
-from volseg.models import dinov2
 from volseg.models.build import build_model
-from volseg.models.layers import DropPath
+from volseg.models.encoders import dinov2
+from volseg.models.encoders.layers import DropPath
 
 SMALL = {"weights": "random", "features": 2, "max_features": 4, "drop_path": 0.2}
 ISOTROPIC = StubPlan(patch_size=(4, 16, 16), decoder_strides=((1, 1, 1), (2, 2, 2), (2, 4, 4), (4, 8, 8)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.plans import THICK, StubPlan
+from tests.made.plans import THICK, StubPlan
 from volseg.config.schema import ModelConfig
 from volseg.models.build import build_model, count_parameters
 from volseg.models.describe import _parts, describe_model, kept_bytes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from volseg.models.dinov2 import DinoV2, Variant
+from volseg.models.encoders.dinov2 import DinoV2, Variant
 from volseg.models.lora import LoraLinear, add_lora, is_lora, merge_lora, merged_state
 
 MLP = Variant(width=32, depth=2, heads=2, grid=5)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.plans import StubPlan
+from tests.made.plans import StubPlan
 from volseg.config.schema import ModelConfig
-from volseg.models import dinov2, slices
 from volseg.models.build import build_model
 from volseg.models.describe import kept_bytes
+from volseg.models.encoders import dinov2, slices
 
 PLAN = StubPlan(patch_size=(6, 16, 16))
 CONFIG = ModelConfig(encoder="dinov2_s14", weights="random", features=2, max_features=4, drop_path=0.5)

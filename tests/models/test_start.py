@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.plans import StubPlan
+from tests.made.plans import StubPlan
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.io.model_file import save_model
-from volseg.models import dinov2, download
 from volseg.models.build import build_model, parameter_groups
+from volseg.models.encoders import dinov2, download
 from volseg.models.start import weight_file
 
 CONFIG = ModelConfig(encoder="dinov2_s14", weights="random", features=4, max_features=8)

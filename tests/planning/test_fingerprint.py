@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.made.datasets import save_nifti, write_dataset
 from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
+from volseg.io.json_files import to_json
 from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, _labels_in_air, fingerprint, spread
-from volseg.planning.jsontext import to_json
 from volseg.planning.plan import make_plan
-
-from .made import save_nifti, write_dataset
 
 RAS = np.diag([1.0, 2.0, 3.0, 1.0])
 

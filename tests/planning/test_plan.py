@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.made.datasets import case, measured, shape
 from volseg.errors import ConfigError
 from volseg.planning.plan import ChannelIntensity, Plan, make_plan
-
-from .made import case, measured, shape
 
 THICK = {"voxels": (256, 256, 36), "spacing_mm": (1.25, 1.25, 7.7)}
 

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.made.datasets import case, shape
 from volseg.planning import rules
-
-from .made import case, shape
 
 
 @pytest.mark.parametrize(

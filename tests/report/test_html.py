@@ -10,12 +10,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from evaluation.folders import evaluation_of, scores_of, two_organs, write, write_cases
 
+from tests.made.evaluations import evaluation_of, scores_of, two_organs, write, write_cases
 from volseg.cli.main import main
 from volseg.evaluation.folder import evaluate_folder
 from volseg.evaluation.summary import summarize
-from volseg.report.cases import Images, example_pictures, find_images
+from volseg.report.examples import Images, example_pictures, find_images
 from volseg.report.html import render_report
 
 EVIL = "<script>alert(1)</script>&\"'"

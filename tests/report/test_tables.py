@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation.folders import evaluation_of, scores_of
 
+from tests.made.evaluations import evaluation_of, scores_of
 from volseg.evaluation.summary import summarize
 from volseg.report.tables import aligned_table, csv_text, markdown_text, number_text, p_text, write_tables
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models.plans import StubPlan
 
+from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import Dataset
 from volseg.io.model_file import read_model
-from volseg.models import dinov2
 from volseg.models.build import count_parameters
+from volseg.models.encoders import dinov2
 from volseg.planning.plan import ChannelIntensity, Plan
 from volseg.training.checkpoint import Progress
 from volseg.training.experiment import Experiment

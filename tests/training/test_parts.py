@@ -11,8 +11,8 @@ from volseg.config.schema import TrainConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
-from volseg.training.logging import RunLog, read_metrics
 from volseg.training.reproducibility import provenance, seed_step
+from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget, learning_rate_factor
 
 

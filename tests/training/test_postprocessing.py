@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from volseg.config.schema import Config, DataConfig, ModelConfig, PostprocessConfig
 from volseg.errors import ConfigError
-from volseg.inference.postprocess import Postprocessing
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import Case, Dataset
 from volseg.models.build import build_model
 from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.postprocessing.rules import Postprocessing
 from volseg.training.checkpoint import Progress
 from volseg.training.experiment import Experiment, prepare
 from volseg.training.loop import write_model

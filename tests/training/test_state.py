@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.plans import StubPlan
 
+from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
+from volseg.device import prediction_dtype
 from volseg.errors import ConfigError, ModelFileError, VolsegError
-from volseg.inference.device import prediction_dtype
 from volseg.training.checkpoint import Progress
 from volseg.training.state import TrainingState, compute_dtype
 

@@ -89,7 +89,7 @@ def _plan(config: Config, file: str | None) -> Plan:
     from volseg.planning.fingerprint import fingerprint
 
     if config.data.root is None:
-        raise ConfigError("no data set is given", mend="add data.root=FOLDER, or --plan FILE")
+        raise ConfigError("no data set is given", hint="add data.root=FOLDER, or --plan FILE")
     with progress_bar("fingerprint") as progress:
         measured = fingerprint(read_dataset(config.data.root), progress, workers=config.data.workers)
     return make_plan(measured, config.plan)

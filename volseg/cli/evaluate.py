@@ -12,8 +12,8 @@ from volseg.cli.progress import progress_bar
 from volseg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from volseg.evaluation.labelmap import LabelMap
     from volseg.evaluation.results import Evaluation
+    from volseg.io.labels import LabelMap
     from volseg.metrics.surface import HdMode
 
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; see :func:`evaluate` for the exit code."""
-    from volseg.evaluation.labelmap import read_label_map
+    from volseg.io.labels import read_label_map
 
     tolerance, class_tolerances = _tolerances(args.nsd_tolerance)
     return evaluate(
@@ -113,7 +113,7 @@ def evaluate(
     summary = summarize(evaluation)
     files = write_tables(evaluation, summary, out)
     if report:
-        from volseg.report.cases import find_images
+        from volseg.report.examples import find_images
         from volseg.report.html import write_report
 
         files += write_report(out, evaluation, summary, find_images(images, dataset, ref))
@@ -159,7 +159,7 @@ def _methods(given: Sequence[str]) -> dict[str, str | Path]:
         name = name if named else path.resolve().name
         if not name or name in methods:
             raise ConfigError(
-                "every --pred needs a name of its own", found=text, expected="name=DIR", mend="write --pred name=DIR"
+                "every --pred needs a name of its own", found=text, expected="name=DIR", hint="write --pred name=DIR"
             )
         methods[name] = path
     return methods

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the data set."""
-    from volseg.data.phantom import write_phantoms
+    from volseg.phantom import write_phantoms
 
     write_phantoms(args.folder, args.train, args.seed, count_test=args.test)
     print(f"{args.train} training and {args.test} held-out phantoms in {args.folder}")

@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
 
     from volseg.cli.progress import progress_bar
     from volseg.io.datasets import read_dataset
+    from volseg.io.json_files import to_json
     from volseg.planning.fingerprint import fingerprint
-    from volseg.planning.jsontext import to_json
     from volseg.planning.plan import make_plan
 
     dataset = read_dataset(args.dataset)

@@ -8,11 +8,11 @@ import os
 
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bar
-from volseg.cli.sizes import size_in_bytes
-from volseg.cli.stopping import stops_in_order
+from volseg.cli.signals import stops_in_order
+from volseg.config.sizes import size_in_bytes
 from volseg.errors import ConfigError
+from volseg.inference.cohort.shard import Place, torchrun_place, wait_for_all
 from volseg.inference.options import PredictOptions
-from volseg.inference.shard import Place, torchrun_place, wait_for_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(
                 "--shard is given under torchrun, which shares out the cases itself",
                 found=f"RANK={place.shard[0]} of WORLD_SIZE={place.shard[1]}",
-                mend="leave --shard out, or start without torchrun",
+                hint="leave --shard out, or start without torchrun",
             )
         code = _predict(args, place)
         if place is not None:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, place: Place | None) -> int:
-    from volseg.inference.folder import predict_folder
+    from volseg.inference.cohort.run import predict_folder
     from volseg.inference.predictor import Predictor
 
     if getattr(args, "debug", False):

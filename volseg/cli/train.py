@@ -51,9 +51,9 @@ def _validate(experiment: Experiment, model_file: Path) -> int:
     """Predict and score all held-out cases into ``validation/``, as a user would."""
     from volseg.cli.evaluate import evaluate
     from volseg.cli.progress import progress_bar
-    from volseg.evaluation.labelmap import make_label_map
-    from volseg.inference.folder import predict_folder
+    from volseg.inference.cohort.run import predict_folder
     from volseg.inference.predictor import Predictor
+    from volseg.io.labels import make_label_map
 
     folder = experiment.folder / "validation"
     predictor = Predictor.from_file(model_file, device=experiment.config.device)

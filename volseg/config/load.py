@@ -82,7 +82,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
         raise ConfigError(
-            "there is no such configuration file", file=path, mend="give one of configs/*.yaml or your own"
+            "there is no such configuration file", file=path, hint="give one of configs/*.yaml or your own"
         ) from error
     except (OSError, ValueError, YAMLError) as error:
         raise ConfigError("the configuration file cannot be read as YAML", file=path, found=error) from error
@@ -118,7 +118,7 @@ def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: ty
                 f"unknown configuration key '{prefix}{key}'",
                 file=origin,
                 expected=f"one of {', '.join(hints)}",
-                mend=f"did you mean '{prefix}{close[0]}'?" if close else None,
+                hint=f"did you mean '{prefix}{close[0]}'?" if close else None,
             )
         group = is_dataclass(hints[key])
         if (group or get_origin(hints[key]) is dict) and not isinstance(value, Mapping):

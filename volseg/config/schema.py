@@ -36,7 +36,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise ConfigError(
-            f"{key} has no such choice", found=value, expected=", ".join(map(str, allowed)), mend=f"set {key}=..."
+            f"{key} has no such choice", found=value, expected=", ".join(map(str, allowed)), hint=f"set {key}=..."
         )
 
 
@@ -163,7 +163,7 @@ class ModelConfig:
                 "without an encoder nothing enters this decoder",
                 found=f"model.encoder=identity model.decoder={self.decoder} model.stem={str(self.stem).lower()}",
                 expected="model.decoder=unetr model.stem=true",
-                mend="choose another model.encoder, or that decoder",
+                hint="choose another model.encoder, or that decoder",
             )
 
     def _check_linear_probe(self) -> None:
@@ -174,7 +174,7 @@ class ModelConfig:
                 "model.adaptation=linear is the linear probe and needs its other parts",
                 found=f"model.decoder={self.decoder}, model.aggregator={self.aggregator}, model.encoder={self.encoder}",
                 expected="model.decoder=linear, model.aggregator=none, an encoder",
-                mend="set model.decoder=linear model.aggregator=none, or model.adaptation=frozen",
+                hint="set model.decoder=linear model.aggregator=none, or model.adaptation=frozen",
             )
 
 
@@ -273,7 +273,7 @@ class TrainConfig:
                 "both train.max_steps and train.max_minutes are set",
                 found=f"max_steps={self.max_steps}, max_minutes={self.max_minutes}",
                 expected="one of them",
-                mend="set the other to null",
+                hint="set the other to null",
             )
 
 
@@ -338,14 +338,14 @@ class Config:
 
 def _check_token_cache(model: ModelConfig) -> None:
     """Tokens can be kept only of an encoder that is there and does not change."""
-    mend = "set data.cache_tokens=false"
+    hint = "set data.cache_tokens=false"
     if model.baseline is not None or model.encoder == "identity":
         name = model.baseline or model.encoder
-        raise ConfigError("data.cache_tokens needs an encoder with tokens", found=name, mend=mend)
+        raise ConfigError("data.cache_tokens needs an encoder with tokens", found=name, hint=hint)
     if model.adaptation not in FROZEN:
         raise ConfigError(
             "data.cache_tokens needs an encoder that is not trained",
             found=f"model.adaptation={model.adaptation}",
             expected=" or ".join(f"model.adaptation={name}" for name in FROZEN),
-            mend=f"set model.adaptation=frozen, or {mend.removeprefix('set ')}",
+            hint=f"set model.adaptation=frozen, or {hint.removeprefix('set ')}",
         )

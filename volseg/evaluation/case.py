@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from volseg.errors import DataError, GeometryError, VolsegError
-from volseg.evaluation.labelmap import LabelMap
 from volseg.evaluation.masks import CaseMask, empty_case_mask, read_case_mask
 from volseg.evaluation.results import CaseResult, Settings
 from volseg.evaluation.sources import MaskSource
+from volseg.io.labels import LabelMap
 from volseg.metrics.policy import ClassScores
 from volseg.metrics.scores import case_scores
 
@@ -81,7 +81,7 @@ def _read(
             file=source.describe(),
             found=", ".join(map(str, unknown[:12])),
             expected=", ".join(f"{'+'.join(map(str, values))} {name}" for name, values in classes),
-            mend="give the --dataset whose labels these masks have",
+            hint="give the --dataset whose labels these masks have",
         )
     return mask
 
@@ -101,7 +101,7 @@ def _score_method(task: CaseTask, method: str, source: MaskSource | None, refere
                 file=source.describe(),
                 found=prediction.grid.describe(),
                 expected=f"{reference.grid.describe()} ({task.reference.describe()})",
-                mend="write predictions on the grid of the scan; resampling here would change the scores",
+                hint="write predictions on the grid of the scan; resampling here would change the scores",
             )
     return CaseResult(
         method,

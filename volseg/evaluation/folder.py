@@ -9,10 +9,10 @@ from pathlib import Path
 
 from volseg.errors import DataError
 from volseg.evaluation.case import CaseTask
-from volseg.evaluation.labelmap import LabelMap, check_agreement, make_label_map, read_label_map
 from volseg.evaluation.results import CaseResult, Evaluation, Settings
 from volseg.evaluation.sources import MaskFolder, find_masks
 from volseg.evaluation.workers import run_tasks
+from volseg.io.labels import LabelMap, check_agreement, make_label_map, read_label_map
 from volseg.metrics.policy import ClassScores
 from volseg.metrics.surface import HdMode
 
@@ -163,7 +163,7 @@ def _with_found_labels(results: Sequence[CaseResult]) -> tuple[LabelMap, list[Ca
     in_reference = {n for r in results for n, s in r.scores.items() if s["ref_voxels"]}
     if not in_reference:
         errors = next((r.error for r in results if r.error), "the masks hold background only")
-        raise DataError("no class was found in the references", found=errors, mend="give --dataset dataset.json")
+        raise DataError("no class was found in the references", found=errors, hint="give --dataset dataset.json")
     label_map = LabelMap({name: (int(name),) for name in sorted(in_reference, key=int)})
     complete = []
     for result in results:
@@ -174,7 +174,7 @@ def _with_found_labels(results: Sequence[CaseResult]) -> tuple[LabelMap, list[Ca
                 file=result.prediction.describe() if result.prediction else None,
                 found=", ".join(strange[:12]),
                 expected=", ".join(label_map.classes),
-                mend="give --dataset dataset.json if these classes exist; otherwise the label maps differ",
+                hint="give --dataset dataset.json if these classes exist; otherwise the label maps differ",
             )
             complete.append(replace(result, scores={}, error=str(error)))
         elif result.error is None:

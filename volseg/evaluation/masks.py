@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import DataError, GeometryError
-from volseg.evaluation.labelmap import LabelMap, Values, plain_name
 from volseg.evaluation.sources import MaskSource
 from volseg.geometry.grid import Grid
+from volseg.io.labels import LabelMap, Values, plain_name
 from volseg.io.volumes import read_mask
 from volseg.metrics.overlap import label_values
 
@@ -56,7 +56,7 @@ def read_case_mask(source: MaskSource, label_map: LabelMap | None) -> CaseMask:
     if source.file is None:
         if label_map is None:
             raise DataError(
-                "files of single classes need a label map", file=source.describe(), mend="give --dataset dataset.json"
+                "files of single classes need a label map", file=source.describe(), hint="give --dataset dataset.json"
             )
         return _read_class_files(source, label_map)
     mask = read_mask(source.file)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.evaluation.labelmap import LabelMap
 from volseg.evaluation.sources import MaskSource
+from volseg.io.labels import LabelMap
 from volseg.metrics.policy import ClassScores
 from volseg.metrics.surface import HdMode
 

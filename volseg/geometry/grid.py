@@ -126,7 +126,7 @@ def _checked_affine(affine: ArrayLike) -> FloatArray:
         raise GeometryError(
             "the affine is singular: it maps different voxels to the same point",
             found=matrix[:3, :3].tolist(),
-            mend="write the right sform or qform into the file's header",
+            hint="write the right sform or qform into the file's header",
         )
     matrix.setflags(write=False)
     return matrix

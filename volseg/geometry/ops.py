@@ -22,6 +22,7 @@ __all__ = [
     "index_scales",
     "interpolation_matrix",
     "missing_voxels",
+    "nonzero_box",
     "pad",
     "pad_to_size",
     "permute_and_flip",
@@ -140,3 +141,18 @@ def missing_voxels(shape: Sequence[int], size: Sequence[int]) -> tuple[Ints, Int
     d, h, w = (max(0, s - n) for s, n in zip(size, shape, strict=True))
     before = (d // 2, h // 2, w // 2)
     return before, (d - before[0], h - before[1], w - before[2])
+
+
+def nonzero_box(data: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First and past-the-last voxel, along each axis of (C, D, H, W), of what is not 0 in some channel."""
+    shape = data.shape[1:]
+    occupied = [np.zeros(size, dtype=bool) for size in shape]
+    for index in range(shape[0]):  # slice by slice: a mask of a whole-body scan would double its memory
+        plane = (data[:, index] != 0).any(axis=0)
+        occupied[0][index] = plane.any()
+        occupied[1] |= plane.any(axis=1)
+        occupied[2] |= plane.any(axis=0)
+    if not occupied[0].any():
+        return (0, 0, 0), shape
+    found = [np.flatnonzero(axis) for axis in occupied]
+    return tuple(int(axis[0]) for axis in found), tuple(int(axis[-1]) + 1 for axis in found)

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from volseg.errors import GeometryError
 from volseg.geometry.grid import Grid
 
+LARGEST_LABEL = 65535
+"""Largest value of a class in a mask that is scored."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
-from volseg.inference.postprocess import Postprocessing
 from volseg.io.model_file import read_model
 from volseg.models.build import build_model
 from volseg.planning.plan import Plan
+from volseg.postprocessing.rules import Postprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def _model_config(config: Mapping[str, Any]) -> ModelConfig:
     settings = dict(config["model"])
     unknown = sorted(set(settings) - {setting.name for setting in fields(ModelConfig)})
     if unknown:
-        raise ConfigError("unknown model settings", found=", ".join(unknown), mend="update volseg")
+        raise ConfigError("unknown model settings", found=", ".join(unknown), hint="update volseg")
     return replace(ModelConfig(**settings), weights="random")
 
 

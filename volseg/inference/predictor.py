@@ -13,24 +13,24 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from volseg.data.preprocess import prepare_image
+from volseg.device import choose_device, prediction_dtype
 from volseg.errors import DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
-from volseg.inference.clock import StageClock
-from volseg.inference.columns import Flips
-from volseg.inference.device import choose_device, prediction_dtype
-from volseg.inference.engine import Counts, stream_logits
 from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
 from volseg.inference.maps import probability_file, uncertainty_file
 from volseg.inference.options import PredictOptions
-from volseg.inference.postprocess import Postprocessing
 from volseg.inference.restore import Member, SliceOutput, restore_mask
-from volseg.inference.schedule import choose_schedule
-from volseg.inference.slabs import ScanSlabs
-from volseg.inference.windows import Layout
+from volseg.inference.sliding.columns import Flips
+from volseg.inference.sliding.memory import choose_schedule
+from volseg.inference.sliding.slabs import ScanSlabs
+from volseg.inference.sliding.stream import Counts, stream_logits
+from volseg.inference.sliding.windows import Layout
+from volseg.inference.timing import StageClock
 from volseg.io.volumes import check_image, read_channels, read_volume
 from volseg.planning.plan import Plan
+from volseg.postprocessing.rules import Postprocessing
+from volseg.preprocessing.preprocess import prepare_image
 
 Scan = str | Path | Sequence[str | Path] | NDArray[Any]
 """What can be predicted: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
@@ -131,7 +131,7 @@ class Predictor:
     def read(self, scan: Scan, affine: ArrayLike | None = None) -> Volume:
         """Read and check a scan; see :meth:`predict`."""
         if affine is not None and not isinstance(scan, np.ndarray):
-            raise DataError("an affine goes with an array; a file has its own", found=scan, mend="leave affine out")
+            raise DataError("an affine goes with an array; a file has its own", found=scan, hint="leave affine out")
         if isinstance(scan, np.ndarray):
             volume, name = _from_array(scan, affine), None
         else:
@@ -221,6 +221,6 @@ def _from_array(array: NDArray[Any], affine: ArrayLike | None) -> Volume:
     if array.ndim not in (3, 4):
         raise DataError("the array is not a volume", found=f"shape {array.shape}", expected="(D, H, W) or (C, D, H, W)")
     if affine is None:
-        raise DataError("an array needs an affine", mend="pass affine, a (4, 4) matrix from voxel index to RAS+ mm")
+        raise DataError("an array needs an affine", hint="pass affine, a (4, 4) matrix from voxel index to RAS+ mm")
     data = array if array.ndim == 4 else array[None]
     return Volume(data, Grid(data.shape[1:], np.asarray(affine, dtype=np.float64)))

@@ -86,7 +86,7 @@ def restore_mask(
         raise ConfigError(
             "models of one ensemble must cut a scan into the same slices",
             found=" and ".join(sorted({member.trace.cropped.describe() for member in members})),
-            mend="use models whose plans agree in slice_axis and crop_nonzero",
+            hint="use models whose plans agree in slice_axis and crop_nonzero",
         )
     label_type = next(kind for kind in _LABEL_TYPES if max(label_values) <= np.iinfo(kind).max)
     values = np.array(label_values, dtype=label_type)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from volseg.errors import OutputError
 
-MEND = "choose a folder with write permission and free space"
+HINT = "choose a folder with write permission and free space"
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, *, replace: bool = True, mend: str = MEND) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, replace: bool = True, hint: str = HINT) -> Iterator[Path]:
     """Makes a temporary folder beside ``path`` that takes its name only when the block ends without an error.
 
     Missing parent folders are made. After an error nothing is left, and a folder that was there before is untouched.
@@ -55,7 +55,7 @@ def atomic_folder(path: str | Path, *, replace: bool = True, mend: str = MEND) -
     Args:
         path: The folder to write.
         replace: Take the place of a folder that is there; otherwise that one stays, as when another process was faster.
-        mend: What the user can do when it cannot be written.
+        hint: What the user can do when it cannot be written.
 
     Yields:
         The temporary folder.
@@ -76,7 +76,7 @@ def atomic_folder(path: str | Path, *, replace: bool = True, mend: str = MEND) -
             if replace or not path.is_dir():
                 raise
     except OSError as error:
-        raise _not_written("folder", path, error, mend) from error
+        raise _not_written("folder", path, error, hint) from error
     finally:
         if former.exists() and not path.exists():
             former.replace(path)
@@ -90,5 +90,5 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{name}.{uuid.uuid4().hex}.{ending}")
 
 
-def _not_written(kind: str, path: Path, error: OSError, mend: str = MEND) -> OutputError:
-    return OutputError(f"the {kind} cannot be written", file=path, found=error.strerror or error, mend=mend)
+def _not_written(kind: str, path: Path, error: OSError, hint: str = HINT) -> OutputError:
+    return OutputError(f"the {kind} cannot be written", file=path, found=error.strerror or error, hint=hint)

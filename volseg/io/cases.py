@@ -119,7 +119,7 @@ def _read_list(file: Path, channels: int) -> tuple[Case, ...]:
     refuse("lines with an empty path between their separators", file, gaps)
     absent = [f"line {number}: {path}" for number, paths in rows for path in paths if not _exists(path)]
     if not any(_exists(path) for _, paths in rows for path in paths):
-        refuse("none of the listed scans exists", file, absent, mend=f"give paths relative to {file.parent.resolve()}")
+        refuse("none of the listed scans exists", file, absent, hint=f"give paths relative to {file.parent.resolve()}")
     for problem in absent:
         logger.warning("%s: %s does not exist", file, problem)
     return _named_cases(rows, file, channels)
@@ -164,7 +164,7 @@ def _named_cases(rows: list[tuple[int, tuple[Path, ...]]], file: Path, channels:
     for name, (number, _) in zip(names, rows, strict=True):
         lines.setdefault(name, []).append(number)
     twice = [f"{name}: lines {', '.join(map(str, found))}" for name, found in lines.items() if len(found) > 1]
-    refuse("several lines have the same case name", file, twice, mend="link or copy the scans under different names")
+    refuse("several lines have the same case name", file, twice, hint="link or copy the scans under different names")
     return sorted_cases([Case(name, paths, None) for name, (_, paths) in zip(names, rows, strict=True)], file)
 
 
@@ -176,13 +176,13 @@ def sorted_cases(cases: Iterable[Case], folder: Path) -> tuple[Case, ...]:
     """
     cases = sorted(cases, key=lambda case: case.id)
     twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
-    refuse("several files have the same case name", folder, twice, mend="rename or remove all but one of each")
+    refuse("several files have the same case name", folder, twice, hint="rename or remove all but one of each")
     return tuple(cases)
 
 
-def refuse(problem: str, file: Path, bad: Iterable[object], mend: str | None = None) -> None:
+def refuse(problem: str, file: Path, bad: Iterable[object], hint: str | None = None) -> None:
     """Raises a DataError that lists what is bad, if anything is."""
     items = [str(item) for item in bad]
     if items:
         more = [f"and {len(items) - LISTED} more"] if len(items) > LISTED else []
-        raise DataError(problem, file=file, found="\n    ".join([f"{len(items)}:", *items[:LISTED], *more]), mend=mend)
+        raise DataError(problem, file=file, found="\n    ".join([f"{len(items)}:", *items[:LISTED], *more]), hint=hint)

@@ -88,7 +88,7 @@ def read_dataset(root: str | Path) -> Dataset:
             "the dataset has no labelled cases",
             file=root,
             expected="scans with labels; in a Decathlon folder, listed under 'training' in dataset.json",
-            mend="add labelled cases, or list them",
+            hint="add labelled cases, or list them",
         )
     return dataset
 
@@ -122,7 +122,7 @@ def _read_decathlon(root: Path, description: Mapping[str, Any]) -> Dataset:
     labels, ignore = _classes(named, file)
     cases = [Case(case_name(image), _channel_files(image), label) for image, label in pairs]
     missing = (path for case in cases for path in (*case.images, case.label) if path and not path.is_file())
-    refuse("files listed in dataset.json do not exist", file, missing, mend="restore them, or take the cases out")
+    refuse("files listed in dataset.json do not exist", file, missing, hint="restore them, or take the cases out")
     return Dataset(_dataset_name(root, description), root, sorted_cases(cases, root), channels, labels, ignore)
 
 
@@ -139,7 +139,7 @@ def _read_nnunet(root: Path, description: Mapping[str, Any]) -> Dataset:
     with _expecting(file, '"channel_names": {"0": ...}, "labels": {"background": 0, ...}'):
         values = dict(description["labels"])
         regions = [name for name, value in values.items() if isinstance(value, list)]
-        refuse("labels made of several values (regions) are not read", file, regions, mend="give each class one value")
+        refuse("labels made of several values (regions) are not read", file, regions, hint="give each class one value")
         channels = _names(description["channel_names"])
         named = [(str(name), int(value)) for name, value in values.items()]
     labels, ignore = _classes(named, file)
@@ -207,14 +207,14 @@ def _check_pairs(root: Path, images: Iterable[str], references: Iterable[str]) -
     with_image, with_label = set(images), set(references)
     lonely = [f"{name}: image without label" for name in sorted(with_image - with_label)]
     lonely += [f"{name}: label without image" for name in sorted(with_label - with_image)]
-    refuse("images and labels do not pair up", root, lonely, mend="add the missing files, or move these away")
+    refuse("images and labels do not pair up", root, lonely, hint="add the missing files, or move these away")
 
 
 def _guessed_channels(case: Case) -> tuple[str, ...]:
     data = read_volume(case.images[0]).data
     modality = "CT" if data.min() < AIR_HU else "MRI"
-    mend = 'say otherwise by "modality" in dataset.json'
-    logger.info("%s: taken for %s by its values (%s)", case.images[0], modality, mend)
+    hint = 'say otherwise by "modality" in dataset.json'
+    logger.info("%s: taken for %s by its values (%s)", case.images[0], modality, hint)
     return (modality,) * len(data)
 
 

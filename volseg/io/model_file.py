@@ -20,7 +20,7 @@ FORMAT = 1
 _KEY = "volseg"
 _REQUIRED = ("config", "plan", "labels")
 _OPTIONAL = ("postprocessing", "versions", "training")
-_MEND = "give a model.safetensors written by tools/train.py"
+_HINT = "give a model.safetensors written by tools/train.py"
 
 
 def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise ModelFileError("there is no such model file", file=path, found=found, mend=_MEND)
+        raise ModelFileError("there is no such model file", file=path, found=found, hint=_HINT)
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
@@ -89,7 +89,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             file=path,
             found=f"metadata keys: {', '.join(sorted(header)) or 'none'}",
             expected=f"a metadata key '{_KEY}'",
-            mend=_MEND,
+            hint=_HINT,
         )
     return _parse(header[_KEY], path)
 
@@ -126,7 +126,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
             file=path,
             found=f"format {document['format']}",
             expected=f"format {FORMAT} or lower",
-            mend="update volseg",
+            hint="update volseg",
         )
     unknown = sorted(set(document) - {"format", *_REQUIRED, *_OPTIONAL})
     wrong = [key for key in _REQUIRED if not isinstance(document.get(key), dict)]
@@ -137,7 +137,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
             file=path,
             found=f"unknown: {unknown}; missing or not a mapping: {wrong}",
             expected=f"{', '.join(_REQUIRED)}; optionally {', '.join(_OPTIONAL)}",
-            mend=_MEND,
+            hint=_HINT,
         )
     _check_labels(document["labels"], path)
     return {key: {} for key in _OPTIONAL} | document
@@ -169,4 +169,4 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, found: object) -> ModelFileError:
-    return ModelFileError("the model file is damaged or of another kind", file=path, found=found, mend=_MEND)
+    return ModelFileError("the model file is damaged or of another kind", file=path, found=found, hint=_HINT)

@@ -91,17 +91,17 @@ def _opened(path: Path, whole: bool = False) -> Iterator[Image]:
                 raise EOFError("the file is empty (0 bytes)")
             if (start == GZIP_MAGIC) != compressed:
                 state = "is not compressed but named .gz" if compressed else "is compressed but not named .gz"
-                raise DataError(f"the file {state}", file=path, mend="rename it, or export it again")
+                raise DataError(f"the file {state}", file=path, hint="rename it, or export it again")
             raw.seek(0)
             stream = cast(BinaryIO, gzip.open(raw)) if compressed else raw  # noqa: SIM115  (closed with raw)
             yield _image(stream)
             while whole and compressed and stream.read(1 << 20):
                 pass
     except PermissionError as error:
-        raise DataError("the file may not be read", file=path, mend="give read permission") from error
+        raise DataError("the file may not be read", file=path, hint="give read permission") from error
     except BROKEN as error:
-        mend = "copy it again from where it came, or export it anew"
-        raise DataError("the file is truncated, corrupt or not NIfTI", file=path, found=error, mend=mend) from error
+        hint = "copy it again from where it came, or export it anew"
+        raise DataError("the file is truncated, corrupt or not NIfTI", file=path, found=error, hint=hint) from error
 
 
 def _image(stream: BinaryIO) -> Image:
@@ -118,17 +118,17 @@ def _grid(image: Image, path: Path) -> Grid:
     """The grid by sform (if its code is set), else qform, else voxel sizes alone, in mm whatever the file's unit."""
     shape = image.shape
     if len(shape) not in (3, 4) or 0 in shape:
-        mend = "save it as a volume; a single slice as (columns, rows, 1)" if len(shape) == 2 else None
+        hint = "save it as a volume; a single slice as (columns, rows, 1)" if len(shape) == 2 else None
         expected = "(X, Y, Z), or (X, Y, Z, channels), none of them 0"
-        raise DataError(f"this is not a volume: {len(shape)}D", file=path, found=shape, expected=expected, mend=mend)
+        raise DataError(f"this is not a volume: {len(shape)}D", file=path, found=shape, expected=expected, hint=hint)
     header = image.header
     affine = np.array(header.get_best_affine(), np.float64)
     affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     try:
         return Grid((shape[0], shape[1], shape[2]), affine)
     except GeometryError as error:
-        mend = "write the right sform or qform into the header"
-        raise DataError("the header has no usable affine", file=path, found=error.problem, mend=mend) from error
+        hint = "write the right sform or qform into the header"
+        raise DataError("the header has no usable affine", file=path, found=error.problem, hint=hint) from error
 
 
 def header_like(source: Path) -> Header:

@@ -79,12 +79,12 @@ def _readable(path: str | Path) -> Path:
     path = Path(path)
     suffix = _suffix(path)
     if path.is_dir():
-        raise DataError("a folder is not read as a scan", file=path, mend="convert a DICOM series to NIfTI")
+        raise DataError("a folder is not read as a scan", file=path, hint="convert a DICOM series to NIfTI")
     if not path.exists():
         raise DataError("the file does not exist", file=path)
     if suffix not in nifti.SUFFIXES:
         found, expected = suffix or path.suffix or "no suffix", " or ".join(nifti.SUFFIXES)
-        raise DataError("this format is not read", file=path, found=found, expected=expected, mend="convert to NIfTI")
+        raise DataError("this format is not read", file=path, found=found, expected=expected, hint="convert to NIfTI")
     return path
 
 
@@ -111,7 +111,7 @@ def read_channels(paths: Sequence[str | Path]) -> Volume:
                 file=path,
                 found=volume.grid.describe(),
                 expected=f"{first.describe()} ({paths[0]})",
-                mend="resample the channels to one grid",
+                hint="resample the channels to one grid",
             )
     return volumes[0] if len(volumes) == 1 else Volume(np.concatenate([v.data for v in volumes]), first)
 
@@ -136,8 +136,8 @@ def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
         wrong = ~(np.abs(values - rounded) <= INTEGRAL)
     if wrong.any():
         found = f"{values[wrong][0]:g} and {np.count_nonzero(wrong) - 1} more"
-        mend = "export labels without interpolation, as an integer type"
-        raise DataError("a mask holds values that are not integers", file=path, found=found, mend=mend)
+        hint = "export labels without interpolation, as an integer type"
+        raise DataError("a mask holds values that are not integers", file=path, found=found, hint=hint)
     return np.asarray(rounded.astype(np.int64))
 
 
@@ -156,12 +156,12 @@ def check_image(volume: Volume, path: str | Path) -> None:
         parts = np.array_split(channel, min(len(channel), 1 + channel.size // SLAB_VOXELS))
         low, high = float(np.min([p.min() for p in parts])), float(np.max([p.max() for p in parts]))
         if not (np.isfinite(low) and np.isfinite(high)):
-            found, mend = "NaN" if np.isnan(low) else f"{low} to {high}", "replace them by the background's value"
-            raise DataError(f"the image holds values that are not finite{where}", file=path, found=found, mend=mend)
+            found, hint = "NaN" if np.isnan(low) else f"{low} to {high}", "replace them by the background's value"
+            raise DataError(f"the image holds values that are not finite{where}", file=path, found=found, hint=hint)
         if low == high:
-            mend = "check how it was exported, or leave the case out"
+            hint = "check how it was exported, or leave the case out"
             raise DataError(
-                f"the image is empty: all voxels have the same value{where}", file=path, found=low, mend=mend
+                f"the image is empty: all voxels have the same value{where}", file=path, found=low, hint=hint
             )
 
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.geometry.volume import LARGEST_LABEL
 from volseg.metrics.policy import status_of
 
 Counts = NDArray[np.int64]
-LARGEST_LABEL = 65535
 _SLAB_VOXELS = 1_000_000
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import DataError, GeometryError
-from volseg.metrics.overlap import LARGEST_LABEL, count_voxels, dice, iou, volume_error
+from volseg.geometry.volume import LARGEST_LABEL
+from volseg.metrics.overlap import count_voxels, dice, iou, volume_error
 from volseg.metrics.policy import ClassScores, image_diagonal_mm, status_of
 from volseg.metrics.surface import HD_MODES, HdMode, surface_scores
 from volseg.metrics.surfaces import NO_SURFACE, find_surfaces

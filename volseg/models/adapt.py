@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from volseg.config.schema import ModelConfig
+from volseg.models.encoders.slices import SliceEncoder
 from volseg.models.lora import add_lora
-from volseg.models.slices import SliceEncoder
 
 
 def adapt(encoder: SliceEncoder, model: ModelConfig) -> None:

@@ -93,5 +93,5 @@ def try_attention(name: str, head_size: int, device: torch.device | str, dtype: 
                 f"model.attention={name} does not run here",
                 found=f"device {device}, {dtype}, {head_size} channels a head: {error}",
                 expected="CUDA, in a precision that the installed build supports" if name == "xformers" else None,
-                mend=f"set model.attention={other}",
+                hint=f"set model.attention={other}",
             ) from error

@@ -18,12 +18,12 @@ from volseg.models.adapt import adapt
 from volseg.models.aggregate import DepthAttention, DepthConv, NoAggregator
 from volseg.models.attention import attention_function, try_attention
 from volseg.models.contracts import Decoder, FeatureSpec, NetworkPlan
-from volseg.models.decoder import UnetrDecoder
-from volseg.models.decoders_2d import LinearDecoder, UnetDecoder2d
-from volseg.models.dinov2 import VARIANTS, build_dinov2
+from volseg.models.decoders.per_slice import LinearDecoder, UnetDecoder2d
+from volseg.models.decoders.unetr import UnetrDecoder
+from volseg.models.encoders.dinov2 import VARIANTS, build_dinov2
+from volseg.models.encoders.slices import SliceEncoder, slice_channels
 from volseg.models.lora import is_lora
 from volseg.models.segmenter import Segmenter
-from volseg.models.slices import SliceEncoder, slice_channels
 from volseg.models.start import load_start, weight_file
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
         raise ConfigError(
             "the deepest decoder level must have the encoder's token stride in plane",
             found=f"decoder_strides end in {plan.decoder_strides[-1]}, token_stride is {plan.token_stride}",
-            mend="set plan.decoder_strides and plan.token_stride together",
+            hint="set plan.decoder_strides and plan.token_stride together",
         )
     vit = build_dinov2(
         model.encoder,

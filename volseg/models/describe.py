@@ -16,8 +16,8 @@ from volseg.config.schema import ModelConfig
 from volseg.models.attention import AttentionFunction, math
 from volseg.models.build import build_model
 from volseg.models.contracts import NetworkPlan, Stride
-from volseg.models.decoder import UnetrDecoder
-from volseg.models.dinov2 import DinoV2
+from volseg.models.decoders.unetr import UnetrDecoder
+from volseg.models.encoders.dinov2 import DinoV2
 from volseg.models.segmenter import Segmenter
 
 Parts = Mapping[str, Sequence[nn.Module]]

@@ -7,7 +7,7 @@ from torch import nn
 
 from volseg.models.aggregate import SpacingMm
 from volseg.models.contracts import Decoder, Stride, crop_to, pad_to_multiple
-from volseg.models.slices import SliceEncoder
+from volseg.models.encoders.slices import SliceEncoder
 
 
 class Segmenter(nn.Module):

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.models.contracts import NetworkPlan
-from volseg.models.download import official_file
+from volseg.models.encoders.download import official_file
+from volseg.models.encoders.weights import check_fit, load_encoder
 from volseg.models.segmenter import Segmenter
-from volseg.models.weights import check_fit, load_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def weight_file(model: ModelConfig) -> Path | None:
         raise ConfigError(
             "the encoder's weights are not given",
             expected="the path of a DINOv2 weight file or a volseg model file, official, or random",
-            mend="set model.weights=official or FILE, or model.weights=random to train from scratch",
+            hint="set model.weights=official or FILE, or model.weights=random to train from scratch",
         )
     if model.weights is None or model.weights == "random":
         return None
@@ -44,7 +44,7 @@ def weight_file(model: ModelConfig) -> Path | None:
         raise ConfigError(
             "a baseline starts from random weights",
             found=f"model.baseline={model.baseline} model.weights={model.weights}",
-            mend="set model.weights=random",
+            hint="set model.weights=random",
         )
     if model.weights == "official":
         return official_file(model.encoder)
@@ -54,7 +54,7 @@ def weight_file(model: ModelConfig) -> Path | None:
             "the weight file does not exist",
             file=path,
             found="a folder" if path.is_dir() else None,
-            mend="set model.weights to a DINOv2 .pth or .safetensors file, a volseg model file, official or random",
+            hint="set model.weights to a DINOv2 .pth or .safetensors file, a volseg model file, official or random",
         )
     return path
 
@@ -78,7 +78,7 @@ def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
         raise ConfigError(
             "encoder weights are given, but the network has no encoder",
             file=path,
-            mend="set model.weights=random beside model.encoder=identity",
+            hint="set model.weights=random beside model.encoder=identity",
         )
     else:
         load_encoder(network.encoder, path, plan.num_channels)
@@ -90,8 +90,8 @@ def _load_network(network: Segmenter, path: Path, found: tuple[str, ...], wanted
     heads = [key for key in own if HEAD.match(key)]
     if found != wanted:
         state = {key: value for key, value in state.items() if not HEAD.match(key)} | {key: own[key] for key in heads}
-    mend = "start with the model settings and the plan of that model, or give encoder weights"
-    check_fit(state, own, path, "the model does not fit the network", mend)
+    hint = "start with the model settings and the plan of that model, or give encoder weights"
+    check_fit(state, own, path, "the model does not fit the network", hint)
     network.load_state_dict(state, strict=True)
     logger.info("all weights from %s", path)
     if found != wanted:

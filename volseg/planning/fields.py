@@ -20,7 +20,7 @@ def check_keys(given: Collection[str], known: Collection[str], where: str) -> No
             raise ConfigError(
                 f"{where}.{key} is not known",
                 expected=", ".join(known),
-                mend=f"did you mean {where}.{near[0]}?" if near else None,
+                hint=f"did you mean {where}.{near[0]}?" if near else None,
             )
 
 

@@ -13,8 +13,10 @@ from scipy import ndimage
 
 from volseg.errors import DataError
 from volseg.geometry import ops
+from volseg.geometry.ops import nonzero_box
+from volseg.io.checks import load_case
 from volseg.io.datasets import Case, Dataset
-from volseg.planning.cases import Progress, for_each_case, load_case, nonzero_box
+from volseg.parallel import Progress, for_each_case
 
 SAMPLES_PER_CASE = 10_000
 """Foreground voxels of each case that enter the intensity statistics."""
@@ -121,7 +123,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
             "no label holds a foreground voxel",
             file=dataset.root,
             expected=", ".join(f"{name}={value}" for name, value in dataset.labels.items()),
-            mend="check the label files and the labels of dataset.json",
+            hint="check the label files and the labels of dataset.json",
         )
     return Fingerprint(
         dataset=dataset.name,

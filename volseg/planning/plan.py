@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from volseg.errors import ConfigError
+from volseg.io.json_files import read_json, write_json
 from volseg.planning import rules, validate
 from volseg.planning.channel import ChannelIntensity
 from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
 from volseg.planning.fingerprint import Fingerprint, Triple
-from volseg.planning.jsontext import read_json, write_json
 
 PLAN_VERSION = 1
 Size = tuple[int, int, int]

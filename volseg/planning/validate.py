@@ -60,7 +60,7 @@ def check_sizes(plan: Plan) -> None:
             found=[list(stride) for stride in plan.decoder_strides],
             expected=f"{levels} levels from [1, 1, 1] on, doubling in plane up to {plan.token_stride}, "
             "each depth the one before or its double",
-            mend="leave plan.decoder_strides out to have them computed",
+            hint="leave plan.decoder_strides out to have them computed",
         )
     deepest = plan.decoder_strides[-1]
     rounded = [max(1, round(size / step)) * step for size, step in zip(plan.patch_size, deepest, strict=True)]
@@ -69,7 +69,7 @@ def check_sizes(plan: Plan) -> None:
             "plan.patch_size is not a multiple of the deepest decoder stride",
             found=list(plan.patch_size),
             expected=f"multiples of {list(deepest)}",
-            mend=f"take {rounded}, or another plan.token_stride",
+            hint=f"take {rounded}, or another plan.token_stride",
         )
     if list(plan.mirror_axes) != sorted(set(plan.mirror_axes) & {0, 1, 2}):
         raise ConfigError("plan.mirror_axes is not valid", found=list(plan.mirror_axes), expected="some of 0, 1, 2")

@@ -11,7 +11,7 @@ import numpy as np
 
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.io.atomic import atomic_file
-from volseg.report.cases import Images, Picture, example_pictures
+from volseg.report.examples import Images, Picture, example_pictures
 from volseg.report.plots import METHOD_COLOURS, METRIC_NAMES, difference_svg, distribution_svg
 from volseg.report.tables import number_text, p_text
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from volseg.io.atomic import atomic_file
-from volseg.models.weights import read_pickle
+from volseg.models.encoders.weights import read_pickle
 
 FILE_NAME = "last.pt"
 CHECKPOINTS = "checkpoint"
@@ -52,6 +52,6 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: The file is missing or damaged.
     """
-    mend = "delete the checkpoint folder to start anew"
-    state: dict[str, Any] = read_pickle(folder / FILE_NAME, "the checkpoint cannot be read", mend)
+    hint = "delete the checkpoint folder to start anew"
+    state: dict[str, Any] = read_pickle(folder / FILE_NAME, "the checkpoint cannot be read", hint)
     return state

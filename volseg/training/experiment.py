@@ -11,14 +11,14 @@ from typing import Any
 
 from volseg.config.load import save_config
 from volseg.config.schema import Config
-from volseg.data.cache import CachedCase, cache_dataset
 from volseg.data.splits import choose_shots, make_splits
 from volseg.errors import ConfigError, DataError, OutputError
-from volseg.inference.postprocess import Postprocessing
 from volseg.io.datasets import Case, Dataset, read_dataset
+from volseg.io.json_files import read_json, write_json
 from volseg.planning.fingerprint import fingerprint
-from volseg.planning.jsontext import read_json, write_json
 from volseg.planning.plan import Plan, make_plan, read_overrides
+from volseg.postprocessing.rules import Postprocessing
+from volseg.preprocessing.cache import CachedCase, cache_dataset
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def prepare(config: Config, progress_bar: ProgressBar, *, resume: bool) -> Exper
         OutputError: The run folder exists already, or cannot be written.
     """
     if config.data.root is None:
-        raise ConfigError("no data set is given", mend="add data.root=FOLDER")
+        raise ConfigError("no data set is given", hint="add data.root=FOLDER")
     dataset = read_dataset(config.data.root)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # misspelt names show before anything is done
     read_overrides(config.plan)
@@ -121,7 +121,7 @@ def _open_run_folder(folder: Path, resume: bool) -> bool:
         raise OutputError(
             "there is a run in the output folder already",
             file=folder,
-            mend="add --resume to go on with it, or choose another output=",
+            hint="add --resume to go on with it, or choose another output=",
         )
     if resume and not going_on:
         logger.warning("--resume: no checkpoint in %s, the run starts anew", folder)

@@ -16,22 +16,22 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from volseg.config.load import config_to_dict
 from volseg.config.schema import Config
 from volseg.data.augment import build_augmentation
-from volseg.data.cache import data_hash
-from volseg.data.dataset import PatchDataset
+from volseg.data.datasets import PatchDataset
+from volseg.device import choose_device
 from volseg.errors import VolsegError
-from volseg.inference.device import choose_device
+from volseg.io.json_files import read_json, write_json
 from volseg.io.model_file import file_sha256, save_model
 from volseg.models.build import check_attention, count_parameters, for_prediction
 from volseg.models.lora import merged_state
 from volseg.models.start import weight_file
-from volseg.planning.jsontext import read_json, write_json
+from volseg.preprocessing.cache import data_hash
 from volseg.training.checkpoint import CHECKPOINTS, Progress, has_checkpoint
 from volseg.training.experiment import Experiment, ProgressBar
-from volseg.training.logging import RunLog
 from volseg.training.reproducibility import provenance
+from volseg.training.run_log import RunLog
+from volseg.training.samples import token_samples
 from volseg.training.schedule import Budget
 from volseg.training.state import TrainingState, compute_dtype
-from volseg.training.tokens import token_samples
 from volseg.training.validation import validate
 from volseg.version import __version__
 
@@ -44,7 +44,7 @@ ENDLESS = 2**40
 
 
 def check_settings(config: Config, *, resume: bool) -> None:
-    """Refuse what no data could mend before hours of preprocessing; official weights are downloaded.
+    """Refuse what no data could hint before hours of preprocessing; official weights are downloaded.
 
     Raises:
         ConfigError: The run has no end, or device, attention kernel or weights cannot be had.

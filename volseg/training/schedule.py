@@ -32,7 +32,7 @@ class Budget:
             raise ConfigError(
                 "the run has no end",
                 expected="train.max_steps or train.max_minutes",
-                mend="add for example train.max_minutes=30",
+                hint="add for example train.max_minutes=30",
             )
         return cls(config.max_steps, None if config.max_minutes is None else config.max_minutes * 60)
 

@@ -12,16 +12,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from volseg.config.schema import Config
+from volseg.device import choose_device, has_native_bf16
 from volseg.errors import ConfigError, VolsegError
-from volseg.inference.device import choose_device, has_native_bf16
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
 from volseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.losses import SegmentationLoss
 from volseg.training.reproducibility import seed_step
+from volseg.training.samples import training_inputs
 from volseg.training.schedule import learning_rate_factor
-from volseg.training.tokens import training_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class TrainingState:
             raise VolsegError(
                 "loss or gradient is not finite",
                 found=f"step {step}: loss {loss.item()}, gradient norm {norm.item()}",
-                mend="lower train.lr, then go on with --resume",
+                hint="lower train.lr, then go on with --resume",
             )
         self._optimizer.step()
         self.average.update(self.model)
@@ -130,7 +130,7 @@ class TrainingState:
                 file=folder,
                 found=state["model_config"],
                 expected=asdict(self._config.model),
-                mend="resume with the run's own configuration, or choose another output=",
+                hint="resume with the run's own configuration, or choose another output=",
             )
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
@@ -138,8 +138,8 @@ class TrainingState:
         try:
             self._optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:  # train.layer_decay decides how many groups there are
-            mend = "resume with the run's own configuration, or choose another output="
-            raise ConfigError("the checkpoint has other groups", file=folder, found=error, mend=mend) from error
+            hint = "resume with the run's own configuration, or choose another output="
+            raise ConfigError("the checkpoint has other groups", file=folder, found=error, hint=hint) from error
         logger.info("resumed at step %d", state["progress"]["step"])
         return Progress(**state["progress"])
 

@@ -1,0 +1,187 @@
+"""Ctrl-C, SIGTERM and torchrun, with real processes: nothing is half written, and a rerun goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import pytest
+from torch import nn
+
+from volseg.cli.main import main
+from volseg.cli.predict import _device
+from volseg.cli.signals import stops_in_order
+from volseg.errors import ConfigError
+from volseg.inference.cohort.shard import Place, torchrun_place
+from volseg.io.model_file import save_model
+from volseg.planning.plan import Plan
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from volseg.inference import predictor as module
+from volseg.io import atomic, nifti
+
+stage, last = sys.argv.pop(1), []
+segment, write_parts = module.Predictor.segment, nifti._write_parts
+
+def hold(seconds):
+    print("here", flush=True)
+    time.sleep(seconds)
+
+def segment_second(self, *args, **kwargs):
+    last.append(1)
+    if len(last) == 2:
+        if stage == "network":
+            hold(60)
+        if stage == "stream":
+            with atomic.atomic_file(Path(sys.argv[-1]) / "b_probabilities.npy") as file:
+                file.write(b"half of it")
+                file.flush()
+                hold(60)
+    return segment(self, *args, **kwargs)
+
+def write_slowly(file, labels, header):
+    write_parts(file, labels, header)
+    if stage == "write":  # not closed yet, and not of its name
+        hold(3)
+
+module.Predictor.segment, nifti._write_parts = segment_second, write_slowly
+from volseg.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def arguments(
+    tmp_path: Path, make_plan: Callable[..., Plan], build: Callable[..., nn.Module], scan: nibabel.Nifti1Image
+) -> list[str]:
+    plan = make_plan()
+    settings: dict[str, Any] = {"encoder": "identity", "features": 4, "max_features": 8}
+    metadata = {"config": {"model": settings}, "plan": plan.to_dict(), "labels": plan.labels}
+    save_model(tmp_path / "model.safetensors", build(plan, **settings).state_dict(), metadata)
+    (tmp_path / "scans").mkdir()
+    for name in "abc":
+        nibabel.save(scan, tmp_path / "scans" / f"{name}.nii")
+    paths = [tmp_path / "model.safetensors", tmp_path / "scans", tmp_path / "out"]
+    model, scans, out = map(str, paths)
+    return ["predict", "--device", "cpu", "--model", model, "--input", scans, "--output", out]
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "code"),
+    [("network", signal.SIGINT, 130), ("stream", signal.SIGTERM, 143), ("write", signal.SIGTERM, 143)],
+)
+def test_a_signal_leaves_whole_files_and_their_records(
+    stage: str,
+    number: signal.Signals,
+    code: int,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Sent while the second case is in the network or streaming, or the first is being written."""
+    (tmp_path / "hold.py").write_text(HOLD)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "hold.py"), stage, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,  # a background job ignores it
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    for _ in range(4 if stage == "write" else 1):  # what is being written takes a while: someone gets impatient
+        process.send_signal(number)
+        time.sleep(0.3)
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode == code, errors
+    assert "failed" not in errors
+    assert "finished cases are kept" in errors
+    assert "Traceback" not in errors
+    assert entries(tmp_path / "out") == {"a.nii.gz", "summary.json"}
+    record = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {name: case["status"] for name, case in record["cases"].items()} == {"a": "done"}
+    assert main(arguments) == 0
+    assert "2 predicted, 1 there already, 0 failed" in capsys.readouterr().out
+    assert nibabel.load(tmp_path / "out" / "a.nii.gz").get_fdata().shape == (20, 22, 24)
+
+
+def test_torchrun_shares_out_the_cases(arguments: list[str], tmp_path: Path) -> None:
+    """The first process meets a bad case and is done at once; the others' cases are finished all the same."""
+    out = tmp_path / "out"
+    (tmp_path / "scans" / "a.nii").write_bytes(b"not a scan")
+    (tmp_path / "scans" / "c.nii").unlink()
+    (tmp_path / "slow.py").write_text(HOLD.replace("len(last) == 2", "len(last) == 1").replace("60", "3"))
+    launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, str(tmp_path / "slow.py"), "network", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert entries(out) == {"b.nii.gz", "summary_0_of_2.json", "summary_1_of_2.json"}, done.stderr
+    shards = [json.loads((out / f"summary_{rank}_of_2.json").read_text()) for rank in range(2)]
+    assert [{name: case["status"] for name, case in shard["cases"].items()} for shard in shards] == [
+        {"a": "failed"},
+        {"b": "done"},
+    ]
+    assert "1 predicted, 0 there already, 0 failed" in done.stdout
+
+
+def test_torchrun_and_shard_together_are_refused(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([*arguments, "--shard", "0/2"]) == 2
+    assert "--shard is given under torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_by_hand(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables alone, without torchrun's store: nobody is waited for."""
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(arguments) == 0
+    assert entries(tmp_path / "out") == {"c.nii.gz", "summary_2_of_3.json"}
+
+
+def test_places() -> None:
+    assert torchrun_place({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Place((3, 8), 1)
+    assert torchrun_place({"RANK": "3", "WORLD_SIZE": "8"}) is None
+    for wrong in ({"RANK": "8"}, {"RANK": "-1"}, {"LOCAL_RANK": ""}, {"WORLD_SIZE": "many"}):
+        with pytest.raises(ConfigError, match="RANK="):
+            torchrun_place({"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", **wrong})
+
+
+def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place((5, 8), 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [_device(name, place) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+    assert _device("auto", None) == "auto"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert _device("auto", place) == "auto"
+
+
+def test_signals_that_were_ignored_stay_ignored() -> None:
+    """As under nohup; and afterwards everything is as before."""
+    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with stops_in_order("..."):
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stops_in_order("..."):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

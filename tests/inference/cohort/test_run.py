@@ -1,0 +1,181 @@
+"""Folders of scans: which cases are done, and that nothing is replaced or skipped by mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from tests.made.folder_runs import GOOD, Image, add_bad_files, change_model, masks, on_disk, statuses
+from volseg.inference.cohort import records as summary_module
+from volseg.inference.cohort.run import predict_folder
+from volseg.inference.options import PredictOptions
+from volseg.inference.predictor import Predictor
+from volseg.io.cases import Case
+from volseg.io.datasets import list_images
+from volseg.io.model_file import file_sha256
+from volseg.io.volumes import read_mask, read_volume
+
+
+def test_masks_are_those_of_the_predictor(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    predict_folder(predictor, scans, tmp_path / "out")
+    for name in GOOD:
+        source = nibabel.load(scans / f"{name}.nii.gz")
+        mask = nibabel.load(tmp_path / "out" / f"{name}.nii.gz")
+        assert np.array_equal(np.asanyarray(mask.dataobj), predictor.predict(scans / f"{name}.nii.gz").labels)
+        assert mask.affine.tobytes() == source.affine.tobytes()
+        assert mask.get_data_dtype() == np.uint16
+
+
+def test_summary(predictor: Predictor, scans: Path, scan: Image, tmp_path: Path) -> None:
+    add_bad_files(scans, scan)
+    document = on_disk(predict_folder(predictor, scans, tmp_path / "out"))
+    assert document["counts"] == {"done": 3, "skipped": 0, "failed": 3}
+    assert document["options"] == {"tta": False, "skip_air": True}
+    assert [len(text) for text in document["model_sha256"]] == [64]
+    assert document["model_files"] == [str(tmp_path / "model.safetensors")]
+    done, failed = document["cases"]["größe_日本"], document["cases"]["flat"]
+    assert set(done["seconds"]) == {"read", "prepare", "network", "restore", "postprocess", "write"}
+    assert done["counts"]["windows"] > 0
+    assert done["peak_rss_mb"] > 10
+    assert done["inputs"] == [str(scans / "größe_日本.nii.gz")]
+    assert done["outputs"] == {"größe_日本.nii.gz": file_sha256(tmp_path / "out" / "größe_日本.nii.gz")}
+    assert set(failed["seconds"]) == {"read"}
+    assert failed["outputs"] == {}
+
+
+def test_finished_masks_are_not_made_again(
+    predictor: Predictor, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_folder(predictor, scans, tmp_path / "out")
+    (tmp_path / "out" / "plain.nii.gz").unlink()
+    before = (tmp_path / "out" / f"{GOOD[0]}.nii.gz").stat().st_mtime_ns
+    summary = predict_folder(predictor, scans, tmp_path / "out")
+    assert statuses(summary) == {GOOD[0]: "skipped", GOOD[1]: "skipped", "plain": "done"}
+    assert (tmp_path / "out" / f"{GOOD[0]}.nii.gz").stat().st_mtime_ns == before
+    assert set(statuses(predict_folder(predictor, scans, tmp_path / "out")).values()) == {"skipped"}
+
+
+def add_model(predictor: Predictor, scans: Path, out: Path) -> None:
+    second = predictor.model_files[0].with_name("second.safetensors")
+    second.write_bytes(b"more weights")
+    predictor.model_files = (*predictor.model_files, second)
+
+
+def change_input(predictor: Predictor, scans: Path, out: Path) -> None:
+    for path in list(scans.iterdir()):
+        image = nibabel.load(path)
+        nibabel.save(Image(np.asanyarray(image.dataobj) + np.int16(1), image.affine), path)
+
+
+def edit_masks(predictor: Predictor, scans: Path, out: Path) -> None:
+    for path in out.glob("*.nii.gz"):
+        image = nibabel.load(path)
+        nibabel.save(Image(np.asanyarray(image.dataobj)[::-1], image.affine), path)
+
+
+def lose_records(predictor: Predictor, scans: Path, out: Path) -> None:
+    (out / "summary.json").write_text("{}", encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", [change_model, add_model, change_input, edit_masks, lose_records])
+def test_other_masks_are_not_replaced_unasked(
+    change: Callable[[Predictor, Path, Path], None], predictor: Predictor, scans: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor, scans, out)
+    change(predictor, scans, out)
+    before = {path.name: path.read_bytes() for path in out.glob("*.nii.gz")}
+    summary = predict_folder(predictor, scans, out)
+    assert set(statuses(summary).values()) == {"failed"}
+    assert all("--overwrite" in (result.error or "") for result in summary.results)
+    assert {path.name: path.read_bytes() for path in out.glob("*.nii.gz")} == before
+    assert set(statuses(predict_folder(predictor, scans, out, overwrite=True)).values()) == {"done"}
+    assert set(statuses(predict_folder(predictor, scans, out)).values()) == {"skipped"}
+
+
+def test_options_belong_to_the_record(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    """Those that change a mask, and not the memory it may take."""
+
+    def again(**changes: Any) -> set[str]:
+        options = PredictOptions(**changes)
+        return set(statuses(predict_folder(predictor, scans, tmp_path / "out", options=options)).values())
+
+    assert again() == {"done"}
+    assert again(tta=True) == again(skip_air=False) == {"failed"}
+    assert again(max_memory_bytes=10**9) == {"skipped"}
+
+
+def test_the_order_of_an_ensemble_does_not_matter(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    add_model(predictor, scans, tmp_path / "out")
+    predict_folder(predictor, scans, tmp_path / "out")
+    predictor.model_files = predictor.model_files[::-1]
+    summary = predict_folder(predictor, scans, tmp_path / "out")
+    assert set(statuses(summary).values()) == {"skipped"}
+    assert len(set(on_disk(summary)["model_sha256"])) == 2
+
+
+def test_a_network_in_memory_never_skips(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    predictor.model_files = ()
+    predict_folder(predictor, scans, tmp_path / "out")
+    assert set(statuses(predict_folder(predictor, scans, tmp_path / "out")).values()) == {"failed"}
+
+
+def test_shards_share_the_work(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    parts = [predict_folder(predictor, scans, out, shard=(i, 4)) for i in range(4)]
+    assert [list(statuses(part)) for part in parts] == [[name] for name in sorted(GOOD)] + [[]]
+    assert [part.path.name for part in parts] == [f"summary_{i}_of_4.json" for i in range(4)]
+    assert all(part.path.is_file() for part in parts)
+    assert set(statuses(predict_folder(predictor, scans, out)).values()) == {"skipped"}  # known from the shards
+
+
+def test_one_file(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    summary = predict_folder(predictor, scans / "größe_日本.nii.gz", tmp_path / "new" / "out")
+    assert statuses(summary) == {"größe_日本": "done"}
+    assert masks(tmp_path / "new" / "out") == ["größe_日本.nii.gz"]
+    second = predict_folder(predictor, scans / "plain.nii.gz", tmp_path / "new" / "out")
+    assert list(on_disk(second)["earlier"]) == ["größe_日本"]
+
+
+def test_cases_given_one_by_one(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    cases = [case for case in list_images(scans) if case.id == "plain"]
+    assert statuses(predict_folder(predictor, cases, tmp_path / "out")) == {"plain": "done"}
+
+
+def test_a_list_of_scans(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "cases.txt").write_text("scans/plain.nii.gz\nscans/gone.nii.gz  # moved\n", encoding="utf-8")
+    summary = predict_folder(predictor, tmp_path / "cases.txt", tmp_path / "out")
+    assert statuses(summary) == {"gone": "failed", "plain": "done"}
+    assert "gone.nii.gz" in (summary.results[0].error or "")
+
+
+def test_a_case_that_is_a_folder(
+    predictor: Predictor, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DICOM series: named after its folder, known by its files, its mask without a NIfTI header to copy."""
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "IM2").write_bytes((scans / "plain.nii.gz").read_bytes())
+    monkeypatch.setattr(predictor, "read", lambda paths: read_volume(scans / "plain.nii.gz"))
+    cases = [Case("series", (series,), None)]
+    assert statuses(predict_folder(predictor, cases, tmp_path / "out")) == {"series": "done"}
+    expected, found = read_mask(tmp_path / "out" / "series.nii.gz"), read_volume(scans / "plain.nii.gz")
+    assert expected.grid.same_as(found.grid)
+    assert statuses(predict_folder(predictor, cases, tmp_path / "out")) == {"series": "skipped"}
+    (series / "IM1").write_bytes(b"one more")
+    assert statuses(predict_folder(predictor, cases, tmp_path / "out")) == {"series": "failed"}
+
+
+def test_memory_on_a_gpu_is_counted_for_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    resets: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 3_500_000)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", resets.append)
+    assert summary_module.peak_device_mb(torch.device("cuda:1")) == 3.5
+    assert resets == [torch.device("cuda:1")]
+    assert summary_module.peak_device_mb(torch.device("cpu")) is None

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from volseg.errors import DataError
+from volseg.io.labels import LabelMap, check_agreement, make_label_map, plain_name, read_label_map
+
+
+def test_both_ways_to_write_labels(tmp_path: Path) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps({"labels": {"0": "background", "1": "liver", "2": "left kidney"}}))
+    decathlon = read_label_map(file)
+    file.write_text(json.dumps({"labels": {"background": 0, "liver": 1, "left kidney": 2}}))
+    assert decathlon == read_label_map(file) == LabelMap({"liver": (1,), "left kidney": (2,)})
+
+
+def test_regions_and_ignore() -> None:
+    found = make_label_map({"background": 0, "whole": [1, 2, 3], "core": (3, 2), "enhancing": 3, "ignore": 4})
+    assert found.classes == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert found.ignore_label == 4
+    assert found.known_values == {0, 1, 2, 3, 4}
+
+
+def test_names_are_matched_as_people_write_them() -> None:
+    assert plain_name("Left  Kidney") == plain_name("left_kidney") == plain_name("left-kidney")
+
+
+def test_agreement_lists_every_difference() -> None:
+    ours = make_label_map({"liver": 1, "left kidney": 2, "whole": [1, 2]})
+    check_agreement(ours, make_label_map({"Liver": 1, "left_kidney": 2, "aorta": 9}), Path("x"))
+    with pytest.raises(DataError, match="liver is 2, not 1; 1 is aorta") as error:
+        check_agreement(make_label_map({"liver": 1, "cava": 1}), make_label_map({"liver": 2, "aorta": 1}), Path("x"))
+    assert "cava" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{}, {"background": 0}, {"a": 1.5}, {"a": True}, {"a": -1}, {"a": []}, {"a": 70_000}, {"a": None}, {"a": "x"}],
+)
+def test_unusable_labels_are_refused(labels: dict[str, object]) -> None:
+    with pytest.raises(DataError):
+        make_label_map(labels)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"labels": {}}', '{"labels": {"1": "a", "2": "a"}}', "\xff"])
+def test_unusable_files_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        read_label_map(file)
+    with pytest.raises(DataError):
+        read_label_map(tmp_path / "none.json")

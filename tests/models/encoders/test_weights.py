@@ -1,0 +1,112 @@
+"""Encoder weights from files: strict, inflated, never a silent random start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.made.plans import StubPlan
+from volseg.config.schema import ModelConfig
+from volseg.errors import ModelFileError
+from volseg.models.build import build_model
+from volseg.models.encoders import dinov2
+from volseg.models.encoders.weights import inflate_patch_embedding
+
+SMALL = dinov2.Variant(width=32, depth=2, heads=2, grid=5)
+
+
+@pytest.fixture(autouse=True)
+def _small_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", SMALL)
+
+
+def official_weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(7)
+    return dinov2.DinoV2(SMALL).state_dict()
+
+
+def build(path: Path, **settings: object) -> torch.nn.Module:
+    config = ModelConfig(encoder="dinov2_s14", weights=str(path), features=4, max_features=8, **settings)
+    return build_model(config, StubPlan())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("adjacent", [1, 3])
+def test_a_grey_volume_gives_the_tokens_of_a_grey_image(tmp_path: Path, suffix: str, adjacent: int) -> None:
+    state, path = official_weights(), tmp_path / f"dinov2{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    model = build(path, adjacent_slices=adjacent).eval()
+    original = dinov2.DinoV2(SMALL).eval()
+    original.load_state_dict(state)
+    grey = torch.randn(1, 1, 16, 16)
+    volume = grey[:, :, None].repeat(1, 1, 3 + 2 * model.halo, 1, 1)  # the same slice everywhere
+    image = torch.nn.functional.interpolate(grey, size=(28, 28), mode="bilinear").repeat(1, 3, 1, 1)
+    with torch.no_grad():
+        tokens = model.encode(volume)[-1][0, :, 1].flatten(1).T
+        torch.testing.assert_close(tokens, original.patch_tokens(image)[0], rtol=0, atol=1e-5)
+
+
+def test_inflation_shares_the_rgb_sum_evenly() -> None:
+    weight = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1)
+    assert inflate_patch_embedding(weight, 1, 1).flatten().tolist() == [6.0]
+    assert inflate_patch_embedding(weight, 2, 1).flatten().tolist() == [3.0, 3.0]
+    assert inflate_patch_embedding(weight, 1, 3).flatten().tolist() == [2.0, 2.0]  # slice; previous and next
+
+
+def test_misfitting_keys_are_all_listed(tmp_path: Path) -> None:
+    state = official_weights()
+    del state["norm.bias"]
+    state["head.weight"] = torch.zeros(1)
+    state["cls_token"] = torch.zeros(1, 1, 31)
+    path = tmp_path / "other.pth"
+    torch.save(state, path)
+    with pytest.raises(ModelFileError) as error:
+        build(path)
+    message = str(error.value)
+    assert "missing norm.bias" in message
+    assert "unexpected head.weight" in message
+    assert "cls_token is (1, 1, 31), expected (1, 1, 32)" in message
+
+
+def test_values_that_are_no_weights_are_listed(tmp_path: Path) -> None:
+    state = official_weights()
+    state["norm.bias"] = torch.zeros(32, dtype=torch.int8)
+    state["norm.weight"][3] = float("nan")
+    path = tmp_path / "quantised.pth"
+    torch.save(state, path)
+    with pytest.raises(ModelFileError) as error:
+        build(path)
+    assert "norm.bias is torch.int8" in str(error.value)
+    assert "norm.weight has values that are not finite" in str(error.value)
+
+
+@pytest.mark.parametrize("state", [{3: torch.zeros(2)}, {"cls_token": torch.zeros(2, 2).to_sparse()}, {"a": "b"}])
+def test_a_dict_of_something_else_is_no_weight_file(tmp_path: Path, state: dict[object, object]) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(state, path)
+    with pytest.raises(ModelFileError, match="dense tensors by name"):
+        build(path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"abc", b"error code: 1015", b"not weights", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_missing_and_damaged_files_are_errors(tmp_path: Path, content: bytes | None, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=str(path)):
+        build(path)
+
+
+def test_no_pickled_code_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "module.pth"
+    torch.save(dinov2.DinoV2(SMALL), path)
+    with pytest.raises(ModelFileError, match="cannot be read") as error:
+        build(path)
+    assert "weights_only" not in str(error.value)  # torch's advice, which would run the code
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(ModelFileError, match="dict of dense tensors"):
+        build(path)

@@ -1,0 +1,180 @@
+"""Training samples for a DataLoader: the index of a sample decides everything about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from volseg.data.patches import PatchSource, center_voxel, cut, patch_start, sample_patch
+from volseg.data.seeding import seeded
+from volseg.data.tokens import TokenVariant
+from volseg.errors import DataError
+from volseg.planning.plan import Plan
+
+Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class PatchDataset(Dataset[dict[str, Any]]):
+    """Random patches. Sample ``i`` is the same with any number of workers, in any order, and after a resume.
+
+    Every run through all cases takes each once, in an order of its own.
+
+    Args:
+        cases: Preprocessed cases.
+        plan: Plan.
+        augmentation: (image (C, D + 2 halo, H, W), label (D + 2 halo, H, W)) -> same; ``None`` for none.
+        samples: Length: steps times batch size.
+        seed: Seed of the run.
+        foreground_fraction: Share of patches centred on foreground.
+        halo: Neighbour slices on either side that the network wants.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PatchSource],
+        plan: Plan,
+        augmentation: Augmentation | None = None,
+        *,
+        samples: int,
+        seed: int = 0,
+        foreground_fraction: float = 0.66,
+        halo: int = 0,
+    ) -> None:
+        if not cases:
+            raise DataError("there is no case to train on")
+        self.cases = tuple(cases)
+        self.plan = plan
+        self.augmentation = augmentation
+        self.samples = samples
+        self.seed = seed
+        self.foreground_fraction = foreground_fraction
+        self.halo = halo
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Sample ``index``.
+
+        Returns:
+            ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D, H, W) int64 with -1 ignored, ``case`` its name.
+        """
+        if not 0 <= index < self.samples:
+            raise IndexError(index)
+        case = self.cases[case_index(self.seed, index, len(self.cases))]
+        with seeded(self.seed, index):
+            image, label = self._sample(case, np.random.default_rng([self.seed, index]))
+        depth = self.plan.patch_size[0]
+        return {"image": image, "label": label[self.halo : self.halo + depth].long(), "case": case.id}
+
+    def _sample(self, case: PatchSource, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        arrays = sample_patch(case, self.plan, rng, self.foreground_fraction, self.halo)
+        image, label = (torch.from_numpy(array) for array in arrays)
+        if self.augmentation is not None:
+            image, label = self.augmentation(image, label)
+        return image.contiguous(), label
+
+
+def case_index(seed: int, index: int, count: int) -> int:
+    """Which of ``count`` cases sample ``index`` is taken from: each once a turn, in an order of the turn's own."""
+    turn, place = divmod(index, count)
+    return int(np.random.default_rng([seed, turn, count]).permutation(count)[place])
+
+
+Variants = Sequence[TokenVariant]
+
+
+class TokenDataset(Dataset[dict[str, Any]]):
+    """Random patches with stored tokens. Sample ``i`` is the same with any number of workers and after a resume.
+
+    A sample is a variant of a case, one of its in-plane windows, and a range of its slices. Slices are encoded each on
+    its own, so the range may lie anywhere and a flip along depth only reverses the tokens.
+
+    Args:
+        cases: The variants of each case.
+        plan: Plan.
+        samples: Length: steps times batch size.
+        seed: Seed of the run.
+        foreground_fraction: Share of patches around a foreground voxel.
+        halo: Neighbour slices on either side that the network wants.
+        mirror: Probability of a flip along depth, where the plan allows one.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Variants],
+        plan: Plan,
+        *,
+        samples: int,
+        seed: int = 0,
+        foreground_fraction: float = 0.66,
+        halo: int = 0,
+        mirror: float = 0.0,
+    ) -> None:
+        if not cases:
+            raise DataError("there is no case to train on")
+        self.cases = tuple(tuple(variants) for variants in cases)
+        self.plan = plan
+        self.samples = samples
+        self.seed = seed
+        self.foreground_fraction = foreground_fraction
+        self.halo = halo
+        self.mirror = mirror if 0 in plan.mirror_axes else 0.0
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Sample ``index``.
+
+        Returns:
+            ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D, H, W) int64 with -1 ignored, ``case`` its name, and
+            ``tokens`` (D, T, h, w, E) float16. They stay half precision until the training step, so that workers
+            pass on half as much.
+        """
+        if not 0 <= index < self.samples:
+            raise IndexError(index)
+        variants = self.cases[case_index(self.seed, index, len(self.cases))]
+        rng = np.random.default_rng([self.seed, index])
+        variant = variants[int(rng.integers(len(variants)))]
+        window, start = choose_window(variant, self.plan.patch_size, rng, self.foreground_fraction)
+        image = cut(variant.image, start, self.plan.patch_size, self.halo)
+        label = cut(variant.label, start, self.plan.patch_size)
+        tokens = variant.tokens[window, start[0] : start[0] + self.plan.patch_size[0]]
+        step = -1 if rng.random() < self.mirror else 1
+        return {
+            "image": _tensor(image[:, ::step]),
+            "label": _tensor(label[::step]).long(),
+            "tokens": _tensor(tokens[::step]),
+            "case": variant.id,
+        }
+
+
+def choose_window(
+    variant: TokenVariant, size: Sequence[int], rng: np.random.Generator, foreground_fraction: float
+) -> tuple[int, tuple[int, int, int]]:
+    """Draws a window and its slices: around a foreground voxel, or anywhere.
+
+    Returns:
+        Number of the in-plane window, the one nearest to being centred on the voxel, and first voxel (d, h, w).
+    """
+    windows = variant.windows
+    center = center_voxel(variant, rng, foreground_fraction)
+    start = patch_start(variant.label.shape, size, rng, center)
+    if center is None:
+        number = int(rng.integers(len(windows)))
+    else:
+        number = int(np.abs(windows - start[1:]).sum(axis=1).argmin())
+    row, column = windows[number].tolist()
+    return number, (start[0], row, column)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A copy: maps of files are read-only, and torch has no negative strides."""
+    return torch.from_numpy(array.copy(order="C"))

@@ -1,0 +1,217 @@
+"""Tokens of a frozen encoder on disk, together with the augmented volumes that they belong to.
+
+A case has several variants: the first is the case as it is, the others are augmented as a whole. Each variant is
+written whole or not at all. Layout, beside the preprocessed cases of the plan:
+``tokens/<token key>/<case>-<input key>/<plain or augmentation key-number>/{image,label,locations,windows,tokens}.npy``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from volseg.data.augment import Augmentation
+from volseg.data.patches import cut
+from volseg.data.seeding import seeded
+from volseg.errors import ConfigError, DataError
+from volseg.geometry.ops import pad_to_size
+from volseg.io.atomic import atomic_folder
+from volseg.parallel import Progress
+from volseg.preprocessing.cache import CachedCase, StoredCase, digest, open_array
+from volseg.preprocessing.preprocess import class_locations
+
+CODE_VERSION = 1
+"""Raised whenever the same case and settings give other files."""
+HALF = np.dtype("<f2")
+
+
+class SliceTokens(Protocol):
+    """What the cache must know of an encoder."""
+
+    @property
+    def key(self) -> str:
+        """Changes with the weights and every setting the tokens or their windows depend on."""
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """The plan's patch (D, H, W): smallest volume, and in-plane size of a window."""
+
+    @property
+    def halo(self) -> int:
+        """Neighbour slices on either side that a slice's tokens depend on."""
+
+    @property
+    def slice_shape(self) -> tuple[int, int, int, int]:
+        """Tokens of one slice of a window: (T taps, h, w, E)."""
+
+    def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
+        """First row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
+
+    def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
+        """(C, D + 2 halo, H, W) of one window -> tokens (D, T, h, w, E)."""
+
+
+@dataclass(frozen=True)
+class TokenVariant(StoredCase):
+    """A variant of a case: augmented, at least as large as a patch, with its tokens."""
+
+    @property
+    def windows(self) -> NDArray[np.int32]:
+        """(N, 2): first row and column of each in-plane window."""
+        return open_array(self.folder / "windows.npy")
+
+    @property
+    def tokens(self) -> NDArray[np.float16]:
+        """(N, D, T, h, w, E): the taps of every slice of every window. A range of slices lies in one piece."""
+        return open_array(self.folder / "tokens.npy")
+
+
+def cache_tokens(
+    cases: Sequence[CachedCase],
+    encoder: SliceTokens,
+    augmentation: Augmentation,
+    *,
+    variants: int,
+    seed: int,
+    limit_bytes: int,
+    progress: Progress | None = None,
+) -> list[tuple[TokenVariant, ...]]:
+    """Writes every variant that is not in the cache yet.
+
+    Args:
+        cases: Preprocessed cases.
+        encoder: Makes the tokens.
+        augmentation: Changes the variants but the first, as whole volumes.
+        variants: Variants of a case, the plain one included.
+        seed: With the case's name and the number of the variant it decides the augmentation.
+        limit_bytes: Largest size of the variants of all cases.
+        progress: Called after every case with (done, in all).
+
+    Returns:
+        The variants of each case, plain first.
+
+    Raises:
+        ConfigError: They would be larger than the limit; nothing is written then.
+        DataError: One that is there is damaged.
+        OutputError: The cache folder cannot be written to.
+    """
+    chance = digest({"augmentation": asdict(augmentation), "seed": seed})[:12]
+    names = ["plain", *(f"{chance}-{number:03d}" for number in range(1, variants))]
+    stored = [tuple(TokenVariant(case.id, _folder(case, encoder) / name) for name in names) for case in cases]
+    there = [variant for row in stored for variant in row if variant.folder.is_dir()]
+    if len(there) < len(cases) * variants:
+        check_size(cases, encoder, variants, limit_bytes)
+    for variant in there:
+        check_variant(variant, encoder)
+    for done, (case, row) in enumerate(zip(cases, stored, strict=True), start=1):
+        for number, variant in enumerate(row):
+            if not variant.folder.is_dir():
+                _write(variant.folder, encoder, *_variant(case, encoder, augmentation, seed, number))
+        if progress is not None:
+            progress(done, len(cases))
+    return stored
+
+
+def check_variant(variant: TokenVariant, encoder: SliceTokens) -> None:
+    """Refuses a stored variant with a file that is missing, cut off or of another shape; only headers are read.
+
+    Raises:
+        DataError: It names the file.
+    """
+    shape = variant.label.shape
+    windows = encoder.windows(shape)
+    for name, found, expected in (
+        ("image", variant.image.shape[1:], shape),
+        ("windows", variant.windows.shape, windows.shape),
+        ("locations", variant.locations.shape[1:], (4,)),
+        ("tokens", variant.tokens.shape, (len(windows), shape[0], *encoder.slice_shape)),
+    ):
+        if found != expected:
+            file, hint = variant.folder / f"{name}.npy", "delete its folder and start again"
+            raise DataError("a stored variant is damaged", file=file, found=found, expected=expected, hint=hint)
+
+
+def variant_bytes(case: CachedCase, encoder: SliceTokens) -> int:
+    """Bytes of one variant of a case, but for file headers and the foreground that augmentation adds or removes."""
+    shape = [max(size, least) for size, least in zip(case.label.shape, encoder.window, strict=True)]
+    tokens = len(encoder.windows(shape)) * shape[0] * math.prod(encoder.slice_shape) * HALF.itemsize
+    voxel = case.image.shape[0] * case.image.itemsize + case.label.itemsize
+    return int(tokens + math.prod(shape) * voxel + case.locations.nbytes)
+
+
+def check_size(cases: Sequence[CachedCase], encoder: SliceTokens, variants: int, limit_bytes: int) -> None:
+    """Refuses a cache that would be too large.
+
+    Raises:
+        ConfigError: With the estimate, the limit, and what to change.
+    """
+    sizes = {case.id: variant_bytes(case, encoder) for case in cases}
+    one = sum(sizes.values())
+    if one * variants <= limit_bytes:
+        return
+    largest = max(sizes, key=sizes.__getitem__)
+    fitting = limit_bytes // one
+    hints = [f"data.cache_limit={math.ceil(one * variants / 1e9)}GB, if the disk has the room"]
+    hints += [f"data.token_variants={fitting}"] if fitting else ["data.shots for fewer cases"]
+    hints += ["a larger plan.token_stride", "a narrower model.encoder", "data.cache_tokens=false"]
+    raise ConfigError(
+        "the token cache would be larger than data.cache_limit",
+        found=f"{readable(one * variants)} = {len(cases)} cases x {variants} variants (data.token_variants)"
+        f" x {readable(one / len(cases))} on average; largest case {largest}, {readable(sizes[largest])} a variant",
+        expected=f"at most {readable(limit_bytes)}",
+        hint="set one of: " + "; ".join(hints),
+    )
+
+
+def _folder(case: CachedCase, encoder: SliceTokens) -> Path:
+    key = digest({"code": CODE_VERSION, "encoder": encoder.key})[:12]
+    return case.folder.parent / "tokens" / key / case.folder.name
+
+
+def _variant(
+    case: CachedCase, encoder: SliceTokens, augmentation: Augmentation, seed: int, number: int
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Image (C, D, H, W) and label (D, H, W), padded to the patch as the engine and patches are, then augmented."""
+    image, label = (np.array(pad_to_size(array, encoder.window)[0]) for array in (case.image, case.label))
+    if number == 0:
+        return image, label
+    name = int(hashlib.sha256(case.id.encode()).hexdigest()[:15], 16)
+    with seeded(seed, name, number):
+        changed = augmentation(torch.from_numpy(image), torch.from_numpy(label))
+    return changed[0].contiguous().numpy(), changed[1].contiguous().numpy()
+
+
+def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label: NDArray[Any]) -> None:
+    windows = encoder.windows(label.shape)
+    arrays = {"image": image, "label": label, "locations": class_locations(label), "windows": windows}
+    size = (label.shape[0], *encoder.window[1:])
+    with atomic_folder(
+        place, replace=False, hint="set data.cache to a folder with room that you may write to"
+    ) as folder:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        shape = (len(windows), label.shape[0], *encoder.slice_shape)
+        with (folder / "tokens.npy").open("wb") as file:  # window by window: all of a large case may not fit in memory
+            header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for row, column in windows.tolist():
+                tokens = encoder.encode(cut(image, (0, row, column), size, encoder.halo))
+                assert tokens.shape == shape[1:], (tokens.shape, shape)
+                file.write(np.ascontiguousarray(tokens, dtype=HALF).data)
+
+
+def readable(size: float) -> str:
+    """Bytes in the unit that suits them, in powers of 1000 as ``data.cache_limit`` is: ``4.3 MB``."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

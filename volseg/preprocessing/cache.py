@@ -1,0 +1,185 @@
+"""Preprocessed cases on disk: memory-mapped, written whole or not at all, and named by what determines them.
+
+Layout: ``<folder>/<dataset>/<plan key>/<case>-<input key>/{image.npy, label.npy, locations.npy, meta.json}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import DataError
+from volseg.geometry.grid import Grid
+from volseg.geometry.trace import Trace
+from volseg.io.atomic import atomic_folder
+from volseg.io.datasets import Case, Dataset
+from volseg.io.json_files import to_json
+from volseg.parallel import Progress, for_each_case
+from volseg.planning.plan import Plan
+from volseg.preprocessing.preprocess import PreparedCase, preprocess_case
+
+CODE_VERSION = 2
+"""Raised whenever preprocessing gives other arrays for the same input and plan."""
+PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
+"""The fields of the plan that preprocessing reads; all others may change without making the cache stale."""
+HEADER_BYTES = 4096
+HINT = "set data.cache to a folder with room that you may write to"
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A patch source (see `volseg.data.patches`) on disk; pickles to its path, so that worker processes map it.
+
+    Attributes:
+        id: Name of the case.
+        folder: Where its files are.
+    """
+
+    id: str
+    folder: Path
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """(C, D, H, W) float32, read-only memory map."""
+        return open_array(self.folder / "image.npy")
+
+    @property
+    def label(self) -> NDArray[Any]:
+        """(D, H, W) class indices, -1 is ignored; read-only memory map."""
+        return open_array(self.folder / "label.npy")
+
+    @property
+    def locations(self) -> NDArray[np.int32]:
+        """(N, 4): class index and voxel (d, h, w), as in :class:`PreparedCase`."""
+        return open_array(self.folder / "locations.npy")
+
+
+@dataclass(frozen=True)
+class CachedCase(StoredCase):
+    """A preprocessed case, as its plan has it."""
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Input files, working grid and Trace as plain values."""
+        values: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        return values
+
+    @property
+    def grid(self) -> Grid:
+        """The working grid."""
+        return self.trace.target
+
+    @property
+    def trace(self) -> Trace:
+        """From the file's grid to the working grid."""
+        return Trace.from_dict(self.meta["trace"])
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """A read-only memory map of an array on disk.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(
+            "a cached case cannot be read", file=path, found=error, hint="delete its folder and start again"
+        ) from error
+
+
+def cache_dataset(
+    cases: Dataset | Sequence[Case],
+    plan: Plan,
+    folder: str | Path,
+    progress: Progress | None = None,
+    workers: int = 0,
+) -> list[CachedCase]:
+    """Preprocesses every case that is not in the cache yet.
+
+    Args:
+        cases: A data set, or some of its cases.
+        plan: Plan.
+        folder: Cache folder; several runs may share it, also at the same time.
+        progress: Called after every case with (done, in all).
+        workers: Processes; 0 works in this one.
+
+    Returns:
+        The cached cases, in the order given.
+
+    Raises:
+        DataError: Cases cannot be used; each is named.
+        OutputError: The cache folder cannot be written to.
+    """
+    listed = cases.cases if isinstance(cases, Dataset) else cases
+    return for_each_case(
+        partial(cache_case, plan=plan, folder=Path(folder)), listed, workers=workers, progress=progress
+    )
+
+
+def cache_case(case: Case, plan: Plan, folder: Path) -> CachedCase:
+    """Gives a case from the cache, preprocessing it first if it is not there."""
+    inputs = input_identity(case)
+    place = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
+    if not place.is_dir():
+        _write(preprocess_case(case, plan), inputs, place)
+    return CachedCase(case.id, place)
+
+
+def plan_key(plan: Plan) -> str:
+    """12 hexadecimal digits that change with every plan field preprocessing reads, and with its code version."""
+    values = plan.to_dict()
+    return digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}})[:12]
+
+
+def input_identity(case: Case) -> list[dict[str, Any]]:
+    """What tells a case's files from any others: path, size, time of change and a hash of the first 4096 bytes.
+
+    Raises:
+        DataError: A file is missing or unreadable.
+    """
+    identity = []
+    for path in (*case.images, *((case.label,) if case.label is not None else ())):
+        try:
+            state = path.stat()
+            entry = {"path": str(path.resolve()), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+            if path.is_file():
+                with path.open("rb") as file:
+                    entry["header_sha256"] = hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()
+        except OSError as error:
+            raise DataError("the file cannot be read", file=path, found=error) from error
+        identity.append(entry)
+    return identity
+
+
+def data_hash(cases: Sequence[CachedCase]) -> str:
+    """One hash over the keys of all cases (files, plan fields, code version), whatever their order."""
+    return digest(sorted(f"{case.folder.parent.name}/{case.folder.name}" for case in cases))
+
+
+def _write(prepared: PreparedCase, inputs: list[dict[str, Any]], place: Path) -> None:
+    with atomic_folder(place, replace=False, hint=HINT) as folder:
+        for name in ("image", "label", "locations"):
+            np.save(folder / f"{name}.npy", getattr(prepared, name), allow_pickle=False)
+        meta = {"case": prepared.id, "inputs": inputs, "trace": prepared.trace.to_dict()}
+        (folder / "meta.json").write_text(to_json(meta) + "\n", encoding="utf-8")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _safe(name: str) -> str:
+    """A name that is one folder on every system."""
+    return re.sub(r"[^\w.-]", "_", name) or "_"

@@ -1,0 +1,172 @@
+"""From a case as it is on disk to arrays on the plan's grid, with the Trace that leads back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import DataError
+from volseg.geometry.grid import Grid
+from volseg.geometry.interpolate import apply_matrices
+from volseg.geometry.ops import nonzero_box
+from volseg.geometry.trace import Trace
+from volseg.geometry.volume import Volume
+from volseg.io.checks import load_case
+from volseg.io.datasets import Case
+from volseg.planning.fingerprint import spread
+from volseg.planning.plan import Plan
+from volseg.preprocessing.intensity import Scaling, normalize, scalings
+
+IGNORE = -1
+"""Class index of voxels that do not count."""
+LOCATIONS_PER_CLASS = 10_000
+"""Voxels of each class that are kept to centre patches on."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A training case on the plan's grid.
+
+    Attributes:
+        id: Name of the case.
+        image: (C, D, H, W) float32, normalised.
+        label: (D, H, W) class indices, int8 or int16; -1 is ignored.
+        grid: The working grid.
+        trace: What was done to the file's grid.
+    """
+
+    id: str
+    image: NDArray[np.float32]
+    label: NDArray[Any]
+    grid: Grid
+    trace: Trace
+
+    @cached_property
+    def locations(self) -> NDArray[np.int32]:
+        """(N, 4): class index and voxel (d, h, w) of at most 10,000 evenly spaced voxels of each foreground class."""
+        return class_locations(self.label)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image on the plan's grid, worked out slab by slab from the stored voxels when it is asked for.
+
+    Attributes:
+        stored: (C, D, H, W), reoriented and cropped, in the stored type (a view of the scan).
+        scaling: How each channel is normalised.
+        matrices: What resamples D, H and W; ``None`` where nothing changes.
+        trace: From the file's grid to the working grid.
+    """
+
+    stored: NDArray[Any]
+    scaling: tuple[Scaling, ...]
+    matrices: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None, NDArray[np.float64] | None]
+    trace: Trace
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (D, H, W) of the working grid."""
+        return self.trace.target.shape
+
+    def slab(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Slices ``start <= d < stop`` of the working grid: (C, stop - start, H, W) float32, normalised."""
+        depth, rows, columns = self.matrices
+        low, high = self.stored_range(0, start, stop)
+        slices = normalize(self.stored[:, low:high], self.scaling)
+        if depth is not None:
+            depth = depth[start:stop, low:high]
+        if depth is None and rows is None and columns is None:
+            return slices
+        return apply_matrices(slices, (depth, rows, columns))
+
+    def stored_range(self, axis: int, start: int, stop: int) -> tuple[int, int]:
+        """The stored voxels of an axis that the working voxels ``start <= index < stop`` are made of."""
+        matrix = self.matrices[axis]
+        if matrix is None:
+            return start, stop
+        used = np.flatnonzero(matrix[start:stop].any(axis=0))
+        return int(used[0]), int(used[-1]) + 1
+
+
+def prepare_image(volume: Volume, plan: Plan) -> PreparedImage:
+    """Reorient, crop to nonzero if the plan says so, measure; normalising and resampling wait for a slab.
+
+    Normalising comes before resampling, so that zeros outside a nonzero mask are still exact zeros when measured.
+
+    Args:
+        volume: Image (C, D, H, W) in file order.
+        plan: Plan.
+
+    Raises:
+        DataError: The image has another number of channels than the plan.
+    """
+    if volume.data.shape[0] != plan.num_channels:
+        raise DataError(
+            "wrong number of channels",
+            found=volume.data.shape[0],
+            expected=f"{plan.num_channels} ({', '.join(plan.channels)})",
+            hint="give the same channels in the same order as in training",
+        )
+    data, trace = Trace(volume.grid).reorient(volume.data, plan.orientation)
+    if plan.crop_nonzero:
+        data, trace = trace.crop(data, *nonzero_box(data))
+    trace, matrices = trace.plan_resample(plan.spacing_mm)
+    return PreparedImage(data, scalings(data, plan.intensity), matrices, trace)
+
+
+def preprocess_image(volume: Volume, plan: Plan) -> tuple[Volume, Trace]:
+    """The whole image on the plan's grid; see :func:`prepare_image`.
+
+    Returns:
+        Image (C, D, H, W) float32 on the working grid, and the Trace from the file's grid to it.
+    """
+    image = prepare_image(volume, plan)
+    return Volume(image.slab(0, image.shape[0]), image.trace.target), image.trace
+
+
+def preprocess_case(case: Case, plan: Plan) -> PreparedCase:
+    """Reads, checks and preprocesses a labelled case.
+
+    Raises:
+        DataError: A file cannot be used.
+        GeometryError: Image and label lie on different grids.
+    """
+    ignored = () if plan.ignore_label is None else (plan.ignore_label,)
+    volume, mask = load_case(case, plan.num_channels, {*plan.label_values, *ignored})
+    image, trace = preprocess_image(volume, plan)
+    label = class_indices(trace.replay_labels(mask.labels), plan)
+    return PreparedCase(case.id, image.data, label, image.grid, trace)
+
+
+def class_indices(labels: NDArray[Any], plan: Plan) -> NDArray[Any]:
+    """Maps file values (D, H, W) to class indices, and the ignored value to -1.
+
+    Returns:
+        (D, H, W) int8, or int16 for more than 127 classes.
+    """
+    dtype = np.int8 if plan.num_classes <= 127 else np.int16
+    result = np.zeros(labels.shape, dtype=dtype)
+    for index, value in enumerate(plan.label_values):
+        result[labels == value] = index
+    if plan.ignore_label is not None:
+        result[labels == plan.ignore_label] = IGNORE
+    return result
+
+
+def class_locations(label: NDArray[Any]) -> NDArray[np.int32]:
+    """Evenly spaced voxels of each foreground class of (D, H, W) class indices, to centre patches on.
+
+    Returns:
+        (N, 4) int32: class index and (d, h, w), at most 10,000 rows for each class, ordered by class.
+    """
+    found = [np.zeros((0, 4), dtype=np.int32)]
+    for index in np.unique(label[label > 0]):
+        places = np.flatnonzero(label == index)
+        chosen = places[spread(len(places), LOCATIONS_PER_CLASS)]
+        voxels = np.stack(np.unravel_index(chosen, label.shape), axis=1)
+        found.append(np.insert(voxels, 0, index, axis=1).astype(np.int32))
+    return np.concatenate(found)

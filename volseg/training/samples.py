@@ -1,0 +1,161 @@
+"""Training on stored tokens: runs the frozen encoder once over every variant of every case (`data.cache_tokens`)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from volseg.config.schema import parse_bytes
+from volseg.data.augment import build_augmentation
+from volseg.data.datasets import TokenDataset
+from volseg.data.tokens import cache_tokens
+from volseg.errors import ConfigError
+from volseg.inference.sliding.windows import window_starts
+from volseg.models.encoders.slices import SliceEncoder
+from volseg.models.segmenter import Segmenter
+from volseg.planning.plan import Plan
+from volseg.preprocessing.cache import digest
+from volseg.training.experiment import Experiment, ProgressBar
+
+logger = logging.getLogger(__name__)
+
+OVERLAP = 0.5
+"""Of the in-plane windows; the inference's own grid."""
+
+
+class FrozenEncoder:
+    """What `volseg.data.tokens` asks of an encoder, from a network whose encoder is not trained.
+
+    It runs in float32 whatever the precision of training: the cache serves every precision.
+
+    Args:
+        model: The network.
+        plan: Gives the windows.
+        name: ``model.encoder``.
+
+    Attributes:
+        key: Changes with weights, taps, adjacent slices, token stride and windows.
+        window: The plan's patch (D, H, W).
+        halo: Neighbour slices on either side.
+        slice_shape: (T taps, h, w, E) of one slice of a window.
+    """
+
+    def __init__(self, model: Segmenter, plan: Plan, name: str) -> None:
+        assert model.encoder is not None
+        assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+        self._model = model
+        encoder: SliceEncoder = model.encoder
+        _, height, width = self.window = plan.patch_size
+        self.halo = model.halo
+        stride = encoder.token_stride
+        self.slice_shape = (len(encoder.spec), height // stride, width // stride, encoder.spec.channels[0])
+        settings = {
+            "encoder": name,
+            "weights": weights_hash(encoder),
+            "taps": list(encoder.tap_indices),
+            "adjacent_slices": encoder.adjacent_slices,
+            "token_stride": stride,
+            "window": list(self.window),
+            "overlap": OVERLAP,
+        }
+        self.key = digest(settings)
+
+    def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
+        """First row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
+        rows, columns = (window_starts(shape[axis], self.window[axis], OVERLAP) for axis in (1, 2))
+        return np.array([(row, column) for row in rows for column in columns], dtype=np.int32)
+
+    def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
+        """(C, D + 2 halo, H, W) of one window -> tokens (D, T, h, w, E).
+
+        Raises:
+            ConfigError: A token does not fit half precision.
+        """
+        device = next(self._model.parameters()).device
+        with torch.no_grad():
+            tokens = pack_taps(self._model.encode(torch.from_numpy(stack)[None].to(device)))[0]
+        if not torch.isfinite(tokens).all():
+            raise ConfigError(
+                "the encoder's tokens do not fit half precision",
+                expected="finite values of at most 65504",
+                hint="check model.weights, or set data.cache_tokens=false",
+            )
+        return cast("NDArray[np.float16]", tokens.cpu().numpy())
+
+
+def token_samples(
+    experiment: Experiment,
+    model: nn.Module,
+    progress_bar: ProgressBar,
+    samples: int,
+) -> TokenDataset:
+    """Builds what is missing of the token cache and gives the run's training samples.
+
+    Args:
+        experiment: Cases, plan and configuration.
+        model: The network of the run, on its device.
+        progress_bar: As in `volseg.training.experiment.prepare`.
+        samples: Length of the data set.
+
+    Raises:
+        ConfigError: The cache would be larger than ``data.cache_limit``.
+        OutputError: The cache folder cannot be written to.
+    """
+    config, plan = experiment.config, experiment.plan
+    augmentation = build_augmentation(plan, config.augment)
+    with progress_bar("tokens") as progress:
+        cases = cache_tokens(
+            experiment.train_cases,
+            FrozenEncoder(cast(Segmenter, model), plan, config.model.encoder),
+            # flips along depth are left to the samples: they only reverse the tokens
+            replace(augmentation, mirror_axes=tuple(axis for axis in plan.mirror_axes if axis != 0)),
+            variants=config.data.token_variants,
+            seed=config.seed,
+            limit_bytes=parse_bytes("data.cache_limit", config.data.cache_limit),
+            progress=progress,
+        )
+    logger.info("tokens of %d cases x %d variants in %s", len(cases), len(cases[0]), cases[0][0].folder.parents[1])
+    return TokenDataset(
+        cases,
+        plan,
+        samples=samples,
+        seed=config.seed,
+        foreground_fraction=config.train.foreground_fraction,
+        halo=(config.model.adjacent_slices - 1) // 2,
+        mirror=config.augment.mirror,
+    )
+
+
+def pack_taps(taps: Sequence[Tensor]) -> Tensor:
+    """Taps (B, E, D, h, w) each -> (B, D, T, h, w, E) float16, the order on disk."""
+    return rearrange([tap.half() for tap in taps], "t b e d h w -> b d t h w e").contiguous()
+
+
+def unpack_taps(tokens: Tensor) -> list[Tensor]:
+    """(B, D, T, h, w, E) float16 -> taps (B, E, D, h, w) float32 each, channels last as the encoder gives them."""
+    return [rearrange(tokens[:, :, index].float(), "b d h w e -> b e d h w") for index in range(tokens.shape[2])]
+
+
+def training_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, list[Tensor]]:
+    """What the network is given beside the image: the taps, if the batch carries tokens."""
+    if "tokens" not in batch:
+        return {}
+    return {"taps": unpack_taps(batch["tokens"].to(device, non_blocking=True))}
+
+
+def weights_hash(encoder: nn.Module) -> str:
+    """SHA-256 of names, shapes and values of an encoder's weights, wherever they came from."""
+    found = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
