@@ -1,37 +1,49 @@
 PYTHON ?= python3
-BIN := .venv/bin
+PY := .venv/bin/python
 DEMO := demo
 
-.PHONY: install lint test demo clean
+.PHONY: install lint test demo docs clean
 
 install: .venv/installed
 
-# Reinstalled when what to install changes. The constraints hold the versions that were tested together.
+# Reinstalled when pyproject.toml or constraints.txt changes; the constraints hold the versions tested together.
+# Tools run as modules (python -m), because the first line of a script cannot name an interpreter in every path.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "volseg needs Python 3.10 or newer, this is " + sys.version'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
+
+# Packages of the documentation site, installed on the first `make docs` only; afterwards it needs no network.
+.venv/docs-installed: .venv/installed
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	$(PY) -m codespell_lib
 
-# Two processes of one thread each: together they fill two cores without fighting for them.
+# Two processes of one thread each fill two cores.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered
 
-# A generated CT data set -> trained model -> masks of the held-out cases -> scores and a picture.
+# Generated CT scans -> trained model -> masks of the held-out cases -> scores and a picture.
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/volseg phantom $(DEMO)/data --train 16 --test 4
-	$(BIN)/python tools/train.py --config configs/demo.yaml data.root=$(DEMO)/data output=$(DEMO)/run
-	$(BIN)/python tools/predict.py --model $(DEMO)/run/model.safetensors --input $(DEMO)/data/imagesTs --output $(DEMO)/masks
-	$(BIN)/python tools/evaluate.py --pred $(DEMO)/masks --ref $(DEMO)/data/labelsTs --images $(DEMO)/data/imagesTs \
+	$(PY) -m volseg.cli.main phantom $(DEMO)/data --train 16 --test 4
+	$(PY) tools/train.py --config configs/demo.yaml data.root=$(DEMO)/data output=$(DEMO)/run
+	$(PY) tools/predict.py --model $(DEMO)/run/model.safetensors --input $(DEMO)/data/imagesTs --output $(DEMO)/masks
+	$(PY) tools/evaluate.py --pred $(DEMO)/masks --ref $(DEMO)/data/labelsTs --images $(DEMO)/data/imagesTs \
 		--dataset $(DEMO)/data/dataset.json --out $(DEMO)/scores
-	@echo "scores and picture: $(DEMO)/scores"
+	@echo "scores and report: $(DEMO)/scores"
+
+# The documentation site, in site/; warnings are errors.
+docs: .venv/docs-installed
+	$(PY) -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 clean:
-	rm -rf .venv $(DEMO) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv site $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
