@@ -42,7 +42,7 @@ demo: install
 
 # The documentation site, in site/; warnings are errors.
 docs: .venv/docs-installed
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
 clean:

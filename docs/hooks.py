@@ -1,0 +1,141 @@
+"""Pages of the documentation site that are made at build time, and links between the repository and the site.
+
+The site shows the pages of ``docs/`` at its root and every other page at its path in the repository. ``README.md`` is
+the home page. Links are written for the repository, where they work on disk and on a code host; this hook rewrites them
+for the site. A link to a file that does not exist is a warning, which ``mkdocs build --strict`` turns into an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import posixpath
+import re
+from importlib import import_module
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+LINK = re.compile(r"(\]\(|src=\"|href=\")(?![a-z]+:|#|/)([^)\s#\"]+)")
+COPIED = ("benchmarks", "examples", "configs")
+"""Folders whose tables, pictures and files are part of the site; sources of the package are not."""
+COPIED_TYPES = (".md", ".png", ".json", ".jsonl", ".csv", ".yaml", ".py")
+
+# The modules of the Python reference, by topic.
+MODULES = {
+    "Training, prediction and evaluation in one call each": ["volseg.api"],
+    "Prediction": ["volseg.inference.predictor", "volseg.inference.options"],
+    "Geometry": ["volseg.geometry.grid", "volseg.geometry.volume"],
+    "Data sets and plans": ["volseg.io.datasets", "volseg.io.labels", "volseg.planning.plan"],
+    "Networks": [
+        "volseg.models.contracts",
+        "volseg.models.build",
+        "volseg.models.encoders.dinov2",
+        "volseg.models.lora",
+    ],
+    "Metrics and evaluation": ["volseg.metrics.scores", "volseg.evaluation.folder", "volseg.evaluation.summary"],
+    "Settings": ["volseg.config.schema", "volseg.config.load"],
+    "Errors": ["volseg.errors"],
+}
+
+logger = logging.getLogger("mkdocs.hooks.volseg")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that do not lie in ``docs/``."""
+    pages = {"settings.md": settings_page(), "commands.md": commands_page(), "reference.md": reference_page()}
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    for name in site_files():
+        files.append(File.generated(config, site_path(name), abs_src_path=str(ROOT / name)))
+    return files
+
+
+def site_files() -> list[str]:
+    """Return the files outside of ``docs/`` that are part of the site, by their path in the repository."""
+    names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"]
+    for folder in COPIED:
+        paths = sorted((ROOT / folder).rglob("*"))
+        inside = [path.relative_to(ROOT) for path in paths if path.is_file() and path.suffix in COPIED_TYPES]
+        names += [path.as_posix() for path in inside if not any(part.startswith((".", "_")) for part in path.parts)]
+    return names
+
+
+def site_path(name: str) -> str:
+    """Return where a file of the repository lies on the site."""
+    return "index.md" if name == "README.md" else name.removeprefix("docs/")
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rewrite the links of a page from paths in the repository to paths on the site."""
+    here = page.file.src_uri
+    source = {"index.md": "README.md"}.get(here, here if (ROOT / here).is_file() else f"docs/{here}")
+
+    def rewrite(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
+        if (ROOT / target).is_dir():
+            target = f"{target}/README.md"
+        if files.get_file_from_path(site_path(target)) is None:
+            logger.warning("%s links to %s, which is not part of the site", source, match[2])
+        return match[1] + posixpath.relpath(site_path(target), posixpath.dirname(here) or ".")
+
+    return LINK.sub(rewrite, markdown)
+
+
+def settings_page() -> str:
+    """Return the table of all settings, from the schema."""
+    from volseg.config.reference import settings
+
+    lines = [
+        "# Settings",
+        "Every key of a configuration file. On the command line, `key=value` overrides the file. `volseg settings [WORD]`",
+        "prints the same list. The sections of the file are the parts of the key before the dot.",
+    ]
+    section = None
+    for setting in settings():
+        group = setting.key.rpartition(".")[0] or "general"
+        if group != section:
+            lines += ["", f"## {group}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+            section = group
+        cells = (f"`{setting.key}`", f"`{setting.type}`", f"`{setting.default}`", _markdown(setting.meaning))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def commands_page() -> str:
+    """Return the options of every command, from its argument parser."""
+    from volseg.cli.main import COMMANDS
+
+    lines = [
+        "# Commands",
+        "Each command is `volseg COMMAND ...`; in a checkout, `python tools/COMMAND.py ...` does the same for `plan`,",
+        "`train`, `predict` and `evaluate`. Every command has `--help` and `--debug` (show the traceback of an error).",
+    ]
+    for name in COMMANDS:
+        module = import_module(f"volseg.cli.{name}")
+        parser = argparse.ArgumentParser(
+            prog=f"volseg {name}",
+            description=module.__doc__,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
+        )
+        module.add_arguments(parser)
+        lines += ["", f"## volseg {name}", "", "```text", parser.format_help().rstrip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def reference_page() -> str:
+    """Return the page from which mkdocstrings makes the Python reference."""
+    lines = ["# Python reference", "How the parts are used together: [Python](python.md)."]
+    for topic, modules in MODULES.items():
+        lines += ["", f"## {topic}", ""]
+        for module in modules:
+            lines += [f"::: {module}", "    options:", "      heading_level: 3", "      show_root_full_path: true", ""]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Return a docstring or help text as Markdown: single backticks, one line, no tags."""
+    return " ".join(re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`").replace("<", "&lt;").split())
