@@ -91,8 +91,8 @@ def settings_page() -> str:
 
     lines = [
         "# Settings",
-        "Every key of a configuration file. On the command line, `key=value` overrides the file. `volseg settings [WORD]`",
-        "prints the same list. The sections of the file are the parts of the key before the dot.",
+        "Every key of a configuration file. The part before the dot is the section of the file. On the command line,",
+        "`key=value` overrides the file. `volseg settings [WORD]` prints the same list.",
     ]
     section = None
     for setting in settings():
