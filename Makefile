@@ -43,7 +43,7 @@ demo: install
 # The documentation site, in site/; warnings are errors.
 docs: .venv/docs-installed
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@echo "open site/index.html, or with search: $(PYTHON) -m http.server -d site"
 
 clean:
 	rm -rf .venv site $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -85,6 +85,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(rewrite, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Remove the roles of docstrings (``:class:`...```), which Markdown does not have."""
+    return re.sub(r":\w+:(<code>)~?", r"\1", html)
+
+
 def settings_page() -> str:
     """Return the table of all settings, from the schema."""
     from volseg.config.reference import settings
@@ -119,7 +124,7 @@ def commands_page() -> str:
         parser = argparse.ArgumentParser(
             prog=f"volseg {name}",
             description=module.__doc__,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, width=88),
         )
         module.add_arguments(parser)
         lines += ["", f"## volseg {name}", "", "```text", parser.format_help().rstrip(), "```"]
