@@ -26,7 +26,7 @@ COPIED_TYPES = (".md", ".png", ".json", ".jsonl", ".csv", ".yaml", ".py")
 
 # The modules of the Python reference, by topic.
 MODULES = {
-    "Training, prediction and evaluation in one call each": ["volseg.api"],
+    "Training, prediction and evaluation in one call each": ["volseg"],
     "Prediction": ["volseg.inference.predictor", "volseg.inference.options"],
     "Geometry": ["volseg.geometry.grid", "volseg.geometry.volume"],
     "Data sets and plans": ["volseg.io.datasets", "volseg.io.labels", "volseg.planning.plan"],
@@ -91,22 +91,27 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def settings_page() -> str:
-    """Return the table of all settings, from the schema."""
-    from volseg.config.reference import settings
+    """Return the table of all settings from the schema, and of the plan's fields that can be overridden."""
+    from volseg.config.reference import attribute_docs, settings
+    from volseg.planning.plan import FIXED, Plan
 
+    sections: dict[str, list[str]] = {}
+    for setting in settings():
+        section = setting.key.rpartition(".")[0] or "general"
+        row = _row(f"`{setting.key}`", f"`{setting.type}`", f"`{setting.default}`", _markdown(setting.meaning))
+        sections.setdefault(section, []).append(row)
+    sections["plan"] = [
+        _row(f"`plan.{name}`", f"`{Plan.__annotations__[name]}`", "by its rule", _markdown(meaning))
+        for name, meaning in attribute_docs(Plan).items()
+        if name not in FIXED
+    ]
     lines = [
         "# Settings",
         "Every key of a configuration file. The part before the dot is the section of the file. On the command line,",
-        "`key=value` overrides the file. `volseg settings [WORD]` prints the same list.",
+        "`key=value` overrides the file. The defaults of `plan` are derived from the data set.",
     ]
-    section = None
-    for setting in settings():
-        group = setting.key.rpartition(".")[0] or "general"
-        if group != section:
-            lines += ["", f"## {group}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-            section = group
-        cells = (f"`{setting.key}`", f"`{setting.type}`", f"`{setting.default}`", _markdown(setting.meaning))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for section, rows in sections.items():
+        lines += ["", f"## {section}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -139,6 +144,10 @@ def reference_page() -> str:
         for module in modules:
             lines += [f"::: {module}", "    options:", "      heading_level: 3", "      show_root_full_path: true", ""]
     return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _markdown(text: str) -> str:
