@@ -98,10 +98,10 @@ def settings_page() -> str:
     sections: dict[str, list[str]] = {}
     for setting in settings():
         section = setting.key.rpartition(".")[0] or "general"
-        row = _row(f"`{setting.key}`", f"`{setting.type}`", f"`{setting.default}`", _markdown(setting.meaning))
+        row = _row(f"`{setting.key}`", f"`{_type(setting.type)}`", f"`{setting.default}`", _markdown(setting.meaning))
         sections.setdefault(section, []).append(row)
     sections["plan"] = [
-        _row(f"`plan.{name}`", f"`{Plan.__annotations__[name]}`", "by its rule", _markdown(meaning))
+        _row(f"`plan.{name}`", f"`{_type(Plan.__annotations__[name])}`", "by its rule", _markdown(meaning))
         for name, meaning in attribute_docs(Plan).items()
         if name not in FIXED
     ]
@@ -144,6 +144,10 @@ def reference_page() -> str:
         for module in modules:
             lines += [f"::: {module}", "    options:", "      heading_level: 3", "      show_root_full_path: true", ""]
     return "\n".join(lines) + "\n"
+
+
+def _type(annotation: str) -> str:
+    return annotation.replace(" | ", " or ").replace("None", "null")
 
 
 def _row(*cells: str) -> str:
