@@ -20,7 +20,8 @@ from networks import hippocampus_plan, plan_for, random_network
 from record import HERE, cores, minutes, save, say, timed
 
 from volseg.config.schema import Config, ModelConfig
-from volseg.geometry.resample import resample_image
+from volseg.geometry.interpolate import apply_matrices
+from volseg.geometry.resample import image_matrices
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import read_dataset
@@ -70,7 +71,8 @@ def pipeline(args: argparse.Namespace) -> None:
 def stored_at(scan: Path, spacing_mm: float, target: Path) -> Path:
     """The scan as an int16 file of cubic voxels."""
     volume = read_volume(scan)
-    data, grid = resample_image(volume.data, volume.grid, (spacing_mm,) * 3)
+    grid, matrices = image_matrices(volume.grid, (spacing_mm,) * 3)
+    data = apply_matrices(volume.data, matrices)
     nibabel.save(nibabel.Nifti1Image(np.rint(data[0]).astype(np.int16), grid.affine), target)
     return target
 

@@ -1,19 +1,21 @@
-"""The errors a user can meet. Each message says where, what was found, what was expected and how to hint it."""
+"""Errors that a user can meet: each names the file, what was found, what was expected, and a hint."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
 class VolsegError(Exception):
-    """Something outside the program (a file, a setting, a folder) is not as it must be.
+    """A file, setting or folder that volseg cannot use.
 
     Args:
-        problem: One sentence: what is wrong.
-        file: The file or folder it is wrong in.
+        problem: What is wrong, in one sentence.
+        file: The file or folder concerned.
         found: What was found there.
-        expected: What would have been right.
-        hint: What the user can do about it.
+        expected: What is valid.
+        hint: How to fix it.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class VolsegError(Exception):
 
 
 class ConfigError(VolsegError):
-    """A configuration key or value is not valid."""
+    """A configuration key or value is invalid."""
 
 
 class DataError(VolsegError):
@@ -54,3 +56,8 @@ class OutputError(VolsegError):
 
 class MissingExtraError(ConfigError):
     """A setting asks for an optional library that is not installed."""
+
+
+def suggestion(name: object, choices: Iterable[str]) -> str | None:
+    """Return the choice that is spelt most like a name, or ``None`` if none is similar."""
+    return next(iter(difflib.get_close_matches(str(name), list(choices), n=1)), None)

@@ -25,12 +25,13 @@ from volseg.planning.plan import Plan
 
 HOLD = """
 import sys, time
+from contextlib import contextmanager
 from pathlib import Path
 from volseg.inference import predictor as module
 from volseg.io import atomic, nifti
 
 stage, last = sys.argv.pop(1), []
-segment, write_parts = module.Predictor.segment, nifti._write_parts
+segment = module.Predictor.segment
 
 def hold(seconds):
     print("here", flush=True)
@@ -48,12 +49,14 @@ def segment_second(self, *args, **kwargs):
                 hold(60)
     return segment(self, *args, **kwargs)
 
-def write_slowly(file, labels, header):
-    write_parts(file, labels, header)
-    if stage == "write":  # not closed yet, and not of its name
-        hold(3)
+@contextmanager
+def finish_slowly(path):
+    with atomic.atomic_file(path) as file:
+        yield file
+        if stage == "write":  # not closed yet, and still under its temporary name
+            hold(3)
 
-module.Predictor.segment, nifti._write_parts = segment_second, write_slowly
+module.Predictor.segment, nifti.atomic_file = segment_second, finish_slowly
 from volseg.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

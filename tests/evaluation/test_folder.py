@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.made.evaluations import expected_scores, two_organs, write, write_cases
-from volseg.errors import DataError
-from volseg.evaluation import workers as workers_module
-from volseg.evaluation.case import CaseTask, score_case
+from volseg.errors import DataError, VolsegError
+from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.folder import evaluate_folder
+from volseg.evaluation.results import CaseResult
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
@@ -197,33 +196,21 @@ def test_processes_give_the_same_as_this_one(tmp_path: Path) -> None:
     assert [r.error for r in alone.results] == [r.error for r in together.results]
 
 
-class FragilePool:
-    """A pool whose process dies over the case ``b``, as one that ran out of memory does."""
+def test_a_dead_worker_fails_its_case_for_every_method(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    found = evaluate_folder(ref, ref, LABELS)
+    source = found.results[0].reference
+    assert source is not None
+    task = CaseTask("a", source, {"m": source, "n": None}, None, found.settings)
 
-    def __enter__(self) -> FragilePool:
-        return self
+    def died() -> list[CaseResult]:
+        raise VolsegError("a worker process died")
 
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def submit(self, function: Any, task: Any) -> Any:
-        from concurrent.futures import Future
-
-        future: Future[Any] = Future()
-        if task.case == "b":
-            future.set_exception(BrokenProcessPool("died"))
-        else:
-            future.set_result(function(task))
-        return future
-
-
-def test_a_dying_worker_costs_only_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0, "c": 0})
-    monkeypatch.setattr(workers_module, "_pool", lambda workers: FragilePool())
-    found = evaluate_folder(ref, ref, LABELS, workers=2)
-    assert [r.case for r in found.failed] == ["b"]
-    assert "died" in str(found.failed[0].error)
-    assert found.values("ref", "dice")[[0, 2]].tolist() == [[1, 1], [1, 1]]
+    failed = finished_case(task, died)
+    assert [(r.method, r.case, r.missing, r.error) for r in failed] == [
+        ("m", "a", False, "a worker process died"),
+        ("n", "a", True, "a worker process died"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -56,30 +56,16 @@ def test_reorient_refuses_what_is_no_orientation(codes) -> None:
         ops.reorient(positions(OBLIQUE), OBLIQUE, codes)
 
 
-def test_crop_and_pad_keep_every_voxel_in_its_place() -> None:
+def test_crop_keeps_every_voxel_in_its_place() -> None:
     data, cropped = ops.crop(positions(OBLIQUE), OBLIQUE, (1, 0, 2), (4, 4, 3))
     assert cropped.shape == data.shape[1:] == (3, 4, 1)
     np.testing.assert_allclose(data, positions(cropped), atol=1e-12)
-
-    padded, grid = ops.pad(positions(OBLIQUE), OBLIQUE, (1, 0, 2), (0, 3, 1), value=-5)
-    assert padded.shape[1:] == grid.shape == (6, 7, 6)
-    inner = (slice(None), slice(1, 6), slice(0, 4), slice(2, 5))
-    np.testing.assert_allclose(padded[inner], positions(grid)[inner], atol=1e-12)
-    assert (padded == -5).sum() == 3 * (6 * 7 * 6 - 5 * 4 * 3)
-    back, again = ops.crop(padded, grid, (1, 0, 2), (6, 4, 5))
-    assert again.same_as(OBLIQUE, 1e-9)
-    np.testing.assert_array_equal(back, positions(OBLIQUE))
 
 
 @pytest.mark.parametrize(("start", "stop"), [((0, 0, 0), (6, 4, 3)), ((-1, 0, 0), (2, 2, 2)), ((2, 0, 0), (2, 1, 1))])
 def test_crop_refuses_a_box_outside_or_empty(start, stop) -> None:
     with pytest.raises(GeometryError, match="crop"):
         ops.crop(positions(OBLIQUE), OBLIQUE, start, stop)
-
-
-def test_pad_refuses_negative_numbers() -> None:
-    with pytest.raises(GeometryError, match="negative"):
-        ops.pad(positions(OBLIQUE), OBLIQUE, (0, 0, 0), (0, -1, 0))
 
 
 def test_pad_to_size_is_symmetric_and_leaves_large_axes_alone() -> None:

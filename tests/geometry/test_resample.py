@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made.affines import affine_of, positions
+from tests.made.traces import resample_image
 from volseg.errors import GeometryError
 from volseg.geometry import interpolate, ops, resample
 from volseg.geometry.grid import Grid
@@ -114,7 +115,7 @@ def test_half_a_voxel_more_is_a_voxel_more_however_rounded(rounding) -> None:
 def test_slices_of_three_times_the_finest_spacing_are_cubic_however_rounded(rounding) -> None:
     image = np.random.default_rng(0).standard_normal((1, 9, 8, 8))
     resampled, expected = (
-        ops.resample_image(image, Grid((9, 8, 8), np.diag([depth_mm, 1, 1, 1])), (2.0, 1.0, 1.0))[0]
+        resample_image(image, Grid((9, 8, 8), np.diag([depth_mm, 1, 1, 1])), (2.0, 1.0, 1.0))[0]
         for depth_mm in (3.0 * (1 + rounding), 3.0)
     )
     np.testing.assert_allclose(resampled, expected, atol=1e-5)
@@ -133,7 +134,7 @@ def test_resampled_grid_has_at_least_one_voxel() -> None:
 def test_the_same_spacing_changes_nothing() -> None:
     grid = Grid((5, 6, 7), affine_of("RAS", (1.2500001, 1.25, 7.7), (3, 4, 5)))
     data = np.ones((1, 5, 6, 7), np.int16)
-    resampled, target = ops.resample_image(data, grid, (1.25, 1.25, 7.7))
+    resampled, target = resample_image(data, grid, (1.25, 1.25, 7.7))
     assert resampled is data
     assert target is grid
     labels, target = ops.resample_labels(data[0], grid, (1.25, 1.25, 7.7))
@@ -144,10 +145,10 @@ def test_the_same_spacing_changes_nothing() -> None:
 def test_an_axis_that_keeps_its_spacing_keeps_its_values() -> None:
     data = np.random.default_rng(0).normal(size=(1, 6, 7, 8)).astype(np.float32)
     grid = unit_grid(6, 7, 8)
-    resampled, target = ops.resample_image(data, grid, (1, 1, 2))
+    resampled, target = resample_image(data, grid, (1, 1, 2))
     assert target.shape == (6, 7, 4)
     for d, h in ((0, 0), (5, 6), (2, 3)):
-        alone, _ = ops.resample_image(data[:, d : d + 1, h : h + 1], unit_grid(1, 1, 8), (1, 1, 2))
+        alone, _ = resample_image(data[:, d : d + 1, h : h + 1], unit_grid(1, 1, 8), (1, 1, 2))
         np.testing.assert_allclose(resampled[0, d, h], alone[0, 0, 0], atol=1e-6)
 
 
@@ -164,7 +165,7 @@ def test_a_wrong_spacing_is_refused(spacing) -> None:
 @pytest.mark.parametrize("codes", ["RAS", "PIR"])
 def test_a_ramp_in_mm_stays_what_it_is(codes, spacing) -> None:
     grid = Grid((24, 21, 20), affine_of(codes, (1.0, 1.1, 0.9), (20, -13, 8)))
-    data, target = ops.resample_image(positions(grid), grid, spacing)
+    data, target = resample_image(positions(grid), grid, spacing)
     assert data.dtype == np.float32
     margin = [int(np.ceil(2 * max(1, old / new))) + 1 for old, new in zip(grid.spacing_mm, spacing, strict=True)]
     inner = (slice(None), *(slice(m, -m) for m in margin))
@@ -175,7 +176,7 @@ def test_a_ramp_in_mm_stays_what_it_is(codes, spacing) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.tuples(*[st.integers(1, 7)] * 3), st.tuples(*[st.floats(0.3, 4)] * 3), st.floats(-1000, 1000))
 def test_a_constant_stays_what_it_is(shape, spacing, value) -> None:
-    data, grid = ops.resample_image(np.full((2, *shape), value), unit_grid(*shape), spacing)
+    data, grid = resample_image(np.full((2, *shape), value), unit_grid(*shape), spacing)
     assert data.shape == (2, *grid.shape)
     np.testing.assert_allclose(data, value, rtol=2e-6, atol=1e-30)
 
@@ -188,7 +189,7 @@ def test_downsampling_does_not_alias(axis, frequency, factor) -> None:
     spacing = [1.0, 1.0, 1.0]
     spacing[axis] = factor
     data = along(axis, wave)
-    resampled, _ = ops.resample_image(data, unit_grid(*data.shape[1:]), spacing)
+    resampled, _ = resample_image(data, unit_grid(*data.shape[1:]), spacing)
     inner = resampled.ravel()[4:-4]
     assert np.abs(inner).max() < 0.05
     sampled = interpolation_matrix(120, resampled.size, factor, "cubic", antialias=False) @ wave
@@ -198,20 +199,20 @@ def test_downsampling_does_not_alias(axis, frequency, factor) -> None:
 def test_a_thick_axis_is_linear_and_does_not_ring() -> None:
     step = (np.arange(10) > 4).astype(np.float32)
     thick = Grid((10, 1, 1), np.diag([5.0, 1.0, 1.0, 1.0]))
-    data, _ = ops.resample_image(along(0, step), thick, (1.0, 1.0, 1.0))
+    data, _ = resample_image(along(0, step), thick, (1.0, 1.0, 1.0))
     assert data.min() == 0
     assert data.max() == 1
     assert 0.4 < data.ravel()[25] < 0.7
-    thin, _ = ops.resample_image(along(0, step), unit_grid(10, 1, 1), (0.2, 1.0, 1.0))
+    thin, _ = resample_image(along(0, step), unit_grid(10, 1, 1), (0.2, 1.0, 1.0))
     assert thin.max() > 1.01  # cubic, elsewhere, is sharper and overshoots
 
 
 def test_slabs_do_not_change_the_result(monkeypatch) -> None:
     data = np.random.default_rng(0).integers(-1000, 1000, (2, 9, 8, 7)).astype(np.int16)
     grid = unit_grid(9, 8, 7)
-    whole, _ = ops.resample_image(data, grid, (0.7, 1.3, 2.0))
+    whole, _ = resample_image(data, grid, (0.7, 1.3, 2.0))
     monkeypatch.setattr(interpolate, "SLAB_VOXELS", 60)
-    slabs, _ = ops.resample_image(data, grid, (0.7, 1.3, 2.0))
+    slabs, _ = resample_image(data, grid, (0.7, 1.3, 2.0))
     np.testing.assert_allclose(slabs, whole, atol=1e-3)
     brute = data.astype(np.float64)
     for axis, scale in enumerate((0.7, 1.3, 2.0)):
@@ -223,7 +224,7 @@ def test_slabs_do_not_change_the_result(monkeypatch) -> None:
 
 def test_a_single_slice_is_resampled_in_plane() -> None:
     grid = Grid((1, 8, 8), np.diag([5.0, 1.0, 1.0, 1.0]))
-    data, target = ops.resample_image(np.random.default_rng(0).normal(size=(1, 1, 8, 8)), grid, (5.0, 2.0, 2.0))
+    data, target = resample_image(np.random.default_rng(0).normal(size=(1, 1, 8, 8)), grid, (5.0, 2.0, 2.0))
     assert data.shape == (1, 1, 4, 4)
     assert target.spacing_mm == (5.0, 2.0, 2.0)
 

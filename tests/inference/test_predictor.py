@@ -59,7 +59,7 @@ def test_blocks_are_found_where_they_are(predictor: Predictor, scan: Image, tmp_
     mask = predictor.predict(saved(scan, tmp_path / "scan.nii.gz"))
     assert mask.labels.shape == scan.shape
     assert np.array_equal(mask.grid.affine, scan.affine)
-    assert mask.label_values == (0, 205, 500, 600)
+    assert tuple(np.unique(mask.labels)) == (0, 205, 500, 600)
     truth = np.array([0, 205, 500, 600])[np.rint(np.asanyarray(scan.dataobj) / 100).astype(int)]
     assert foreground_agreement(mask.labels, truth) > 0.8  # noise is averaged at the borders
 
@@ -80,7 +80,7 @@ def test_unusable_arrays(predictor: Predictor, scan: Image) -> None:
         predictor.predict(data[0], scan.affine)
     with pytest.raises(GeometryError):
         predictor.predict(data, np.zeros((4, 4)))
-    with pytest.raises(DataError, match="other channels"):
+    with pytest.raises(DataError, match="wrong number of channels"):
         predictor.predict(np.stack([data, data]), scan.affine)
     with pytest.raises(DataError, match="same value"):
         predictor.predict(np.zeros_like(data), scan.affine)

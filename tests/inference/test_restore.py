@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tests.made.traces import resample, uncrop
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
 from volseg.inference.restore import logits_to_mask
@@ -26,7 +27,7 @@ def traced(
     data, trace = Trace(Grid(shape, np.diag([*spacing, 1.0]))).reorient(data, codes)
     start = [int(n > 2) for n in data.shape[1:]]
     data, trace = trace.crop(data, start, [n - a for n, a in zip(data.shape[1:], start, strict=True)])
-    return trace.resample(data, target)[1]
+    return resample(trace, data, target)[1]
 
 
 def smooth_logits(classes: int, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -44,7 +45,7 @@ def naive(logits: torch.Tensor, trace: Trace, plan: Plan) -> NDArray[np.int64]:
     where = np.meshgrid(*axes, indexing="ij")
     full = [ndimage.map_coordinates(x.astype(np.float64), where, order=1, mode="nearest") for x in logits.numpy()]
     labels = np.array(plan.label_values)[np.argmax(full, axis=0)]
-    return trace.uncrop_and_reorient(labels)
+    return uncrop(trace, labels)
 
 
 @pytest.mark.parametrize("nearest_depth", [False, True])
@@ -88,7 +89,7 @@ def test_rough_logits(make_plan: MakePlan) -> None:
 def test_hand_computed(make_plan: MakePlan) -> None:
     """Two working voxels of 2 mm with logits 0 against -3 and +1 cross at three quarters of the way between them."""
     plan = make_plan(labels={"background": 0, "organ": 7}, spacing_mm=(1.0, 1.0, 10.0))
-    trace = Trace(Grid((1, 1, 20), np.eye(4))).resample(np.zeros((1, 1, 1, 20)), (1.0, 1.0, 10.0))[1]
+    trace = resample(Trace(Grid((1, 1, 20), np.eye(4))), np.zeros((1, 1, 1, 20)), (1.0, 1.0, 10.0))[1]
     logits = torch.tensor([[[[0.0, 0.0]]], [[[-3.0, 1.0]]]])  # (2, 1, 1, 2); centres at 4.5 and 14.5: crossing at 12
     mask = logits_to_mask(logits, trace, plan)
     assert mask[0, 0].tolist() == [0] * 13 + [7] * 7  # a tie, at 12, goes to the lower class
@@ -118,6 +119,6 @@ def test_the_nearest_slice_is_the_upper_one_of_two_however_rounded(rounding: flo
     values = {f"class {k}": k for k in range(151)}
     plan = make_plan(labels=values, nearest_depth=True)
     trace = Trace(Grid((301, 1, 1), np.diag([1.0 + rounding, 1, 1, 1])))
-    trace = trace.resample(np.zeros((1, 301, 1, 1)), (2.0, 1.0, 1.0))[1]
+    trace = resample(trace, np.zeros((1, 301, 1, 1)), (2.0, 1.0, 1.0))[1]
     mask = logits_to_mask(torch.eye(151)[..., None, None], trace, plan)
     assert np.array_equal(mask.ravel(), (np.arange(301) + 1) // 2)

@@ -181,31 +181,34 @@ def test_decathlon_files_that_are_missing_are_all_named(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"training": [{"image": "x"}]},
-        {"training": None},
-        {"training": ["x"]},
-        {"labels": None},
-        {"labels": {"zero": "background"}},
-        {"modality": {"first": "CT"}},
+        ({"training": [{"image": "x"}]}, '"training"'),
+        ({"training": None}, '"training"'),
+        ({"training": ["x"]}, '"training"'),
+        ({"labels": None}, "has no labels"),
+        ({"labels": {"zero": "background"}}, "class 'zero'"),
+        ({"labels": ["liver"]}, '"labels"'),
+        ({"modality": {"first": "CT"}}, '"modality"'),
     ],
 )
-def test_decathlon_descriptions_of_another_kind(tmp_path, changes) -> None:
-    refused(decathlon(tmp_path, **changes), "not as expected", '"training"')
+def test_decathlon_descriptions_of_another_kind(tmp_path, changes, message) -> None:
+    refused(decathlon(tmp_path, **changes), message, "dataset.json")
 
 
 @pytest.mark.parametrize(
-    "labels",
+    ("labels", "message"),
     [
-        {"0": "background", "1": "tumour", "2": "tumour"},
-        {"0": "background", "-1": "tumour"},
-        {"1": "background", "2": "tumour"},
-        {"0": "background", "1": "a", "01": "b"},
+        ({"0": "background", "1": "tumour", "2": "tumour"}, "two label values have the same name"),
+        ({"0": "background", "-1": "tumour"}, "class 'tumour' has no usable label value"),
+        ({"1": "background", "2": "tumour"}, "labels are not valid"),
+        ({"0": "background", "1": "a", "01": "b"}, "labels are not valid"),
+        ({"0": "background", "1": "a", "2": "ignore", "3": "Ignore"}, "two labels are called ignore"),
+        ({"0": "background", "1": "a", "70000": "b"}, "class 'b' has no usable label value"),
     ],
 )
-def test_ambiguous_labels(tmp_path, labels) -> None:
-    refused(decathlon(tmp_path, labels=labels), "labels are not valid")
+def test_ambiguous_labels(tmp_path, labels, message) -> None:
+    refused(decathlon(tmp_path, labels=labels), message, "dataset.json")
 
 
 @pytest.mark.parametrize("labels", [{"0": "background"}, {"0": "background", "1": "ignore"}])
@@ -258,4 +261,4 @@ def test_real_datasets(data_root, name, count, classes) -> None:
     assert len(dataset.cases) == count
     assert dataset.modality == "mri"
     assert list(dataset.labels.values()) == list(range(classes))
-    assert read_mask(dataset.cases[0].label).label_values == tuple(range(classes))
+    assert tuple(np.unique(read_mask(dataset.cases[0].label).labels)) == tuple(range(classes))

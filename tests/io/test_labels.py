@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from volseg.errors import DataError
-from volseg.io.labels import LabelMap, check_agreement, make_label_map, plain_name, read_label_map
+from volseg.io.description import read_label_map
+from volseg.io.labels import LabelMap, check_agreement, make_label_map, plain_name
 
 
 def test_both_ways_to_write_labels(tmp_path: Path) -> None:

@@ -9,15 +9,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from volseg.io.labels import LabelMap
 from volseg.planning.fingerprint import CaseFingerprint, ClassShape, Fingerprint, IntensityStatistics
 
-STATISTICS = IntensityStatistics(
-    mean=60.0, std=20.0, minimum=-30.0, percentile_00_5=0.0, median=61.0, percentile_99_5=120.0, maximum=300.0
-)
+STATISTICS = IntensityStatistics(mean=60.0, std=20.0, percentile_00_5=0.0, percentile_99_5=120.0)
 
 
 def shape(extent_mm: Sequence[float] = (40, 40, 40), centroid_mm: Sequence[float] = (50, 50, 50)) -> ClassShape:
-    return ClassShape(volume_ml=10.0, extent_mm=tuple(extent_mm), centroid_mm=tuple(centroid_mm))
+    return ClassShape(extent_mm=tuple(extent_mm), centroid_mm=tuple(centroid_mm))
 
 
 def case(
@@ -29,7 +28,6 @@ def case(
     """One case; triples in (R, A, S) order."""
     return CaseFingerprint(
         id="case",
-        orientation="RAS",
         shape=tuple(voxels),
         spacing_mm=tuple(spacing_mm),
         nonzero_shape=tuple(nonzero or voxels),
@@ -43,8 +41,7 @@ def measured(*cases: CaseFingerprint, channels: Sequence[str] = ("CT",)) -> Fing
         dataset="Made",
         modality="ct" if all(name == "CT" for name in channels) else "mri",
         channels=tuple(channels),
-        labels={"background": 0} | {name: value for value, name in enumerate(names, start=1)},
-        ignore_label=None,
+        label_map=LabelMap({name: (value,) for value, name in enumerate(names, start=1)}),
         intensity=(STATISTICS,) * len(channels),
         cases=cases,
     )

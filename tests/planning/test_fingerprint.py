@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
-from volseg.io.json_files import to_json
 from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, _labels_in_air, fingerprint, spread
 from volseg.planning.plan import make_plan
 
@@ -35,11 +33,10 @@ def test_a_case_by_hand(tmp_path: Path) -> None:
     image, label = made_case()
     measured = fingerprint(read_dataset(write_dataset(tmp_path, [image], [label], affine=RAS)))
     only = measured.cases[0]
-    assert (only.id, only.orientation, only.shape) == ("c0", "RAS", (10, 12, 8))
+    assert (only.id, only.shape) == ("c0", (10, 12, 8))
     assert only.spacing_mm == (1.0, 2.0, 3.0)
     assert only.nonzero_shape == (8, 12, 8)
     organ, lesion = only.classes["organ"], only.classes["lesion"]
-    assert organ.volume_ml == pytest.approx(25 * 6 / 1000)
     assert organ.extent_mm == (4.0, 6.0, 6.0)  # the larger piece
     assert organ.centroid_mm == pytest.approx(np.argwhere(label == 1).mean(0) * [1, 2, 3], abs=1e-3)
     assert lesion.extent_mm == (1.0, 8.0, 3.0)
@@ -48,7 +45,6 @@ def test_a_case_by_hand(tmp_path: Path) -> None:
     assert statistics.mean == pytest.approx(values.mean())
     assert statistics.std == pytest.approx(values.std())
     assert statistics.percentile_99_5 == pytest.approx(np.percentile(values, 99.5))
-    assert (statistics.minimum, statistics.maximum) == (values.min(), values.max())
 
 
 @pytest.mark.parametrize("codes", ["LPS", "SPL", "AIR", "PSL"])
@@ -58,16 +54,9 @@ def test_the_order_of_the_file_axes_does_not_matter(codes: str, tmp_path: Path) 
     turned, grid = ops.reorient(np.stack([image, label.astype(np.int16)]), Grid(image.shape, RAS), codes)
     root = write_dataset(tmp_path / "turned", [turned[0]], [turned[1]], affine=grid.affine)
     other = fingerprint(read_dataset(root))
-    assert other.cases[0].orientation == codes
     assert other.cases[0].classes == plain.cases[0].classes
     assert other.cases[0].shape == plain.cases[0].shape
     assert make_plan(other) == make_plan(plain)
-
-
-def test_it_is_json(tmp_path: Path) -> None:
-    measured = fingerprint(read_dataset(write_dataset(tmp_path, *([array] for array in made_case()))))
-    values = json.loads(to_json(measured.to_dict()))
-    assert values["cases"][0]["classes"]["organ"]["volume_ml"] == measured.cases[0].classes["organ"].volume_ml
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
@@ -123,7 +112,7 @@ def test_the_ignored_label_is_not_measured(tmp_path: Path) -> None:
     image, label = made_case()
     names = ("background", "organ", "ignore")
     measured = fingerprint(read_dataset(write_dataset(tmp_path, [image], [label], names=names)))
-    assert measured.ignore_label == 2
+    assert measured.label_map.ignore_label == 2
     assert set(measured.cases[0].classes) == {"organ"}
     assert measured.intensity[0].mean == pytest.approx(image[label == 1].mean())
 

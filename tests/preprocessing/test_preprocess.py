@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.made.prepared_cases import made_plan, write_case
+from tests.made.traces import restore_labels
 from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
@@ -51,7 +52,7 @@ def test_cropping_to_nonzero_is_recorded() -> None:
     image, trace = preprocess_image(Volume(data, Grid((9, 8, 5), RAS)), plan)
     assert image.data.shape == (1, 3, 3, 5)
     ones = np.ones(image.grid.shape, dtype=np.uint8)
-    np.testing.assert_array_equal(trace.restore_labels(ones), data[0] != 0)
+    np.testing.assert_array_equal(restore_labels(trace, ones), data[0] != 0)
 
 
 def test_a_wrong_number_of_channels_is_refused() -> None:
@@ -99,7 +100,7 @@ def test_image_and_label_stay_together(tmp_path: Path) -> None:
     bright = prepared.image[0] > 0
     overlap = (bright & (prepared.label == 2)).sum() / (bright | (prepared.label == 2)).sum()
     assert overlap > 0.95
-    back = prepared.trace.restore_labels(prepared.label)
+    back = restore_labels(prepared.trace, prepared.label)
     assert back.shape == label.shape
     assert 2 * ((back == 2) & (label == 5)).sum() / ((back == 2).sum() + (label == 5).sum()) > 0.9
 

@@ -14,6 +14,7 @@ from volseg.config.schema import Config, DataConfig, ModelConfig, PostprocessCon
 from volseg.errors import ConfigError
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import Case, Dataset
+from volseg.io.labels import make_label_map
 from volseg.models.build import build_model
 from volseg.planning.plan import ChannelIntensity, Plan
 from volseg.postprocessing.rules import Postprocessing
@@ -63,7 +64,9 @@ def case(tmp_path: Path) -> Case:
 def experiment(case: Case, folder: Path, settings: PostprocessConfig) -> Experiment:
     model = ModelConfig(encoder="identity", weights="random", features=4, max_features=8)
     config = Config(device="cpu", model=model, postprocess=settings)
-    return Experiment(config, folder, Dataset("Test", folder, (case,), ("CT",), LABELS, None), PLAN, (), (case,))
+    return Experiment(
+        config, folder, Dataset("Test", folder, (case,), ("CT",), make_label_map(LABELS)), PLAN, (), (case,)
+    )
 
 
 def test_validation_scores_what_a_user_would_get(case: Case, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; see :func:`evaluate` for the exit code."""
-    from volseg.io.labels import read_label_map
+    from volseg.io.description import read_label_map
 
     tolerance, class_tolerances = _tolerances(args.nsd_tolerance)
     return evaluate(
@@ -134,13 +134,15 @@ def _print_problems(evaluation: Evaluation) -> None:
 
 def _case_names(path: str) -> list[str]:
     """Names from a text file, one a line, or the held-out cases of a run's ``splits.json``."""
-    import json
+    from volseg.io.json_files import read_json
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        names = json.loads(text)["val"] if Path(path).suffix == ".json" else text.split("\n")
+        if Path(path).suffix == ".json":
+            names = read_json(path, "cases")["val"]
+        else:
+            names = Path(path).read_text(encoding="utf-8-sig").split("\n")
         return [name.strip() for name in names if name.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             "--cases cannot be read",
             file=path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from volseg.config.schema import Config
-from volseg.errors import ConfigError, OutputError
+from volseg.errors import ConfigError, OutputError, suggestion
 
 _STOPS = ("max_steps", "max_minutes")
 
@@ -113,12 +112,12 @@ def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: ty
     hints = get_type_hints(schema)
     for key, value in values.items():
         if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1)
+            similar = suggestion(key, hints)
             raise ConfigError(
                 f"unknown configuration key '{prefix}{key}'",
                 file=origin,
                 expected=f"one of {', '.join(hints)}",
-                hint=f"did you mean '{prefix}{close[0]}'?" if close else None,
+                hint=f"did you mean '{prefix}{similar}'?" if similar else None,
             )
         group = is_dataclass(hints[key])
         if (group or get_origin(hints[key]) is dict) and not isinstance(value, Mapping):

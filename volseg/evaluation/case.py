@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from volseg.errors import DataError, GeometryError, VolsegError
@@ -50,6 +50,14 @@ def score_case(task: CaseTask) -> list[CaseResult]:
         except Exception as error:
             results.append(_failure(task, method, error))
     return results
+
+
+def finished_case(task: CaseTask, outcome: Callable[[], list[CaseResult]]) -> list[CaseResult]:
+    """Return the results of a case that was scored elsewhere, or its failure if the process died."""
+    try:
+        return outcome()
+    except VolsegError as error:
+        return [_failure(task, method, error) for method in task.predictions]
 
 
 def failure_text(error: BaseException) -> str:

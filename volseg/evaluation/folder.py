@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from volseg.errors import DataError
-from volseg.evaluation.case import CaseTask
+from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.results import CaseResult, Evaluation, Settings
 from volseg.evaluation.sources import MaskFolder, find_masks
-from volseg.evaluation.workers import run_tasks
-from volseg.io.labels import LabelMap, check_agreement, make_label_map, read_label_map
+from volseg.io.description import read_label_map
+from volseg.io.labels import LabelMap, check_agreement, make_label_map
 from volseg.metrics.policy import ClassScores
 from volseg.metrics.surface import HdMode
+from volseg.parallel import run_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ def evaluate_folder(
         for name in names
     ]
     found: dict[tuple[str, str], CaseResult] = {}
-    for number, done in enumerate(run_tasks(tasks, workers), start=1):
+    outcomes = run_tasks(score_case, tasks, workers if len(tasks) > 1 else 0, pool_pays_s=0)
+    for number, (index, outcome) in enumerate(outcomes, start=1):
+        done = finished_case(tasks[index], outcome)
         found |= {(result.method, result.case): result for result in done}
         for result in done:
             if result.error:

@@ -44,12 +44,6 @@ class Grid:
         return d, h, w
 
     @property
-    def extent_mm(self) -> Triple:
-        """Field of view along each axis, from the outer face of the first voxel to that of the last, mm."""
-        d, h, w = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
-        return d, h, w
-
-    @property
     def orientation(self) -> str:
         """Three letters: the anatomical direction in which each index grows, e.g. ``"LAS"``.
 

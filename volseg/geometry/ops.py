@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from volseg.errors import GeometryError
 from volseg.geometry.grid import Grid
 from volseg.geometry.interpolate import interpolation_matrix
-from volseg.geometry.resample import index_scales, resample_image, resample_labels, resampled_grid
+from volseg.geometry.resample import index_scales, resample_labels, resampled_grid
 
 __all__ = [
     "axis_order",
@@ -23,11 +23,9 @@ __all__ = [
     "interpolation_matrix",
     "missing_voxels",
     "nonzero_box",
-    "pad",
     "pad_to_size",
     "permute_and_flip",
     "reorient",
-    "resample_image",
     "resample_labels",
     "resampled_grid",
 ]
@@ -90,21 +88,6 @@ def crop(data: NDArray[Any], grid: Grid, start: Sequence[int], stop: Sequence[in
         raise GeometryError("the crop is empty or leaves the grid", found=(*start, *stop), expected=grid.shape)
     box: tuple[Any, ...] = (..., *(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))
     return np.asarray(data[box]), _shifted(grid, start, [b - a for a, b in zip(start, stop, strict=True)])
-
-
-def pad(
-    data: NDArray[Any], grid: Grid, before: Sequence[int], after: Sequence[int], value: float = 0
-) -> tuple[NDArray[Any], Grid]:
-    """Adds voxels of a constant value before and after each spatial axis.
-
-    Raises:
-        GeometryError: A number of voxels is negative.
-    """
-    if min(*before, *after) < 0:
-        raise GeometryError("padding cannot be negative", found=(*before, *after), expected=">= 0")
-    widths = [(0, 0)] * (data.ndim - 3) + list(zip(before, after, strict=True))
-    shape = [n + a + b for n, a, b in zip(grid.shape, before, after, strict=True)]
-    return np.pad(data, widths, constant_values=value), _shifted(grid, [-a for a in before], shape)
 
 
 def _shifted(grid: Grid, start: Sequence[int], shape: Sequence[int]) -> Grid:

@@ -44,27 +44,16 @@ def resampled_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     return Grid((shape[0], shape[1], shape[2]), affine)
 
 
-def resample_image(data: NDArray[Any], grid: Grid, spacing_mm: Sequence[float]) -> tuple[NDArray[Any], Grid]:
-    """Resamples an image to another spacing without aliasing.
+def image_matrices(grid: Grid, spacing_mm: Sequence[float]) -> tuple[Grid, Matrices]:
+    """Return the grid with another spacing and the matrices that resample an image to it without aliasing.
 
     Cubic along each axis, as users of nnU-Net expect, but with a kernel that widens when downsampling; linear along
-    an axis more than 3 times coarser than the finest (thick slices), where cubic would ring. Along an axis that
-    keeps its spacing nothing happens.
+    an axis more than 3 times coarser than the finest (thick slices), where cubic would ring. An axis that keeps its
+    spacing is left as it is.
 
     Args:
-        data: ``(C, D, H, W)``, any real type, finite.
-        grid: Its grid.
+        grid: The image's grid.
         spacing_mm: Spacing of the result, mm.
-
-    Returns:
-        ``(C, D', H', W')`` float32 and its grid; the input itself, in its own type, when the spacing is the same.
-    """
-    target, matrices = image_matrices(grid, spacing_mm)
-    return (data if target is grid else apply_matrices(data, matrices)), target
-
-
-def image_matrices(grid: Grid, spacing_mm: Sequence[float]) -> tuple[Grid, Matrices]:
-    """The grid with another spacing, and what resamples an image to it; see `resample_image`.
 
     Returns:
         The grid, and for D, H and W an ``(n_out, n_in)`` matrix, or None where the axis stays as it is.

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from volseg.errors import GeometryError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
-from volseg.geometry.interpolate import HALF
 from volseg.geometry.resample import Matrices, image_matrices
 
 StepKind = Literal["reorient", "crop", "resample"]
@@ -52,7 +51,7 @@ class Trace:
 
     - ``cropped``: the grid after reorienting and cropping, still with the scan's own voxels. ``axis_maps`` says where
       each of its voxels lies on the working grid, axis by axis.
-    - from ``cropped`` back to ``source`` there is nothing to interpolate: ``uncrop_and_reorient``.
+    - from ``cropped`` back to ``source`` nothing is interpolated: ``cropped_view``.
 
     Attributes:
         source: The scan's own grid.
@@ -96,11 +95,6 @@ class Trace:
         d, h, w = (int(index) for index in start)
         return data, self._with("crop", grid, (d, h, w))
 
-    def resample(self, data: NDArray[Any], spacing_mm: Sequence[float]) -> tuple[NDArray[Any], Trace]:
-        """Applies ``ops.resample_image`` to data on ``target`` and records it, unless the spacing is the same."""
-        data, grid = ops.resample_image(data, self.target, spacing_mm)
-        return data, self if grid == self.target else self._with("resample", grid)
-
     def plan_resample(self, spacing_mm: Sequence[float]) -> tuple[Trace, Matrices]:
         """Records a resampling that is done later, slab by slab: the new trace, and the matrix of each axis."""
         grid, matrices = image_matrices(self.target, spacing_mm)
@@ -134,21 +128,6 @@ class Trace:
         )
         return d, h, w
 
-    def uncrop_and_reorient(self, labels: NDArray[Any], fill: int = 0) -> NDArray[Any]:
-        """Takes labels on the ``cropped`` grid back to the scan's own grid. Nothing is interpolated.
-
-        Args:
-            labels: ``(D, H, W)`` on ``cropped``.
-            fill: Label of the voxels that were cropped away.
-
-        Returns:
-            ``(D, H, W)`` on ``source``, C-contiguous, of the same type.
-        """
-        _check_shape(labels, self.cropped)
-        whole = np.full(self.source.shape, fill, labels.dtype)
-        self.cropped_view(whole)[...] = labels
-        return whole
-
     def cropped_view(self, data: NDArray[Any]) -> NDArray[Any]:
         """The part of an array ``(..., D, H, W)`` on ``source`` that became ``cropped``, in its axis order (a view).
 
@@ -161,24 +140,6 @@ class Trace:
                 index: tuple[Any, ...] = (..., *_box(step))
                 data = data[index]
         return data
-
-    def restore_labels(self, labels: NDArray[Any], fill: int = 0) -> NDArray[Any]:
-        """Takes labels on the working grid back to the scan's own grid, by nearest neighbour.
-
-        For labels that have no logits; predictions interpolate their logits instead (``axis_maps``).
-
-        Args:
-            labels: ``(D, H, W)`` on ``target``.
-            fill: Label of the voxels that were cropped away.
-
-        Returns:
-            ``(D, H, W)`` on ``source``, of the same type.
-        """
-        _check_shape(labels, self.target)
-        for axis, (axis_map, n) in enumerate(zip(self.axis_maps(), self.cropped.shape, strict=True)):
-            at = np.floor(axis_map.scale * np.arange(n) + axis_map.offset + HALF).astype(np.intp)
-            labels = labels.take(at.clip(0, labels.shape[axis] - 1), axis=axis)
-        return self.uncrop_and_reorient(labels, fill)
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain JSON values; ``from_dict`` gives back the same bits."""

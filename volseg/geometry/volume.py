@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import GeometryError
@@ -56,8 +55,3 @@ class Mask:
             raise GeometryError("a mask holds integers", found=self.labels.dtype, expected="an integer type")
         if self.labels.shape != self.grid.shape:
             raise GeometryError("the mask does not fit its grid", found=self.labels.shape, expected=self.grid.shape)
-
-    @property
-    def label_values(self) -> tuple[int, ...]:
-        """The values that occur, ascending."""
-        return tuple(int(value) for value in np.unique(self.labels))

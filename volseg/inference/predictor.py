@@ -27,6 +27,7 @@ from volseg.inference.sliding.slabs import ScanSlabs
 from volseg.inference.sliding.stream import Counts, stream_logits
 from volseg.inference.sliding.windows import Layout
 from volseg.inference.timing import StageClock
+from volseg.io.checks import check_channels
 from volseg.io.volumes import check_image, read_channels, read_volume
 from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
@@ -137,13 +138,7 @@ class Predictor:
         else:
             paths = [Path(scan)] if isinstance(scan, str | Path) else [Path(path) for path in scan]
             volume, name = read_volume(paths[0]) if len(paths) == 1 else read_channels(paths), paths[0]
-        if volume.data.shape[0] != self.plan.num_channels:
-            raise DataError(
-                "the scan has other channels than the model was trained with",
-                file=name,
-                found=f"{volume.data.shape[0]} channel(s)",
-                expected=f"{self.plan.num_channels}: {', '.join(self.plan.channels)}",
-            )
+        check_channels(volume, self.plan.channels, name)
         check_image(volume, name if name is not None else "array")
         return volume
 

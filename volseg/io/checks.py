@@ -1,24 +1,26 @@
-"""Checks of a labelled case: everything that would spoil training silently."""
+"""Checks of a scan and of its label: channels, values and grids."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from volseg.errors import DataError, GeometryError
 from volseg.geometry.volume import Mask, Volume
 from volseg.io.cases import Case
+from volseg.io.labels import LabelMap
 from volseg.io.volumes import check_image, read_channels, read_mask
 
 
-def load_case(case: Case, channels: int, label_values: Collection[int]) -> tuple[Volume, Mask]:
-    """Reads a labelled case and checks everything that would spoil training silently.
+def load_case(case: Case, channels: Sequence[str], label_map: LabelMap) -> tuple[Volume, Mask]:
+    """Read a labelled case and check everything that would spoil training silently.
 
     Args:
         case: Its files.
-        channels: Channels the data set declares.
-        label_values: Every value a label file may hold (background and ignore included).
+        channels: Names of the data set's channels.
+        label_map: The classes; a label file may hold their values, the background's and the ignore label.
 
     Returns:
         Image (C, D, H, W) in the stored type and mask (D, H, W), both in file order, on grids that agree.
@@ -30,10 +32,7 @@ def load_case(case: Case, channels: int, label_values: Collection[int]) -> tuple
     if case.label is None:
         raise DataError("the case has no label", file=case.images[0], hint="add its label file or remove the image")
     volume = read_channels(case.images)
-    if volume.data.shape[0] != channels:
-        raise DataError(
-            "wrong number of channels", file=case.images[0], found=volume.data.shape[0], expected=f"{channels}"
-        )
+    check_channels(volume, channels, case.images[0])
     check_image(volume, case.images[0])
     mask = read_mask(case.label)
     if not volume.grid.same_as(mask.grid):
@@ -44,13 +43,43 @@ def load_case(case: Case, channels: int, label_values: Collection[int]) -> tuple
             expected=f"{volume.grid.describe()} ({case.images[0].name})",
             hint="export both again on one grid",
         )
-    unknown = sorted(set(np.unique(mask.labels).tolist()) - set(label_values))
+    check_label_values(mask, label_map, case.label)
+    return volume, mask
+
+
+def check_channels(volume: Volume, channels: Sequence[str], file: str | Path | None = None) -> None:
+    """Check the number of channels of an image.
+
+    Args:
+        volume: The image (C, D, H, W).
+        channels: Names of the channels of the data set, or of those that a model was trained with.
+        file: Its file, for the message.
+
+    Raises:
+        DataError: The image has another number.
+    """
+    if len(volume.data) != len(channels):
+        raise DataError(
+            "wrong number of channels",
+            file=file,
+            found=len(volume.data),
+            expected=f"{len(channels)} ({', '.join(channels)})",
+            hint="give the same channels in the same order as in training",
+        )
+
+
+def check_label_values(mask: Mask, label_map: LabelMap, file: str | Path) -> None:
+    """Check that a label file holds only values of the data set.
+
+    Raises:
+        DataError: It holds another value.
+    """
+    unknown = sorted(set(np.unique(mask.labels).tolist()) - label_map.known_values)
     if unknown:
         raise DataError(
             "the label holds a value that the data set does not declare",
-            file=case.label,
+            file=file,
             found=", ".join(map(str, unknown)),
-            expected=", ".join(map(str, sorted(label_values))),
+            expected=", ".join(map(str, sorted(label_map.known_values))),
             hint="correct the label file, or name the value in dataset.json",
         )
-    return volume, mask

@@ -1,4 +1,4 @@
-"""JSON that people read: keys in order, short lists and mappings on one line."""
+"""JSON files: read with errors that name the file, written atomically in a form that people can read."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, VolsegError
 from volseg.io.atomic import atomic_file
 
 LINE_LENGTH = 100
 
 
 def to_json(value: Any, indent: int = 0) -> str:
-    """Formats ``value`` so that whatever fits on a line stays on one.
+    """Format a value so that short lists and mappings stay on one line.
 
     Args:
         value: Anything ``json.dumps`` takes; the outermost mapping is always spread over lines.
@@ -38,7 +38,7 @@ def to_json(value: Any, indent: int = 0) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes :func:`to_json` of ``value`` atomically: the file is whole or as it was before.
+    """Write :func:`to_json` of ``value`` atomically.
 
     Raises:
         OutputError: The folder cannot be written to.
@@ -47,20 +47,21 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write((to_json(value) + "\n").encode())
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """Reads a JSON file.
+def read_json(path: str | Path, what: str, kind: type[VolsegError] = ConfigError) -> Any:
+    """Read a JSON file; a byte-order mark at its start is skipped.
 
     Args:
         path: File.
-        what: What the file is, for the message ("plan", "splits").
+        what: What the file is, for the message ("plan", "split").
+        kind: Error to raise.
 
     Raises:
-        ConfigError: The file is missing or not JSON.
+        VolsegError: Of the given kind: the file is missing, not UTF-8 or not JSON.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"the {what} file cannot be read", file=path, found=error) from error
-    except ValueError as error:
-        raise ConfigError(f"the {what} file is not JSON", file=path, found=error) from error
+        raise kind(f"the {what} file cannot be read", file=path, found=error) from error
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+        raise kind(f"the {what} file is not JSON", file=path, found=error) from error

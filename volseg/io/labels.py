@@ -1,12 +1,10 @@
-"""Which classes there are and which label values each of them has."""
+"""The classes of a data set and the label values of each class."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +12,8 @@ from volseg.errors import DataError
 from volseg.geometry.volume import LARGEST_LABEL
 
 Values = tuple[int, ...]
+IGNORE_NAME = "ignore"
+"""Name of the label that is left out of training and scoring, in any capitalisation (nnU-Net's convention)."""
 
 
 @dataclass(frozen=True)
@@ -21,113 +21,150 @@ class LabelMap:
     """Classes and their label values.
 
     Attributes:
-        classes: Name -> values; several values are scored as one region. Without the background.
-        ignore_label: Reference value that is left out of everything.
+        classes: Name -> values, ascending. A class of several values is a region. The background is not among them.
+        ignore_label: Value of the voxels that count neither in the loss nor in scores.
+        background: Name of the value 0.
     """
 
     classes: dict[str, Values]
     ignore_label: int | None = None
+    background: str = field(default="background", compare=False)
 
     @property
     def known_values(self) -> frozenset[int]:
-        """All values that a label map may hold, the background (0) and the ignore value included."""
+        """Every value that a label file may hold, background (0) and ignore label included."""
         values = {value for group in self.classes.values() for value in group} | {0}
         return frozenset(values if self.ignore_label is None else values | {self.ignore_label})
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the classes that have several values."""
+        return tuple(name for name, values in self.classes.items() if len(values) > 1)
 
-def make_label_map(labels: Mapping[str, object], file: Path | None = None) -> LabelMap:
-    """Label map from name -> value or values; ``background`` is left out and ``ignore`` is set apart.
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class index: the background, then the classes by ascending value."""
+        return (self.background, *sorted(self.classes, key=self.classes.__getitem__))
+
+    @property
+    def label_values(self) -> Values:
+        """Values by class index: 0, then those of the classes, ascending. Regions have no class index."""
+        return (0, *sorted(value for (value,) in self.classes.values()))
+
+    def to_plain(self) -> dict[str, int]:
+        """Return name -> value by class index, background included, as plans and model files store it."""
+        return dict(zip(self.class_names, self.label_values, strict=True))
+
+
+def make_label_map(labels: Mapping[str, object], file: str | Path | None = None) -> LabelMap:
+    """Make a label map from name -> value or values.
 
     Args:
         labels: For example ``{"background": 0, "liver": 1, "tumour": [2, 3], "ignore": 4}``.
-        file: Where they come from, for error messages.
+        file: Where the labels come from, for error messages.
 
     Raises:
-        DataError: A value is not a whole number from 0 to 65535, or there is no class.
+        DataError: A value is not a whole number from 0 to 65535, two labels are called ignore, or there is no class.
     """
     classes: dict[str, Values] = {}
-    ignore = None
-    for name, given in labels.items():
-        values = _values(given)
+    ignore, background = None, "background"
+    for name, label in labels.items():
+        values = _values(label)
         if not values or values[0] < 0 or values[-1] > LARGEST_LABEL:
             raise DataError(
                 f"class {name!r} has no usable label value",
                 file=file,
-                found=given,
+                found=label,
                 expected=f"a whole number from 0 to {LARGEST_LABEL}, or several",
             )
-        if name == "ignore" and len(values) == 1:
+        if name.lower() == IGNORE_NAME and len(values) == 1:
+            if ignore is not None:
+                raise DataError("two labels are called ignore", file=file, found=dict(labels))
             ignore = values[0]
-        elif values != (0,):
+        elif values == (0,):
+            background = name
+        else:
             classes[name] = values
     if not classes:
-        raise DataError("there is no class to score", file=file, found=dict(labels), expected="a label besides 0")
-    return LabelMap(classes, ignore)
+        raise DataError("there is no class but the background", file=file, found=dict(labels))
+    return LabelMap(classes, ignore, background)
 
 
-def _values(given: object) -> Values:
-    """Label values in order; empty if one is not a whole number."""
-    items = given if isinstance(given, (list, tuple)) else [given]
+def _values(label: object) -> Values:
+    """Label values, ascending; empty if one is not a whole number."""
+    items = label if isinstance(label, (list, tuple)) else [label]
     if not all(isinstance(item, (int, np.integer, str)) and str(item).lstrip("-").isdecimal() for item in items):
         return ()
     return tuple(sorted({int(str(item)) for item in items}))
 
 
-def read_label_map(path: str | Path) -> LabelMap:
-    """The ``labels`` of a ``dataset.json``: Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``.
+def check_exclusive(label_map: LabelMap, file: str | Path | None = None) -> LabelMap:
+    """Check that every voxel belongs to exactly one class, as training needs it.
+
+    Args:
+        label_map: The classes.
+        file: Where they come from, for error messages.
+
+    Returns:
+        The same label map.
 
     Raises:
-        DataError: The file is missing or has no usable labels.
+        DataError: There is a region, or two labels share a value, or a class has the value 0 or that of ``ignore``.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    if label_map.regions:
         raise DataError(
-            "the label file cannot be read", file=path, found=str(error), expected="a dataset.json"
-        ) from error
-    labels: Any = content.get("labels") if isinstance(content, dict) else None
-    if not isinstance(labels, dict) or not labels:
-        raise DataError("the label file has no labels", file=path, expected='"labels": {"liver": 1, ...}')
-    if all(key.isdecimal() and isinstance(name, str) for key, name in labels.items()):
-        if len(set(labels.values())) < len(labels):
-            raise DataError("two label values have the same name", file=path, found=labels)
-        labels = {name: int(value) for value, name in labels.items()}
-    return make_label_map(labels, path)
+            "labels made of several values (regions) are not read",
+            file=file,
+            found=", ".join(label_map.regions),
+            hint="give each class one value",
+        )
+    values = [value for (value,) in label_map.classes.values()]
+    taken = {0, *values}
+    if len(taken) <= len(values) or label_map.ignore_label in taken or label_map.background in label_map.classes:
+        raise DataError(
+            "the labels are not valid",
+            file=file,
+            found={
+                **{name: value for name, (value,) in label_map.classes.items()},
+                IGNORE_NAME: label_map.ignore_label,
+            },
+            expected="different names, different values, none negative, 0 for the background",
+        )
+    return label_map
 
 
 def check_agreement(ours: LabelMap, theirs: LabelMap, file: Path) -> None:
-    """Refuse a prediction's label map in which a class has other values, or a value another class.
+    """Check that the label map of predictions does not contradict the one that is scored.
 
     Args:
         ours: The label map that is scored.
-        theirs: The label map the predictions were made with; it may hold further classes.
+        theirs: The label map that the predictions were made with; it may hold further classes.
         file: Where ``theirs`` was read.
 
     Raises:
-        DataError: They disagree; every disagreement is listed.
+        DataError: A class has other values, or a value belongs to another class; every disagreement is listed.
     """
     other = {plain_name(name): values for name, values in theirs.classes.items()}
     owner = {values: name for name, values in theirs.classes.items()}
-    wrong = []
+    problems = []
     for name, values in ours.classes.items():
-        found = other.get(plain_name(name))
-        if found is not None and found != values:
-            wrong.append(f"{name} is {_text(found)}, not {_text(values)}")
-        elif found is None and values in owner:
-            wrong.append(f"{_text(values)} is {owner[values]}, not {name}")
-    if wrong:
+        their_values = other.get(plain_name(name))
+        if their_values is not None and their_values != values:
+            problems.append(f"{name} is {_text(their_values)}, not {_text(values)}")
+        elif their_values is None and values in owner:
+            problems.append(f"{_text(values)} is {owner[values]}, not {name}")
+    if problems:
         raise DataError(
             "the predictions have another label map",
             file=file,
-            found="; ".join(wrong),
+            found="; ".join(problems),
             expected="the same names for the same values as in the reference",
             hint="convert the predicted labels, or give the --dataset that belongs to these references",
         )
 
 
 def plain_name(name: str) -> str:
-    """Name by which files and classes are matched: case, spaces, hyphens and underscores do not matter."""
+    """Return the form in which names of files and classes are compared: case, spaces, ``-`` and ``_`` do not matter."""
     return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
 
 

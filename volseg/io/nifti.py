@@ -163,23 +163,26 @@ def header_of(grid: Grid) -> Header:
     return header
 
 
-def write_voxels(path: Path, voxels: NDArray[Any], header: Header, description: bytes) -> None:
-    """Writes ``(D, H, W)`` under a header, atomically, compressed if the name ends in ``.gz``.
+def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
+    """Write ``(D, H, W)`` atomically, compressed if the name ends in ``.gz``.
 
     Args:
         path: The file to write.
         voxels: Labels or values, in the type to store.
-        header: Carries the geometry; changed in place to fit the voxels.
-        description: What the file is.
+        grid: Their grid.
+        source: A NIfTI file on this grid whose header is copied, or ``None``.
+        description: What the file is, at most 79 characters.
 
     Raises:
         OutputError: The file cannot be written.
+        DataError: The source cannot be read.
     """
+    header = header_of(grid) if source is None else header_like(source)
     header.set_data_dtype(voxels.dtype)
     pixdim = header["pixdim"].copy()
     header.set_data_shape(voxels.shape)
     header["pixdim"] = pixdim  # of which nibabel sets those beyond the third axis to 1
-    header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, description
+    header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, description.encode()
     header["magic"] = header.single_magic
     header.set_data_offset(header.single_vox_offset)
     with atomic_file(path) as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from volseg.geometry.volume import Mask, Volume
 from volseg.io import nifti
 
 __all__ = [
+    "OUTPUT_SUFFIX",
     "check_image",
     "has_volume_suffix",
     "read_channels",
@@ -26,15 +27,48 @@ __all__ = [
     "write_mask",
 ]
 
-PLANNED_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # recognised as scans, so that they are named, not passed over
+
+class FileFormat(Protocol):
+    """What a module must offer to be a file format."""
+
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:
+        """Endings of its file names, lower case."""
+
+    def read_voxels(self, path: Path) -> tuple[NDArray[Any], Grid]:
+        """Read ``(C, D, H, W)`` in the file's own axis order and stored type, and the grid."""
+
+    def read_grid(self, path: Path) -> Grid:
+        """Read the grid from the header alone."""
+
+    def write_voxels(self, path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
+        """Write ``(D, H, W)``; a source of the same format gives the header."""
+
+
+FORMATS: tuple[FileFormat, ...] = (nifti,)
+"""The file formats. A new one is a module like `volseg.io.nifti` and an entry here."""
+OUTPUT_SUFFIX = ".nii.gz"
+"""Format in which masks and maps are written."""
+PLANNED_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # recognised as scans, so that they are named, not skipped
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
 SLAB_VOXELS = 1 << 22
 INTEGRAL = 1e-3  # how far from an integer a label stored as a float may be (scaling rounds)
 
 
 def _suffix(path: Path) -> str | None:
+    """The suffix of a known format, read or not; ``.nii.gz`` counts as one."""
     name = path.name.lower()
-    return next((suffix for suffix in (*nifti.SUFFIXES, *PLANNED_SUFFIXES) if name.endswith(suffix)), None)
+    known = (*(suffix for one in FORMATS for suffix in one.SUFFIXES), *PLANNED_SUFFIXES)
+    return next((suffix for suffix in known if name.endswith(suffix)), None)
+
+
+def _format(path: Path) -> FileFormat | None:
+    """The format of a file by its name; ``None`` if it is not read."""
+    return next((one for one in FORMATS if _suffix(path) in one.SUFFIXES), None)
+
+
+def _suffixes() -> str:
+    return " or ".join(suffix for one in FORMATS for suffix in one.SUFFIXES)
 
 
 def has_volume_suffix(path: str | Path) -> bool:
@@ -63,7 +97,8 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         DataError: The file is missing, truncated, corrupt, of another format, not 3D or 4D, or has no usable affine.
     """
-    return Volume(*nifti.read_voxels(_readable(path)))
+    path = Path(path)
+    return Volume(*_readable(path).read_voxels(path))
 
 
 def read_grid(path: str | Path) -> Grid:
@@ -72,20 +107,22 @@ def read_grid(path: str | Path) -> Grid:
     Raises:
         DataError: As ``read_volume``.
     """
-    return nifti.read_grid(_readable(path))
-
-
-def _readable(path: str | Path) -> Path:
     path = Path(path)
-    suffix = _suffix(path)
+    return _readable(path).read_grid(path)
+
+
+def _readable(path: Path) -> FileFormat:
+    """The format of a file that exists; a DataError for any other path."""
     if path.is_dir():
         raise DataError("a folder is not read as a scan", file=path, hint="convert a DICOM series to NIfTI")
     if not path.exists():
         raise DataError("the file does not exist", file=path)
-    if suffix not in nifti.SUFFIXES:
-        found, expected = suffix or path.suffix or "no suffix", " or ".join(nifti.SUFFIXES)
-        raise DataError("this format is not read", file=path, found=found, expected=expected, hint="convert to NIfTI")
-    return path
+    file_format = _format(path)
+    if file_format is None:
+        found = _suffix(path) or path.suffix or "no suffix"
+        hint = "convert to NIfTI"
+        raise DataError("this format is not read", file=path, found=found, expected=_suffixes(), hint=hint)
+    return file_format
 
 
 def read_channels(paths: Sequence[str | Path]) -> Volume:
@@ -183,17 +220,12 @@ def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -
         DataError: The source cannot be read.
     """
     path = Path(path)
-    if _suffix(path) not in nifti.SUFFIXES:
-        raise OutputError("masks are written as NIfTI", file=path, expected=" or ".join(nifti.SUFFIXES))
-    labels = _smallest(mask.labels, path)
-    if source is None:
-        nifti.write_voxels(path, labels, nifti.header_of(mask.grid), b"volseg mask")
-        return
-    grid = read_grid(source)
-    if not grid.same_as(mask.grid):
-        found, expected = mask.grid.describe(), grid.describe()
-        raise GeometryError("the mask is not on the grid of its scan", file=source, found=found, expected=expected)
-    nifti.write_voxels(path, labels, nifti.header_like(Path(source)), b"volseg mask")
+    if source is not None:
+        grid = read_grid(source)
+        if not grid.same_as(mask.grid):
+            found, expected = mask.grid.describe(), grid.describe()
+            raise GeometryError("the mask is not on the grid of its scan", file=source, found=found, expected=expected)
+    _write(path, _smallest(mask.labels, path), mask.grid, source, "volseg mask")
 
 
 def write_map(path: str | Path, values: NDArray[np.float32], grid: Grid) -> None:
@@ -202,10 +234,15 @@ def write_map(path: str | Path, values: NDArray[np.float32], grid: Grid) -> None
     Raises:
         OutputError: The file cannot be written, or has another suffix.
     """
-    path = Path(path)
-    if _suffix(path) not in nifti.SUFFIXES:
-        raise OutputError("maps are written as NIfTI", file=path, expected=" or ".join(nifti.SUFFIXES))
-    nifti.write_voxels(path, values, nifti.header_of(grid), b"volseg map")
+    _write(Path(path), values, grid, None, "volseg map")
+
+
+def _write(path: Path, voxels: NDArray[Any], grid: Grid, source: str | Path | None, description: str) -> None:
+    file_format = _format(path)
+    if file_format is None:
+        raise OutputError("this format is not written", file=path, expected=_suffixes())
+    same_format = source is not None and _format(Path(source)) is file_format
+    file_format.write_voxels(path, voxels, grid, Path(source) if source and same_format else None, description)
 
 
 def _smallest(labels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, suggestion
 
 Item = TypeVar("Item")
 
@@ -16,11 +15,11 @@ def check_keys(given: Collection[str], known: Collection[str], where: str) -> No
     """Refuses unknown keys, with the nearest known one as a suggestion."""
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+            similar = suggestion(key, known)
             raise ConfigError(
                 f"{where}.{key} is not known",
                 expected=", ".join(known),
-                hint=f"did you mean {where}.{near[0]}?" if near else None,
+                hint=f"did you mean {where}.{similar}?" if similar else None,
             )
 
 

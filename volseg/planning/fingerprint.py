@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -16,12 +15,13 @@ from volseg.geometry import ops
 from volseg.geometry.ops import nonzero_box
 from volseg.io.checks import load_case
 from volseg.io.datasets import Case, Dataset
+from volseg.io.labels import LabelMap
 from volseg.parallel import Progress, for_each_case
 
 SAMPLES_PER_CASE = 10_000
 """Foreground voxels of each case that enter the intensity statistics."""
-AIR_HU = -500.0
-"""CT values below this are air: between lung (about -850) and fat (about -100)."""
+AIR_WINDOW_HU = -500.0
+"""A window whose CT values all lie below this holds only air or lung: lung is about -850 HU, fat about -100 HU."""
 AIR_CUBE_MM = 20.0
 """A label inside a cube of air this large is one that skipping windows of air would lose."""
 
@@ -33,12 +33,10 @@ class ClassShape:
     """One class in one case.
 
     Attributes:
-        volume_ml: Volume of all its voxels.
         extent_mm: Bounding box of its largest connected piece, (R, A, S).
         centroid_mm: Mean position along the volume's axes, (R, A, S), from the volume's corner.
     """
 
-    volume_ml: float
     extent_mm: Triple
     centroid_mm: Triple
 
@@ -49,7 +47,6 @@ class CaseFingerprint:
 
     Attributes:
         id: Name of the case.
-        orientation: Directions of the file's own axes, such as ``LAS``.
         shape: Voxels.
         spacing_mm: Voxel size.
         nonzero_shape: Voxels of the bounding box of everything that is not exactly 0.
@@ -58,7 +55,6 @@ class CaseFingerprint:
     """
 
     id: str
-    orientation: str
     shape: tuple[int, int, int]
     spacing_mm: Triple
     nonzero_shape: tuple[int, int, int]
@@ -72,11 +68,8 @@ class IntensityStatistics:
 
     mean: float
     std: float
-    minimum: float
     percentile_00_5: float
-    median: float
     percentile_99_5: float
-    maximum: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +79,9 @@ class Fingerprint:
     dataset: str
     modality: str
     channels: tuple[str, ...]
-    labels: dict[str, int]
-    ignore_label: int | None
+    label_map: LabelMap
     intensity: tuple[IntensityStatistics, ...]
     cases: tuple[CaseFingerprint, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain mappings, lists and numbers, ready for JSON."""
-        return asdict(self)
 
 
 def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: int = 0) -> Fingerprint:
@@ -111,9 +99,8 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
         raise DataError("the data set has no labelled case", file=dataset.root)
     work = partial(
         _measure,
-        channels=len(dataset.channels),
-        labels=dict(dataset.labels),
-        ignore_label=dataset.ignore_label,
+        channels=dataset.channels,
+        label_map=dataset.label_map,
         ct=dataset.modality == "ct",
     )
     measured = for_each_case(work, dataset.cases, workers=workers, progress=progress)
@@ -129,34 +116,31 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
         dataset=dataset.name,
         modality=dataset.modality,
         channels=tuple(dataset.channels),
-        labels=dict(dataset.labels),
-        ignore_label=dataset.ignore_label,
+        label_map=dataset.label_map,
         intensity=tuple(_statistics(channel) for channel in samples),
         cases=tuple(case for case, _ in measured),
     )
 
 
 def _measure(
-    case: Case, channels: int, labels: Mapping[str, int], ignore_label: int | None, ct: bool
+    case: Case, channels: tuple[str, ...], label_map: LabelMap, ct: bool
 ) -> tuple[CaseFingerprint, np.ndarray]:
     """Fingerprint of a case and its foreground samples (C, N) float32."""
-    allowed = set(labels.values()) | ({ignore_label} if ignore_label is not None else set())
-    volume, mask = load_case(case, channels, allowed)
+    volume, mask = load_case(case, channels, label_map)
     data, grid = ops.reorient(volume.data, volume.grid, "RAS")
     label = ops.reorient(mask.labels[None], volume.grid, "RAS")[0][0]  # (R, A, S)
     spacing = np.asarray(grid.spacing_mm, dtype=np.float64)
-    foreground = np.flatnonzero((label > 0) & (label != ignore_label))
+    foreground = np.flatnonzero((label > 0) & (label != label_map.ignore_label))
     chosen = foreground[spread(len(foreground), SAMPLES_PER_CASE)]
     start, stop = nonzero_box(data)
     return CaseFingerprint(
         id=case.id,
-        orientation=volume.grid.orientation,
         shape=grid.shape,
         spacing_mm=_rounded(spacing, 6),
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
-        classes=_class_shapes(label, labels, spacing),
+        classes=_class_shapes(label, label_map.to_plain(), spacing),
         labels_in_air=_labels_in_air(data, label != 0, spacing) if ct else None,
-    ), data.reshape(channels, -1)[:, chosen].astype(np.float32)
+    ), data.reshape(len(channels), -1)[:, chosen].astype(np.float32)
 
 
 def _labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) -> bool:
@@ -171,7 +155,7 @@ def _labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) 
         slice(max(0, axis.start - n), axis.stop + n)
         for axis, n in zip(ndimage.find_objects(labelled.astype(np.uint8))[0], size, strict=True)
     )
-    air = (data[(slice(None), *box)] < AIR_HU).all(axis=0).astype(np.uint8)
+    air = (data[(slice(None), *box)] < AIR_WINDOW_HU).all(axis=0).astype(np.uint8)
     centres = ndimage.minimum_filter(air, size, mode="constant", cval=0)
     mirrored = [-1 if n % 2 == 0 else 0 for n in size]  # the same cube seen from its voxels, not from its centre
     opened = ndimage.maximum_filter(centres, size, mode="constant", cval=0, origin=mirrored)
@@ -194,7 +178,6 @@ def _class_shapes(label: np.ndarray, labels: Mapping[str, int], spacing: np.ndar
         start = np.array([axis.start for axis in box])
         centroid = (np.array(ndimage.center_of_mass(piece)) + start) * spacing
         shapes[name] = ClassShape(
-            volume_ml=round(float(np.count_nonzero(piece) * spacing.prod() / 1000), 4),
             extent_mm=_rounded(_largest_extent(piece) * spacing, 3),
             centroid_mm=_rounded(centroid, 3),
         )
@@ -209,15 +192,12 @@ def _largest_extent(piece: np.ndarray) -> np.ndarray:
 
 
 def _statistics(samples: np.ndarray) -> IntensityStatistics:
-    low, median, high = np.percentile(samples.astype(np.float64), (0.5, 50, 99.5))
+    low, high = np.percentile(samples.astype(np.float64), (0.5, 99.5))
     return IntensityStatistics(
         mean=float(samples.mean(dtype=np.float64)),
         std=float(samples.std(dtype=np.float64)),
-        minimum=float(samples.min()),
         percentile_00_5=float(low),
-        median=float(median),
         percentile_99_5=float(high),
-        maximum=float(samples.max()),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from volseg.errors import ConfigError
 from volseg.io.json_files import read_json, write_json
+from volseg.io.labels import LabelMap
 from volseg.planning import rules, validate
 from volseg.planning.channel import ChannelIntensity
 from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
@@ -67,6 +68,15 @@ class Plan:
         validate.check_names(self, PLAN_VERSION)
         validate.check_sizes(self)
 
+    @cached_property
+    def label_map(self) -> LabelMap:
+        """The classes and the ignore label."""
+        return LabelMap(
+            {name: (value,) for name, value in self.labels.items() if value != 0},
+            self.ignore_label,
+            next(name for name, value in self.labels.items() if value == 0),
+        )
+
     @property
     def orientation(self) -> str:
         """Directions of the working grid's axes: ``SPL``, ``AIL`` or ``RIP``."""
@@ -75,12 +85,12 @@ class Plan:
     @property
     def label_values(self) -> tuple[int, ...]:
         """File values, ascending; class index k is ``label_values[k]``, 0 the background."""
-        return tuple(sorted(self.labels.values()))
+        return self.label_map.label_values
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names by class index, background first."""
-        return tuple(sorted(self.labels, key=self.labels.__getitem__))
+        return self.label_map.class_names
 
     @property
     def num_classes(self) -> int:
@@ -190,8 +200,8 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
         dataset=fingerprint.dataset,
         modality=pick("modality", lambda: fingerprint.modality),
         channels=fingerprint.channels,
-        labels=fingerprint.labels,
-        ignore_label=fingerprint.ignore_label,
+        labels=fingerprint.label_map.to_plain(),
+        ignore_label=fingerprint.label_map.ignore_label,
         slice_axis=slice_axis,
         spacing_mm=spacing,
         intensity=pick("intensity", lambda: _intensity(fingerprint, given.get("modality"), crop)),

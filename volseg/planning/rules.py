@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_HU, CaseFingerprint, Triple
+from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_WINDOW_HU, CaseFingerprint, Triple
 
 PATCH_VOXELS = 32 * 128 * 128
 """Most voxels of a patch: a batch of 2 fits a small GPU and stays bearable on a CPU."""
@@ -202,7 +202,7 @@ def air_below(cases: Sequence[CaseFingerprint], spacing_mm: Triple, patch: Seque
         patch: Window in voxels. It must not be smaller than the cubes that were searched.
 
     Returns:
-        :data:`~volseg.planning.fingerprint.AIR_HU`, or ``None`` where windows of air must not be skipped.
+        :data:`~volseg.planning.fingerprint.AIR_WINDOW_HU`, or ``None`` where windows of air must not be skipped.
     """
     covered = min(n * mm for n, mm in zip(patch, spacing_mm, strict=True)) >= AIR_CUBE_MM
-    return AIR_HU if covered and all(case.labels_in_air is False for case in cases) else None
+    return AIR_WINDOW_HU if covered and all(case.labels_in_air is False for case in cases) else None

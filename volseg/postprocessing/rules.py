@@ -15,7 +15,6 @@ Source: Isensee et al., nnU-Net (2021), ``remove_all_but_largest_component``; Ko
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.config.schema import PostprocessConfig
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, suggestion
 from volseg.geometry.volume import Mask
 from volseg.postprocessing.components import find_components
 
@@ -133,12 +132,12 @@ class Postprocessing:
 def _check_names(key: str, given: Any, known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            similar = suggestion(name, known)
             raise ConfigError(
                 f"{key} names what is not there",
                 found=name,
                 expected=", ".join(known),
-                hint=f"did you mean {near[0]}?" if near else None,
+                hint=f"did you mean {similar}?" if similar else None,
             )
 
 

@@ -21,8 +21,8 @@ from volseg.errors import DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
 from volseg.io.atomic import atomic_folder
-from volseg.io.datasets import Case, Dataset
-from volseg.io.json_files import to_json
+from volseg.io.datasets import Case
+from volseg.io.json_files import read_json, to_json
 from volseg.parallel import Progress, for_each_case
 from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import PreparedCase, preprocess_case
@@ -70,7 +70,7 @@ class CachedCase(StoredCase):
     @property
     def meta(self) -> dict[str, Any]:
         """Input files, working grid and Trace as plain values."""
-        values: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(self.folder / "meta.json", "cached case's", DataError)
         return values
 
     @property
@@ -99,7 +99,7 @@ def open_array(path: Path) -> NDArray[Any]:
 
 
 def cache_dataset(
-    cases: Dataset | Sequence[Case],
+    cases: Sequence[Case],
     plan: Plan,
     folder: str | Path,
     progress: Progress | None = None,
@@ -108,7 +108,7 @@ def cache_dataset(
     """Preprocesses every case that is not in the cache yet.
 
     Args:
-        cases: A data set, or some of its cases.
+        cases: Cases of a data set.
         plan: Plan.
         folder: Cache folder; several runs may share it, also at the same time.
         progress: Called after every case with (done, in all).
@@ -121,10 +121,7 @@ def cache_dataset(
         DataError: Cases cannot be used; each is named.
         OutputError: The cache folder cannot be written to.
     """
-    listed = cases.cases if isinstance(cases, Dataset) else cases
-    return for_each_case(
-        partial(cache_case, plan=plan, folder=Path(folder)), listed, workers=workers, progress=progress
-    )
+    return for_each_case(partial(cache_case, plan=plan, folder=Path(folder)), cases, workers=workers, progress=progress)
 
 
 def cache_case(case: Case, plan: Plan, folder: Path) -> CachedCase:

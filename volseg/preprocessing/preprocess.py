@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.interpolate import apply_matrices
 from volseg.geometry.ops import nonzero_box
 from volseg.geometry.trace import Trace
 from volseg.geometry.volume import Volume
-from volseg.io.checks import load_case
+from volseg.io.checks import check_channels, load_case
 from volseg.io.datasets import Case
 from volseg.planning.fingerprint import spread
 from volseg.planning.plan import Plan
@@ -104,13 +103,7 @@ def prepare_image(volume: Volume, plan: Plan) -> PreparedImage:
     Raises:
         DataError: The image has another number of channels than the plan.
     """
-    if volume.data.shape[0] != plan.num_channels:
-        raise DataError(
-            "wrong number of channels",
-            found=volume.data.shape[0],
-            expected=f"{plan.num_channels} ({', '.join(plan.channels)})",
-            hint="give the same channels in the same order as in training",
-        )
+    check_channels(volume, plan.channels)
     data, trace = Trace(volume.grid).reorient(volume.data, plan.orientation)
     if plan.crop_nonzero:
         data, trace = trace.crop(data, *nonzero_box(data))
@@ -135,8 +128,7 @@ def preprocess_case(case: Case, plan: Plan) -> PreparedCase:
         DataError: A file cannot be used.
         GeometryError: Image and label lie on different grids.
     """
-    ignored = () if plan.ignore_label is None else (plan.ignore_label,)
-    volume, mask = load_case(case, plan.num_channels, {*plan.label_values, *ignored})
+    volume, mask = load_case(case, plan.channels, plan.label_map)
     image, trace = preprocess_image(volume, plan)
     label = class_indices(trace.replay_labels(mask.labels), plan)
     return PreparedCase(case.id, image.data, label, image.grid, trace)

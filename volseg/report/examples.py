@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -17,13 +16,13 @@ from volseg.errors import VolsegError
 from volseg.evaluation.masks import CaseMask, Labels, empty_case_mask, read_case_mask
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.geometry.grid import Grid
+from volseg.io.description import read_description
+from volseg.io.modality import looks_like_ct
 from volseg.io.volumes import has_volume_suffix, read_volume, volume_stem
 from volseg.report.figures import case_png
 from volseg.report.planes import CaseViews
 
 logger = logging.getLogger(__name__)
-
-_AIR_HU = -200  # an image of unknown modality that goes below this is taken for CT
 
 
 @dataclass(frozen=True)
@@ -68,15 +67,10 @@ def find_images(images: str | Path | None, dataset: str | Path | None, ref: str 
         dataset: A ``dataset.json``, or ``None``.
         ref: Folder of the references; ``labelsTr`` has its scans in ``imagesTr``, ``labels`` in ``images``.
     """
-    content: dict[str, Any] = {}
-    if dataset is not None:
-        content = json.loads(Path(dataset).read_text(encoding="utf-8-sig"))
-    channels = content.get("channel_names") or content.get("modality")
-    names = list(channels.values()) if isinstance(channels, dict) else [channels] if channels else []
-    modality = None if not names else "ct" if all(str(name).lower() == "ct" for name in names) else "mri"
-    if images is None and dataset is not None and "training" in content:
-        root = Path(dataset).parent
-        listed = {volume_stem(pair["label"]): root / pair["image"] for pair in content["training"]}
+    description = read_description(dataset) if dataset is not None else None
+    modality = description.modality if description is not None else None
+    if images is None and description is not None and description.pairs:
+        listed = {volume_stem(pair.label): pair.image for pair in description.pairs}
         return Images({case: path for case, path in listed.items() if path.is_file()}, modality)
     ref = Path(ref).resolve()
     folder = Path(images) if images else ref.with_name(ref.name.replace("labels", "images", 1))
@@ -134,7 +128,7 @@ def _image(images: Images, case: str, grid: Grid) -> tuple[np.ndarray[Any, Any] 
         logger.warning("%s: not on the grid of the reference, not drawn", path)
         return None, "mri"
     image = volume.data[0]
-    return image, images.modality or ("ct" if float(image.min()) < _AIR_HU else "mri")
+    return image, images.modality or ("ct" if looks_like_ct(image) else "mri")
 
 
 def _merged(mask: CaseMask) -> Labels:

@@ -14,10 +14,8 @@ from volseg.geometry.volume import Mask
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case
 from volseg.io.model_file import file_sha256
-from volseg.io.nifti import SUFFIXES
-from volseg.io.volumes import write_mask
+from volseg.io.volumes import OUTPUT_SUFFIX, write_mask
 
-CLASS_SUFFIX = ".nii.gz"
 LONGEST_NAME = 200
 """Bytes of a class's name in a file name."""
 
@@ -41,7 +39,7 @@ class Outputs:
 
     def mask(self, case: str) -> Path:
         """The label map, or the folder of the class files."""
-        return self.folder / (case if self.split_classes else f"{case}.nii.gz")
+        return self.folder / (case if self.split_classes else f"{case}{OUTPUT_SUFFIX}")
 
     def probabilities_of(self, case: str) -> Path | None:
         """Where the probabilities go, if they are wanted."""
@@ -49,7 +47,7 @@ class Outputs:
 
     def uncertainty_of(self, case: str) -> Path | None:
         """Where the uncertainty map goes, if it is wanted."""
-        return self.folder / f"{case}_uncertainty.nii.gz" if self.uncertainty else None
+        return self.folder / f"{case}_uncertainty{OUTPUT_SUFFIX}" if self.uncertainty else None
 
     def all_of(self, case: str) -> list[Path]:
         """Everything that is wanted for a case, the mask first."""
@@ -93,7 +91,7 @@ class Outputs:
         """
         path = self.mask(case.id)
         first = case.images[0]
-        source = first if first.name.lower().endswith(SUFFIXES) and first.is_file() else None
+        source = first if first.is_file() else None
         if not self.split_classes:
             write_mask(path, mask, source=source)
             return
@@ -101,7 +99,7 @@ class Outputs:
             for name, value in labels.items():
                 if value != 0:
                     inside = Mask((mask.labels == value).view(np.uint8), mask.grid)
-                    write_mask(folder / f"{name}{CLASS_SUFFIX}", inside, source=source)
+                    write_mask(folder / f"{name}{OUTPUT_SUFFIX}", inside, source=source)
 
 
 def check_class_names(labels: Mapping[str, int]) -> None:
@@ -130,4 +128,4 @@ def output_sha256(path: Path) -> str:
 
 
 def _is_class_file(path: Path) -> bool:
-    return path.name.endswith(CLASS_SUFFIX) and path.is_file()
+    return path.name.endswith(OUTPUT_SUFFIX) and path.is_file()

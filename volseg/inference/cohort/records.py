@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from volseg.errors import OutputError
+from volseg.errors import DataError, OutputError
 from volseg.io.atomic import atomic_file
+from volseg.io.json_files import read_json
 from volseg.io.model_file import file_sha256
 from volseg.version import __version__
 
@@ -156,12 +157,12 @@ def peak_device_mb(device: torch.device) -> float | None:
 
 def _read_records(path: Path) -> dict[str, dict[str, Any]]:
     """Records of masks that were written; a damaged file counts as none, so that nothing is skipped by mistake."""
+    if not path.exists():
+        return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, "summary", DataError)
         records = {**document["earlier"], **{k: v for k, v in document["cases"].items() if v["status"] != "failed"}}
         return {name: dict(record) for name, record in records.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s cannot be read as a summary and is ignored (%s)", path, error)
         return {}

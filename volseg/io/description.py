@@ -1,0 +1,142 @@
+"""The one reader of ``dataset.json``: labels, channels and listed cases in the dialects of Decathlon and nnU-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from volseg.errors import DataError
+from volseg.io.json_files import read_json
+from volseg.io.labels import LabelMap, make_label_map
+
+FILE_NAME = "dataset.json"
+Layout = Literal["decathlon", "nnunet", "plain"]
+
+
+@dataclass(frozen=True)
+class ListedPair:
+    """An image and its label, as ``training`` lists them.
+
+    Attributes:
+        image: Path of the scan (not checked).
+        label: Path of the reference (not checked). Its name and folder may differ from the image's.
+    """
+
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a ``dataset.json`` says.
+
+    Attributes:
+        file: The file.
+        layout: ``decathlon`` lists its cases under ``training``; ``nnunet`` has ``channel_names``; ``plain`` neither.
+        name: Name of the data set, if it is stated.
+        labels: The classes, regions included, if they are stated.
+        channels: Names of the channels, if they are stated.
+        pairs: The listed cases; empty for the other layouts.
+    """
+
+    file: Path
+    layout: Layout
+    name: str | None
+    labels: LabelMap | None
+    channels: tuple[str, ...] | None
+    pairs: tuple[ListedPair, ...]
+
+    @property
+    def modality(self) -> str | None:
+        """``ct`` or ``mri``; ``None`` if the channels are not stated."""
+        return None if self.channels is None else modality_of(self.channels)
+
+
+def modality_of(channels: tuple[str, ...]) -> str:
+    """Return ``ct`` if every channel is called CT, else ``mri`` (intensities without a fixed scale)."""
+    return "ct" if all(channel.strip().lower() == "ct" for channel in channels) else "mri"
+
+
+def read_description(path: str | Path) -> Description:
+    """Read a ``dataset.json``.
+
+    Args:
+        path: The file, or the folder that holds it.
+
+    Raises:
+        DataError: The file is missing, not JSON, or a part of it has another form than both dialects.
+    """
+    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    content = read_json(file, "dataset", DataError)
+    if not isinstance(content, dict):
+        raise DataError("dataset.json is not an object", file=file, found=type(content).__name__, expected="{...}")
+    layout: Layout = "decathlon" if "training" in content else "nnunet" if "channel_names" in content else "plain"
+    channels = content.get("channel_names", content.get("modality"))
+    with _expecting(file, '"modality": {"0": "CT"}, or "channel_names": {"0": "CT"}'):
+        channel_names = None if channels is None else _names(channels)
+    return Description(
+        file=file,
+        layout=layout,
+        name=str(content["name"]) if content.get("name") else None,
+        labels=_labels(content["labels"], file) if content.get("labels") else None,
+        channels=channel_names,
+        pairs=_pairs(content["training"], file) if layout == "decathlon" else (),
+    )
+
+
+def read_label_map(path: str | Path) -> LabelMap:
+    """Read the classes of a ``dataset.json``.
+
+    Raises:
+        DataError: The file is missing or has no usable labels.
+    """
+    return required_labels(read_description(path))
+
+
+def required_labels(description: Description) -> LabelMap:
+    """Return the classes of a description.
+
+    Raises:
+        DataError: The file does not state any.
+    """
+    if description.labels is None:
+        expected = '"labels": {"background": 0, "liver": 1} (nnU-Net) or {"0": "background", "1": "liver"} (Decathlon)'
+        raise DataError("dataset.json has no labels", file=description.file, expected=expected)
+    return description.labels
+
+
+def _labels(labels: Any, file: Path) -> LabelMap:
+    """Label map from Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
+    with _expecting(file, '"labels": {"0": "background", "1": ...} or {"background": 0, ...}'):
+        pairs = list(labels.items())
+    if all(key.removeprefix("-").isdecimal() and isinstance(name, str) for key, name in pairs):
+        if len(set(labels.values())) < len(labels):
+            raise DataError("two label values have the same name", file=file, found=labels)
+        labels = {name: int(value) for value, name in pairs}
+    return make_label_map(labels, file)
+
+
+def _pairs(training: Any, file: Path) -> tuple[ListedPair, ...]:
+    with _expecting(file, '"training": [{"image": ..., "label": ...}]'):
+        return tuple(ListedPair(file.parent / entry["image"], file.parent / entry["label"]) for entry in training)
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """Channel names from ``{"0": "T1", "1": "T2"}``, a list, or one name."""
+    if isinstance(names, str):
+        return (names,)
+    if isinstance(names, Mapping):
+        names = [names[key] for key in sorted(names, key=int)]
+    return tuple(str(name) for name in names)
+
+
+@contextmanager
+def _expecting(file: Path, expected: str) -> Iterator[None]:
+    """Turn a missing key or a value of the wrong type into a DataError that shows the expected form."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError("dataset.json is not as expected", file=file, found=repr(error), expected=expected) from error
