@@ -17,6 +17,7 @@ from tests.made.trained import model_of_session
 from volseg.config.schema import ModelConfig
 from volseg.inference.predictor import Predictor
 from volseg.models.build import build_model
+from volseg.models.contracts import SegmentationNetwork, SpacingMm
 from volseg.planning.plan import ChannelIntensity, Plan
 
 MakePlan = Callable[..., Plan]
@@ -66,14 +67,14 @@ def build() -> Callable[..., nn.Module]:
     return make
 
 
-class Nearest(nn.Module):
-    """Class k where a voxel's value is nearest to 100 k. Has no ``encode``: the engine calls it window by window."""
+class Nearest(SegmentationNetwork):
+    """A network without an encoder: class k where a voxel's value is nearest to 100 k."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.register_buffer("levels", torch.arange(float(classes)).view(1, -1, 1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def decode(self, taps: list[Tensor], x: Tensor, spacing_mm: SpacingMm | None = None) -> Tensor:
         assert isinstance(self.levels, Tensor)
         return -((x / 100 - self.levels) ** 2)
 

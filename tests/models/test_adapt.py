@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
 from volseg.config import schema
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig, TrainConfig
 from volseg.errors import ConfigError
 from volseg.models.build import build_model, count_parameters, for_prediction, parameter_groups
@@ -19,15 +21,15 @@ from volseg.models.encoders import dinov2
 from volseg.models.encoders.layers import DropPath
 
 MODES = ("frozen", "linear", "lora", "bitfit", "full")
-PLAIN = dinov2.Variant(width=32, depth=2, heads=2, grid=5)
-GATED = dinov2.Variant(width=32, depth=2, heads=2, swiglu=True, registers=2, grid=5)
+PLAIN = small_entry(width=32, depth=2, heads=2, grid=5)
+GATED = small_entry(width=32, depth=2, heads=2, swiglu=True, registers=2, grid=5)
 Build = Callable[..., nn.Module]
 
 
 @pytest.fixture(params=[PLAIN, GATED], ids=["mlp", "swiglu"])
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Networks with a small encoder of the family."""
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", request.param)
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", request.param)
     monkeypatch.setattr(schema, "DECODERS", tuple({*schema.DECODERS, "linear"}))
 
     def make(mode: str, **settings: Any) -> nn.Module:
@@ -183,7 +185,7 @@ def test_each_layer_of_a_pretrained_encoder_learns_slower_than_the_one_above(bui
 
 
 def test_the_layer_is_read_as_a_number(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", dinov2.Variant(width=32, depth=12, heads=2, grid=5))
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", small_entry(width=32, depth=12, heads=2, grid=5))
     found = rates(pretrained(build, "full", tmp_path), layer_decay=0.5)
     lr = [found[f"encoder.vit.blocks.{index}.norm1.weight"][0] for index in range(12)]
     assert lr == pytest.approx([0.5 ** (12 - index) for index in range(12)])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from volseg.models.aggregate import DepthAttention, DepthConv, NoAggregator, blur_weights, rotate
-from volseg.models.attention import math as math_attention
+from volseg.models.attention import reference_attention
 from volseg.models.contracts import FeatureSpec
 
 SPEC = FeatureSpec((32, 32), ((1, 8, 8),) * 2)
@@ -153,6 +153,7 @@ def test_conv_is_a_depthwise_convolution_with_repeated_ends() -> None:
 def test_backends_agree() -> None:
     before = taps()
     fused, reference = (
-        noisy(DepthAttention(SPEC, 2, **kernel))(before, SPACING)[-1] for kernel in ({}, {"attend": math_attention})
+        noisy(DepthAttention(SPEC, 2, **kernel))(before, SPACING)[-1]
+        for kernel in ({}, {"attend": reference_attention})
     )
     torch.testing.assert_close(fused, reference, rtol=0, atol=1e-10)

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError, MissingExtraError
-from volseg.models.attention import SHORT, attention_function, math, sdpa, try_attention
+from volseg.models.attention import attention_function, reference_attention, sdpa, try_attention
 from volseg.models.build import build_model, for_prediction
+from volseg.models.kernels import SHORT
 from volseg.training.state import TrainingState
 
 TINY = {"encoder": "tiny", "weights": "random", "features": 4, "max_features": 8}
@@ -55,15 +56,15 @@ def test_math_equals_attention_written_as_a_loop() -> None:
     for b, head, i in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(5)).tolist():
         weights = [torch.exp(query[b, head, i] @ key[b, head, j] / 8**0.5) for j in range(5)]
         expected[b, head, i] = sum(w * value[b, head, j] for j, w in enumerate(weights)) / sum(weights)
-    torch.testing.assert_close(math(query, key, value), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(reference_attention(query, key, value), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 64), (5, 8), (257, 64)])
 def test_sdpa_equals_math_in_values_and_gradients(count: int, size: int) -> None:
     one, other = tokens(count=count, size=size), tokens(count=count, size=size)
-    for attend, inputs in ((sdpa, one), (math, other)):
+    for attend, inputs in ((sdpa, one), (reference_attention, other)):
         attend(*inputs).square().sum().backward()
-    torch.testing.assert_close(sdpa(*one), math(*other), rtol=0, atol=1e-12)
+    torch.testing.assert_close(sdpa(*one), reference_attention(*other), rtol=0, atol=1e-12)
     for x, y in zip(one, other, strict=True):
         torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=1e-11)
 
@@ -86,7 +87,7 @@ def test_sdpa_in_bf16_is_as_near_as_bf16_can_be(count: int) -> None:
 def test_the_name_decides_and_not_what_is_installed(install: Install) -> None:
     install(heads_third)
     assert attention_function("sdpa") is sdpa
-    assert attention_function("math") is math
+    assert attention_function("math") is reference_attention
     with pytest.raises(ConfigError, match="sdpa, xformers, math"):
         attention_function("flash")
 
@@ -148,7 +149,7 @@ def test_a_kernel_that_refuses_is_named_before_the_weights_are_read(install: Ins
     model = ModelConfig(**{**TINY, "weights": "/none.pth"}, attention="xformers")
     with pytest.raises(ConfigError) as caught:
         build_model(model, StubPlan(), device="cpu", dtype=torch.bfloat16)
-    for part in ("model.attention=xformers", "device cpu", "bfloat16", "64 channels", "no operator for cpu"):
+    for part in ("model.attention=xformers", "device cpu", "bfloat16", "64 channels per head", "no operator for cpu"):
         assert part in str(caught.value)
     assert "hint: set model.attention=sdpa" in str(caught.value)
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.build import build_model, count_parameters, parameter_groups
@@ -37,7 +39,7 @@ def test_groups_hold_every_trainable_parameter_once_and_decay_only_matrices() ->
 
 
 def test_only_a_pretrained_encoder_learns_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", dinov2.Variant(width=32, depth=1, heads=2, grid=5))
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", small_entry(width=32, depth=1, heads=2, grid=5))
     random = build_model(replace(CONFIG, encoder="dinov2_s14"), StubPlan())
     assert {name: lr for name, (lr, _) in rates(random).items() if name.startswith("encoder")} == {
         "encoder, decay": 1.0,

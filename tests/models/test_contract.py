@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from tests.made.plans import THICK, StubPlan
+from volseg.config.encoders import CATALOGUE, EncoderEntry
 from volseg.config.schema import ADAPTATIONS, AGGREGATORS, BASELINES, DECODERS, ENCODERS, ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.build import build_model
-from volseg.models.encoders import dinov2
 from volseg.models.encoders.layers import DropPath
 
 SMALL = {"weights": "random", "features": 2, "max_features": 4, "drop_path": 0.2}
@@ -26,14 +26,14 @@ ISOTROPIC = StubPlan(patch_size=(4, 16, 16), decoder_strides=((1, 1, 1), (2, 2, 
 PLANS = {"isotropic": ISOTROPIC, "thick": replace(THICK, patch_size=(3, 8, 12))}
 
 
-def shrunk(name: str) -> dinov2.Variant:
+def shrunk(name: str) -> EncoderEntry:
     """The encoder's structure with the smallest numbers."""
-    variant = dinov2.VARIANTS[name]
-    return replace(variant, width=16, depth=2, heads=2, registers=min(variant.registers, 1), grid=3)
+    entry = CATALOGUE[name]
+    return replace(entry, width=16, depth=2, heads=2, registers=min(entry.registers, 1), grid=3, url=None)
 
 
-VARIANTS = {name: shrunk(name) for name in ENCODERS if name != "identity"}
-KINDS = {variant: name for name, variant in reversed(VARIANTS.items())}  # the first name of each structure
+ENTRIES = {name: shrunk(name) for name in ENCODERS if name != "identity"}
+KINDS = {entry: name for name, entry in reversed(ENTRIES.items())}  # the first name of each structure
 
 
 def choices() -> Iterator[dict[str, object]]:
@@ -61,8 +61,8 @@ def params() -> Iterator[object]:
 
 @pytest.fixture(autouse=True)
 def small_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, variant in VARIANTS.items():
-        monkeypatch.setitem(dinov2.VARIANTS, name, variant)
+    for name, entry in ENTRIES.items():
+        monkeypatch.setitem(CATALOGUE, name, entry)
 
 
 @pytest.fixture(params=params())

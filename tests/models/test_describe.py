@@ -8,7 +8,7 @@ import torch
 from tests.made.plans import THICK, StubPlan
 from volseg.config.schema import ModelConfig
 from volseg.models.build import build_model, count_parameters
-from volseg.models.describe import _parts, describe_model, kept_bytes
+from volseg.models.describe import describe_model, kept_bytes
 
 TINY = {"encoder": "tiny", "weights": "random", "features": 4, "max_features": 8}
 CHOICES = [
@@ -55,7 +55,7 @@ def test_it_tells_what_a_real_network_keeps(choice: dict[str, object], plan: Stu
     network = build_model(config, plan).train()
     depth, height, width = plan.patch_size
     x = torch.randn(2, plan.num_channels, depth + 2, height, width)
-    real = kept_bytes(network, _parts(network)[0], lambda: network(x))
+    real = kept_bytes(network, network.parts(), lambda: network(x))
     assert "other" not in real
     for part in costs:
         assert part.kept_bytes == pytest.approx(real.get(part.name, 0), rel=0.1, abs=20_000), part.name

@@ -8,22 +8,25 @@ import pytest
 import torch
 from torch import nn
 
-from volseg.models.encoders.dinov2 import DinoV2, Variant
+from tests.made.encoders import small_entry
+from volseg.config.encoders import EncoderEntry
+from volseg.models.encoders.dinov2 import DinoV2
 from volseg.models.lora import LoraLinear, add_lora, is_lora, merge_lora, merged_state
 
-MLP = Variant(width=32, depth=2, heads=2, grid=5)
-SWIGLU = Variant(width=32, depth=2, heads=2, swiglu=True, registers=2, grid=5)
+MLP = small_entry(width=32, depth=2, heads=2, grid=5)
+SWIGLU = small_entry(width=32, depth=2, heads=2, swiglu=True, registers=2, grid=5)
 
 
-def vit(variant: Variant = MLP) -> DinoV2:
+def vit(entry: EncoderEntry = MLP) -> DinoV2:
     torch.manual_seed(0)
-    return DinoV2(variant).eval()
+    return DinoV2(entry).eval()
 
 
-def adapted(variant: Variant = MLP, *, noise: bool = True, mlp: bool = True, dropout: float = 0.0) -> DinoV2:
+def adapted(entry: EncoderEntry = MLP, *, noise: bool = True, mlp: bool = True, dropout: float = 0.0) -> DinoV2:
     """A transformer with LoRA, its second matrices filled so that they do something."""
-    model = vit(variant).requires_grad_(False)
-    add_lora(model, rank=3, alpha=6.0, dropout=dropout, mlp=mlp)
+    model = vit(entry).requires_grad_(False)
+    layers = (*model.attention_layers, *(model.mlp_layers if mlp else ()))
+    add_lora(model, layers, rank=3, alpha=6.0, dropout=dropout)
     if noise:
         for name, parameter in model.named_parameters():
             if name.endswith("lora_b"):
@@ -49,25 +52,25 @@ def test_the_layer_is_the_formula() -> None:
     assert layer.merged()(torch.tensor([10.0, 20.0])).item() == 30.5
 
 
-@pytest.mark.parametrize("variant", [MLP, SWIGLU])
+@pytest.mark.parametrize("entry", [MLP, SWIGLU])
 @pytest.mark.parametrize("mlp", [False, True])
-def test_the_start_is_the_given_network_to_the_bit(variant: Variant, mlp: bool) -> None:
-    start = adapted(variant, noise=False, mlp=mlp, dropout=0.5)
+def test_the_start_is_the_given_network_to_the_bit(entry: EncoderEntry, mlp: bool) -> None:
+    start = adapted(entry, noise=False, mlp=mlp, dropout=0.5)
     for model in (start.eval(), start.train()):
-        assert torch.equal(model(images()), vit(variant)(images()))
+        assert torch.equal(model(images()), vit(entry)(images()))
     assert all(p.any() for name, p in start.named_parameters() if name.endswith("lora_a"))
 
 
 @pytest.mark.parametrize(
-    ("variant", "mlp", "layers"),
+    ("entry", "mlp", "layers"),
     [
         (MLP, False, ["attn.qkv", "attn.proj"]),
         (MLP, True, ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]),
         (SWIGLU, True, ["attn.qkv", "attn.proj", "mlp.w12", "mlp.w3"]),
     ],
 )
-def test_the_layers_it_joins(variant: Variant, mlp: bool, layers: list[str]) -> None:
-    model = adapted(variant, mlp=mlp)
+def test_the_layers_it_joins(entry: EncoderEntry, mlp: bool, layers: list[str]) -> None:
+    model = adapted(entry, mlp=mlp)
     found = [name for name, module in model.named_modules() if isinstance(module, LoraLinear)]
     assert found == [f"blocks.{block}.{layer}" for block in range(2) for layer in layers]
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -76,10 +79,10 @@ def test_the_layers_it_joins(variant: Variant, mlp: bool, layers: list[str]) -> 
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * 3 * ((32 + 96) + (32 + 32))
 
 
-@pytest.mark.parametrize("variant", [MLP, SWIGLU])
+@pytest.mark.parametrize("entry", [MLP, SWIGLU])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
-def test_merging_is_exact_in_every_layer(variant: Variant, dtype: torch.dtype, tolerance: float) -> None:
-    model = adapted(variant).to(dtype)
+def test_merging_is_exact_in_every_layer(entry: EncoderEntry, dtype: torch.dtype, tolerance: float) -> None:
+    model = adapted(entry).to(dtype)
     for module in model.modules():
         if isinstance(module, LoraLinear):
             x = torch.randn(50, module.in_features, generator=torch.Generator().manual_seed(2)).to(dtype)
@@ -88,11 +91,11 @@ def test_merging_is_exact_in_every_layer(variant: Variant, dtype: torch.dtype, t
             torch.testing.assert_close(plain(x), module(x), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("variant", [MLP, SWIGLU])
-def test_a_merged_network_computes_the_same(variant: Variant) -> None:
-    model = adapted(variant)
+@pytest.mark.parametrize("entry", [MLP, SWIGLU])
+def test_a_merged_network_computes_the_same(entry: EncoderEntry) -> None:
+    model = adapted(entry)
     expected = model(images())
-    assert (expected - vit(variant)(images())).abs().max() > 0.1  # the noise does something
+    assert (expected - vit(entry)(images())).abs().max() > 0.1  # the noise does something
     merged = copy.deepcopy(model)
     merge_lora(merged)
     assert not any(isinstance(module, LoraLinear) for module in merged.modules())
@@ -101,11 +104,11 @@ def test_a_merged_network_computes_the_same(variant: Variant) -> None:
     torch.testing.assert_close(exact, model.double()(images(torch.float64)), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", [MLP, SWIGLU])
-def test_merged_weights_have_the_official_names(variant: Variant) -> None:
-    model = adapted(variant)
+@pytest.mark.parametrize("entry", [MLP, SWIGLU])
+def test_merged_weights_have_the_official_names(entry: EncoderEntry) -> None:
+    model = adapted(entry)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    state, official = merged_state(model), vit(variant)
+    state, official = merged_state(model), vit(entry)
     assert list(state) == list(official.state_dict())
     official.load_state_dict(state, strict=True)
     torch.testing.assert_close(official(images()), model(images()), rtol=1e-6, atol=2e-6)

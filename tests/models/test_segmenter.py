@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.models.build import build_model
 from volseg.models.describe import kept_bytes
-from volseg.models.encoders import dinov2, slices
+from volseg.models.encoders import slices
 
 PLAN = StubPlan(patch_size=(6, 16, 16))
 CONFIG = ModelConfig(encoder="dinov2_s14", weights="random", features=2, max_features=4, drop_path=0.5)
@@ -20,8 +22,8 @@ CONFIG = ModelConfig(encoder="dinov2_s14", weights="random", features=2, max_fea
 
 @pytest.fixture(autouse=True)
 def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    variant = dinov2.Variant(width=16, depth=4, heads=2, swiglu=True, registers=1, grid=3)
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", variant)
+    entry = small_entry(width=16, depth=4, heads=2, swiglu=True, registers=1, grid=3)
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", entry)
 
 
 def made(**choice: object) -> nn.Module:
@@ -45,7 +47,7 @@ def loss_and_gradients(model: nn.Module) -> list[torch.Tensor]:
 def kept_by_encoder(model: nn.Module) -> int:
     """What autograd keeps of one pass through the encoder."""
     taps: list[torch.Tensor] = []
-    kept = kept_bytes(model, {"encoder": [model.encoder]}, lambda: taps.extend(model.encode(image())))
+    kept = kept_bytes(model, model.parts(), lambda: taps.extend(model.encode(image())))
     assert taps[0].requires_grad is (not model.encoder.frozen)
     return kept.get("encoder", 0)
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.io.model_file import save_model
@@ -28,7 +30,8 @@ class NamedPlan(StubPlan):
 
 @pytest.fixture(autouse=True)
 def _small_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", dinov2.Variant(width=32, depth=2, heads=2, grid=5))
+    url = CATALOGUE["dinov2_s14"].url
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", small_entry(width=32, depth=2, heads=2, grid=5, url=url))
 
 
 def model_file(path: Path, config: ModelConfig = CONFIG, plan: StubPlan | None = None) -> dict[str, torch.Tensor]:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError
 from volseg.inference.predictor import Predictor
@@ -29,7 +31,7 @@ LORA = ModelConfig(encoder="dinov2_s14", weights="random", adaptation="lora", fe
 
 @pytest.fixture(autouse=True)
 def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", dinov2.Variant(width=32, depth=2, heads=2, grid=5))
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", small_entry(width=32, depth=2, heads=2, grid=5))
 
 
 @pytest.fixture

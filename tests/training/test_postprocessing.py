@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from volseg.config.schema import Config, DataConfig, ModelConfig, PostprocessConfig
 from volseg.errors import ConfigError
@@ -16,6 +16,7 @@ from volseg.inference.predictor import Predictor
 from volseg.io.datasets import Case, Dataset
 from volseg.io.labels import make_label_map
 from volseg.models.build import build_model
+from volseg.models.contracts import SegmentationNetwork, SpacingMm
 from volseg.planning.plan import ChannelIntensity, Plan
 from volseg.postprocessing.rules import Postprocessing
 from volseg.training.checkpoint import Progress
@@ -42,10 +43,10 @@ PLAN = Plan(
 )
 
 
-class Bright(nn.Module):
+class Bright(SegmentationNetwork):
     """The organ is where the image is bright."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def decode(self, taps: list[Tensor], x: Tensor, spacing_mm: SpacingMm | None = None) -> Tensor:
         return torch.cat([50 - x, x - 50], dim=1)
 
 

@@ -8,20 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from volseg.config.encoders import CATALOGUE
 from volseg.errors import ConfigError
 
-ENCODERS = (
-    "dinov2_s14",
-    "dinov2_b14",
-    "dinov2_l14",
-    "dinov2_g14",
-    "dinov2_s14_reg",
-    "dinov2_b14_reg",
-    "dinov2_l14_reg",
-    "dinov2_g14_reg",
-    "tiny",
-    "identity",
-)
+ENCODERS = (*CATALOGUE, "identity")
 AGGREGATORS = ("none", "conv", "attention")
 ATTENTIONS = ("sdpa", "xformers", "math")
 ADAPTATIONS = ("frozen", "linear", "lora", "bitfit", "full")

@@ -1,4 +1,4 @@
-"""Trained networks from model files, grouped so that what they have in common is done once."""
+"""Trained networks from model files, grouped so that shared work is done once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.io.model_file import read_model
 from volseg.models.build import build_model
+from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network with the plan it was trained with and what is done to its masks."""
+    """A trained network with its plan and the postprocessing of its masks."""
 
-    model: nn.Module
+    model: SegmentationNetwork
     plan: Plan
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
 
@@ -33,7 +34,7 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
     Args:
         path: The file.
         device: Where the network will run; its attention kernel is tried there.
-        dtype: In which precision.
+        dtype: Precision in which it will run.
 
     Raises:
         ModelFileError: The file is missing, damaged, of another kind, or its parts do not fit together.
@@ -42,7 +43,7 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
     try:
         plan = Plan.from_dict(metadata["plan"])
         postprocessing = Postprocessing.from_dict(metadata.get("postprocessing", {}), plan.labels)
-        with torch.random.fork_rng(devices=[]):  # the random start is overwritten; nobody else shall notice it
+        with torch.random.fork_rng(devices=[]):  # the random weights are overwritten; keep the caller's random state
             model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
@@ -51,15 +52,18 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
 
 
 def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
-    """See that the networks segment the same classes in the same channels.
+    """Check that the networks segment the same classes in the same channels.
 
     Raises:
         ConfigError: They do not; the file is named.
     """
     first = networks[0].plan
     for network, path in zip(networks[1:], paths[1:], strict=True):
-        for name in ("labels", "channels"):
-            found, expected = getattr(network.plan, name), getattr(first, name)
+        plan = network.plan
+        for name, found, expected in (
+            ("labels", plan.labels, first.labels),
+            ("channels", plan.channels, first.channels),
+        ):
             if found != expected:
                 raise ConfigError(
                     f"the models of an ensemble have other {name}",
@@ -69,16 +73,16 @@ def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
                 )
 
 
-def group_networks(networks: Sequence[Network]) -> list[tuple[Plan, list[nn.Module]]]:
-    """Networks that see the same prepared slabs: one plan, and the same neighbouring slices.
+def group_networks(networks: Sequence[Network]) -> list[tuple[Plan, list[SegmentationNetwork]]]:
+    """Group the networks that can use the same prepared slabs: those with the same plan and the same halo.
 
-    Within a group, networks whose encoders are equal (a frozen one, in the folds of one plan) share one encoder object,
-    and so its tokens.
+    Within a group, networks with equal encoders (a frozen one, in the folds of one plan) are changed to share one
+    encoder object, and so its tokens.
     """
-    groups: list[tuple[Plan, list[nn.Module]]] = []
+    groups: list[tuple[Plan, list[SegmentationNetwork]]] = []
     for network in networks:
         for plan, models in groups:
-            if plan == network.plan and _halo(models[0]) == _halo(network.model):
+            if plan == network.plan and models[0].halo == network.model.halo:
                 _share_encoder(network.model, models)
                 models.append(network.model)
                 break
@@ -87,27 +91,21 @@ def group_networks(networks: Sequence[Network]) -> list[tuple[Plan, list[nn.Modu
     return groups
 
 
-def _halo(model: nn.Module) -> int:
-    return int(getattr(model, "halo", 0))
-
-
-def _share_encoder(model: nn.Module, others: Sequence[nn.Module]) -> None:
-    encoder = getattr(model, "encoder", None)
+def _share_encoder(model: SegmentationNetwork, others: Sequence[SegmentationNetwork]) -> None:
     for other in others:
-        candidate = getattr(other, "encoder", None)
-        if encoder is not None and candidate is not None and _equal(encoder, candidate):
-            model.encoder = candidate
+        if model.encoder is not None and other.encoder is not None and _equal(model.encoder, other.encoder):
+            model.encoder = other.encoder
             return
 
 
 def _equal(encoder: nn.Module, other: nn.Module) -> bool:
-    """Whether two encoders of the same plan and halo give the same tokens."""
+    """Return whether two encoders of the same plan and halo give the same tokens."""
     ours, theirs = encoder.state_dict(), other.state_dict()
     return str(encoder) == str(other) and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def _model_config(config: Mapping[str, Any]) -> ModelConfig:
-    """The network's settings; its weights come from the model file, so the encoder starts empty."""
+    """Return the network's settings, without initial weights: its weights come from the model file."""
     settings = dict(config["model"])
     unknown = sorted(set(settings) - {setting.name for setting in fields(ModelConfig)})
     if unknown:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
 from volseg.device import choose_device, prediction_dtype
 from volseg.errors import DataError
@@ -29,6 +28,7 @@ from volseg.inference.sliding.windows import Layout
 from volseg.inference.timing import StageClock
 from volseg.io.checks import check_channels
 from volseg.io.volumes import check_image, read_channels, read_volume
+from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.preprocess import prepare_image
@@ -48,7 +48,7 @@ class Segmentation:
     Attributes:
         mask: On the scan's own grid, postprocessed.
         seconds: Wall time of each stage: prepare, network, restore, postprocess.
-        counts: ``encodings_per_slice`` (for each in-plane window and flip; 1 where each is encoded once),
+        counts: ``encodings_per_slice`` (per in-plane window and flip; absent without an encoder),
             ``slab_slices``, ``windows``, ``windows_skipped``.
         removed: What postprocessing removed.
     """
@@ -103,7 +103,7 @@ class Predictor:
     @classmethod
     def from_model(
         cls,
-        model: nn.Module,
+        model: SegmentationNetwork,
         plan: Plan,
         device: str | torch.device = "auto",
         postprocessing: Postprocessing | None = None,
@@ -180,7 +180,7 @@ class Predictor:
     def _member(
         self,
         plan: Plan,
-        models: Sequence[nn.Module],
+        models: Sequence[SegmentationNetwork],
         volume: Volume,
         options: PredictOptions,
         clock: StageClock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from volseg.config.schema import ModelConfig
+from volseg.errors import ConfigError
 from volseg.models.encoders.slices import SliceEncoder
 from volseg.models.lora import add_lora
 
@@ -10,19 +11,22 @@ from volseg.models.lora import add_lora
 def adapt(encoder: SliceEncoder, model: ModelConfig) -> None:
     """Prepare an encoder that has its weights, in place, for one kind of adaptation (``model.adaptation``).
 
-    - ``frozen`` and ``linear`` train nothing: no gradients, evaluation mode whatever ``model.train()`` says (so no
-      stochastic depth), and no graph. ``linear`` is the linear probe; decoder and aggregator make it one.
-    - ``bitfit`` trains every bias: patch embedding, query, key, value and output of the attention, both MLP layers, and
-      all LayerNorms, the final one included. Nothing else of the encoder trains; what follows it does.
-    - ``lora`` trains the added matrices alone (`volseg.models.lora`); biases and norms stay.
+    - ``frozen`` and ``linear`` train nothing: no gradients and no graph, and evaluation mode even after
+      ``model.train()`` (so no stochastic depth). ``linear`` is the linear probe, which also needs its decoder and
+      aggregator.
+    - ``bitfit`` trains every bias: patch embedding, attention, MLP, and all LayerNorms, the final one included.
+    - ``lora`` trains the added matrices only (`volseg.models.lora`); biases and norms do not train.
     - ``full`` trains everything but the mask token.
 
-    The patch embedding's weight trains with ``full`` alone: inflated to other channels it is still the pretrained one,
-    summed and shared out, so nothing about it is new.
+    The weight of the patch embedding trains with ``full`` only: adapted to other channels it is still the pretrained
+    one, summed and divided.
 
     Args:
         encoder: The slice encoder.
         model: Its settings.
+
+    Raises:
+        ConfigError: ``lora`` for an encoder without the layers that it adapts.
 
     Source: BitFit, Ben-Zaken et al. 2022, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
     Language-models"; LoRA, Hu et al. 2021.
@@ -31,12 +35,23 @@ def adapt(encoder: SliceEncoder, model: ModelConfig) -> None:
     if mode == "full":
         return
     encoder.requires_grad_(False)
-    if mode == "lora":  # the matrices it adds ask for a gradient; what was there keeps its flag
-        rank, alpha, dropout = model.lora_rank, model.lora_alpha, model.lora_dropout
-        add_lora(encoder.vit, rank=rank, alpha=alpha, dropout=dropout, mlp=model.lora_mlp)
+    if mode == "lora":  # the matrices that it adds require a gradient; the other parameters keep their flag
+        _add_lora(encoder, model)
     elif mode == "bitfit":
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
     else:
         encoder.frozen = True
         encoder.eval()
+
+
+def _add_lora(encoder: SliceEncoder, model: ModelConfig) -> None:
+    vit = encoder.vit
+    layers = (*vit.attention_layers, *(vit.mlp_layers if model.lora_mlp else ()))
+    if not layers:
+        raise ConfigError(
+            "the encoder has no layers for LoRA",
+            found=f"model.encoder={model.encoder} model.adaptation=lora",
+            hint="set model.adaptation=full, bitfit or frozen",
+        )
+    add_lora(vit, layers, rank=model.lora_rank, alpha=model.lora_alpha, dropout=model.lora_dropout)

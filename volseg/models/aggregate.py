@@ -1,8 +1,7 @@
 """Mixing slice tokens along depth. Every aggregator starts as the identity.
 
-All of them mix the last tap only, which carries most of what the encoder knows and enters the decoder at its deepest
-level; the shallower taps meet their neighbours in the decoder's convolutions. That is a quarter of the cost of mixing
-all four.
+All of them mix the last tap only, which has most of the encoder's information and enters the decoder at its deepest
+level. The decoder's convolutions mix the shallower taps along depth. That costs a quarter of mixing all four taps.
 """
 
 from __future__ import annotations
@@ -14,24 +13,22 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from volseg.models.attention import AttentionFunction, sdpa
-from volseg.models.contracts import FeatureSpec
+from volseg.models.attention import AttentionFunction, AttentionLayer, sdpa
+from volseg.models.contracts import FeatureSpec, SpacingMm
 
 NEARNESS = 0.7
-"""Start of the query and key offsets. Equal offsets add the same positive, falling function of the distance to all
-scores, so that attention begins with the near slices instead of the mean of the stack."""
+"""Initial query and key offsets. Equal offsets add the same positive, decreasing function of distance to all scores, so
+that attention starts with the near slices instead of the mean of the stack."""
 CONTENT = 0.5
-"""Start of the query and key scales: what the tokens hold weighs less than how near they are."""
-
-SpacingMm = torch.Tensor | tuple[float, float, float]
+"""Initial query and key scales: the content of the tokens counts less than their distance."""
 
 
 class NoAggregator(nn.Module):
     """Leave the taps as they are.
 
     Attributes:
-        spec: The taps.
-        reach: Slices to each side that a token learns from; `None`: the whole stack.
+        spec: Channels and strides of the taps.
+        reach: Slices to each side that change a token; ``None`` is the whole stack.
     """
 
     reach: int | None = 0
@@ -41,20 +38,20 @@ class NoAggregator(nn.Module):
         self.spec = spec
 
     def forward(self, taps: list[torch.Tensor], spacing_mm: SpacingMm) -> list[torch.Tensor]:
-        """``(B, E, D, h, w)`` each -> the same."""
+        """Return the taps, ``(B, E, D, h, w)`` each."""
         return taps
 
 
 class DepthConv(nn.Module):
     """Depthwise convolution along depth, GELU and a projection, over the last tap.
 
-    It counts in slices, not in millimetres: what it learns at one spacing does not carry over to another. The ends of
-    the stack are repeated, as the decoder's padding does. The projection starts at zero: at first the result equals the
-    input to the bit.
+    Its kernel is in slices, not in millimetres, so weights trained at one spacing are not valid at another. The end
+    slices are repeated, as in the decoder's padding. The projection starts at zero: the initial result is bitwise
+    identical to the input.
 
     Args:
-        spec: The taps; passed on unchanged.
-        reach: Slices to each side that a token learns from.
+        spec: Channels and strides of the taps; the output has the same.
+        reach: Slices to each side that change a token.
 
     Source: the depthwise-separable convolution of Howard et al. 2017, "MobileNets".
     """
@@ -80,18 +77,19 @@ class DepthConv(nn.Module):
         return [*taps[:-1], tap + mixed]
 
 
-class DepthAttention(nn.Module):
+class DepthAttention(AttentionLayer):
     """Axial attention along depth over the last tap, with rotary positions in millimetres.
 
-    Softmax over slices stands for an integral over millimetres, so that a stack resampled along depth gives the same
-    result. That holds where scores and values change little from slice to slice. Two things see to it, whatever the
-    weights: keys and values come from the stack blurred by ``blur_mm``, and queries and keys are normalised, so that no
-    slice can outweigh all others. Both are read midway between the slices, which covers the stack from its first to its
-    last slice with equal weights at any spacing. Detail is not lost: the residual carries it, and each slice asks with
-    its own tokens. The output projection starts at zero: at first the result equals the input to the bit.
+    The softmax over slices approximates an integral over millimetres, so that a stack resampled along depth gives the
+    same result. The approximation needs scores and values that change little from slice to slice. Two properties ensure
+    this for any weights: keys and values come from the stack blurred by ``blur_mm``, and queries and keys are
+    normalised, so that no slice can outweigh all others. Keys and values are sampled midway between the slices, which
+    covers the stack from its first to its last slice with equal weights at any spacing. Detail is kept by the residual
+    and by the queries, which are not blurred. The output projection starts at zero: the initial result is bitwise
+    identical to the input.
 
     Args:
-        spec: The taps; passed on unchanged.
+        spec: Channels and strides of the taps; the output has the same.
         heads: Attention heads; the width divided by the heads is a multiple of 2.
         attend: Attention kernel.
         periods_mm: Shortest and longest period of the rotation, spaced geometrically: from several thick slices (no
@@ -112,10 +110,9 @@ class DepthAttention(nn.Module):
         periods_mm: tuple[float, float] = (60.0, 600.0),
         blur_mm: float = 8.0,
     ) -> None:
-        super().__init__()
+        super().__init__(attend)
         self.spec = spec
         self.heads = heads
-        self.attend = attend
         self.periods_mm = periods_mm
         self.blur_mm = blur_mm
         width = spec.channels[-1]
@@ -165,7 +162,7 @@ class DepthAttention(nn.Module):
         return rotate(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
 
     def angles(self, positions: torch.Tensor, count: int) -> torch.Tensor:
-        """Rotation in radians of each position ``(..., D)`` in mm at each frequency: ``(..., D, count)``."""
+        """Return the rotation in radians of each position ``(..., D)`` in mm at each frequency: ``(..., D, count)``."""
         shortest, longest = self.periods_mm
         steps = torch.arange(count, device=positions.device, dtype=torch.float32) / max(1, count - 1)
         frequencies = 2 * math.pi / (shortest * (longest / shortest) ** steps)  # radians per mm
@@ -173,15 +170,16 @@ class DepthAttention(nn.Module):
 
 
 def positions_mm(depth: int, spacing_mm: SpacingMm, device: torch.device) -> torch.Tensor:
-    """Where the slices lie along depth: ``(B or 1, D)`` in mm, float32."""
+    """Return the positions of the slices along depth: ``(B or 1, D)`` in mm, float32."""
     spacing = torch.as_tensor(spacing_mm, device=device, dtype=torch.float32).reshape(-1, 3)[:, :1]
     return spacing * torch.arange(depth, device=device)
 
 
 def blur_weights(at: torch.Tensor, slices: torch.Tensor, blur_mm: float) -> torch.Tensor:
-    """Gaussian weights of slices at ``(..., D)`` mm, seen from ``(..., M)`` mm: ``(..., M, D)``, rows sum to 1.
+    """Return the Gaussian weights of slices at ``(..., D)`` mm for points at ``(..., M)`` mm: ``(..., M, D)``.
 
-    The end slices count half (trapezoidal rule), so that a stack with slices added between has the same integral.
+    Rows sum to 1. The end slices count half (trapezoidal rule), so that a stack with more slices in between has the
+    same integral.
     """
     exponents = -0.5 * ((at[..., :, None] - slices[..., None, :]) / blur_mm) ** 2
     if exponents.shape[-1] > 1:
@@ -190,6 +188,6 @@ def blur_weights(at: torch.Tensor, slices: torch.Tensor, blur_mm: float) -> torc
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs (i, i + E/2) of ``(..., E)`` by angles given as ``(..., E/2)`` cosine and sine."""
+    """Rotate the pairs (i, i + E/2) of ``(..., E)`` by angles given as ``(..., E/2)`` cosine and sine."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

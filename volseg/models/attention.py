@@ -1,4 +1,4 @@
-"""Attention kernels. Which one runs is set in the config, never found out by importing."""
+"""Attention kernels. The configuration names the kernel; it does not depend on what is installed."""
 
 from __future__ import annotations
 
@@ -6,29 +6,37 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from volseg.errors import ConfigError
 from volseg.extras import import_extra
-
-SHORT = 64
-"""Tokens up to which the whole matrix is the faster way in bf16 on a CPU; there it takes less room than the tokens."""
+from volseg.models.kernels import prefers_matrix_attention
 
 AttentionFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Queries, keys and values ``(B, heads, N, E)`` -> mixed values of the same shape."""
+
+
+class AttentionLayer(nn.Module):
+    """A layer that computes attention with an exchangeable kernel.
+
+    Attributes:
+        attend: The kernel.
+    """
+
+    def __init__(self, attend: AttentionFunction) -> None:
+        super().__init__()
+        self.attend = attend
 
 
 def sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Fused attention of ``(B, heads, N, E)`` tensors, on every device.
-
-    torch's fused kernel for bf16 on a CPU needs ten times the time of two matrix products for a short sequence's
-    backward pass.
-    """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and max(query.shape[-2], key.shape[-2]) <= SHORT:
-        return math(query, key, value)
+    """Compute attention of ``(B, heads, N, E)`` tensors with torch's fused kernel, on every device."""
+    if prefers_matrix_attention(query, key):
+        return reference_attention(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
 
 
-def math(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Reference: softmax(q k' / sqrt(E)) v with the whole ``(N, N)`` matrix in memory.
+def reference_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Compute softmax(q k' / sqrt(E)) v with the whole ``(N, N)`` matrix in memory.
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
@@ -39,7 +47,7 @@ def math(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.T
 
 
 def _xformers() -> AttentionFunction:
-    """The kernel of xFormers, which takes and gives ``(B, N, heads, E)``; the swaps of axes are views.
+    """Return the kernel of xFormers, which works on ``(B, N, heads, E)``; the swaps of axes are views.
 
     Source: Lefaudeux et al. 2022, "xFormers", ``xformers.ops.memory_efficient_attention``.
     """
@@ -55,15 +63,15 @@ def _xformers() -> AttentionFunction:
 _KERNELS: dict[str, Callable[[], AttentionFunction]] = {
     "sdpa": lambda: sdpa,
     "xformers": _xformers,
-    "math": lambda: math,
+    "math": lambda: reference_attention,
 }
 
 
 def attention_function(name: str) -> AttentionFunction:
-    """The kernel a config names; its library is imported only now.
+    """Return the kernel that a configuration names, and import its library.
 
     Raises:
-        ConfigError: There is no such kernel, or the extra that holds it is not installed.
+        ConfigError: There is no such kernel, or the extra that contains it is not installed.
     """
     if name not in _KERNELS:
         raise ConfigError("model.attention has no such choice", found=name, expected=", ".join(_KERNELS))
@@ -71,16 +79,16 @@ def attention_function(name: str) -> AttentionFunction:
 
 
 def try_attention(name: str, head_size: int, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Run a kernel once, forward and backward, on a few zeros: an installed library may have none for this device.
+    """Run a kernel once, forward and backward, on a few zeros: an installed library may not support the device.
 
     Args:
-        name: The kernel a config names.
-        head_size: Channels E of a head.
+        name: The kernel's name in the configuration.
+        head_size: Channels E per head.
         device: Where the network will run.
-        dtype: In what precision queries, keys and values will arrive.
+        dtype: Precision of queries, keys and values.
 
     Raises:
-        ConfigError: The kernel refuses the device, the precision or the head size, or is not installed.
+        ConfigError: The kernel does not support the device, the precision or the head size, or is not installed.
     """
     attend = attention_function(name)
     with torch.enable_grad():
@@ -91,7 +99,7 @@ def try_attention(name: str, head_size: int, device: torch.device | str, dtype: 
             other = "math" if name == "sdpa" else "sdpa"
             raise ConfigError(
                 f"model.attention={name} does not run here",
-                found=f"device {device}, {dtype}, {head_size} channels a head: {error}",
+                found=f"device {device}, {dtype}, {head_size} channels per head: {error}",
                 expected="CUDA, in a precision that the installed build supports" if name == "xformers" else None,
                 hint=f"set model.attention={other}",
             ) from error

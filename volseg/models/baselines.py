@@ -1,4 +1,4 @@
-"""Reference networks behind the same contract as volseg's own."""
+"""Reference networks from MONAI, for comparison."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from itertools import accumulate
 import torch
 from torch import nn
 
-from volseg.models.contracts import NetworkPlan, Stride, crop_to, pad_to_multiple
-from volseg.models.segmenter import coarse_size
+from volseg.models.contracts import NetworkPlan, SegmentationNetwork, SpacingMm, Stride, pad_to_multiple
 
 MIN_FEATURE_MAP = 4
 BASE_FEATURES = 32
@@ -17,7 +16,7 @@ MAX_FEATURES = 320
 
 
 def unet_topology(spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[list[Stride], list[Stride]]:
-    """Strides and kernels of every stage by nnU-Net's rules.
+    """Return the strides and kernels of every stage by nnU-Net's rules.
 
     An axis is halved while it keeps at least 4 voxels and its spacing is within a factor 2 of the finest axis that can
     still be halved. A kernel grows from 1 to 3 along an axis as soon as its spacing is within a factor 2 of the finest.
@@ -47,38 +46,38 @@ def unet_topology(spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tup
     return strides, [*kernels, (3, 3, 3)]
 
 
-class BaselineNetwork(nn.Module):
-    """A MONAI DynUNet with the inputs and outputs of `volseg.models.segmenter.Segmenter`.
+class BaselineNetwork(SegmentationNetwork):
+    """A MONAI DynUNet as a `SegmentationNetwork` without an encoder.
 
-    Attributes:
-        halo: Slices that the data pipeline adds on each side for volseg's encoder; dropped here.
-        deep_strides: Strides of the extra outputs in training.
+    Args:
+        network: The DynUNet.
+        strides: Stride of each stage to the one before.
+        extra_outputs: Number of deep-supervision outputs.
+        halo: Slices that the data pipeline adds on each side for volseg's encoder; not used here.
     """
 
     def __init__(self, network: nn.Module, strides: Sequence[Stride], extra_outputs: int, halo: int) -> None:
-        super().__init__()
-        self.network = network
-        self.halo = halo
         cumulative = list(accumulate(strides, lambda a, b: (a[0] * b[0], a[1] * b[1], a[2] * b[2])))
+        deep_strides = tuple(cumulative[1 : 1 + extra_outputs])
+        super().__init__(halo=halo, deep_strides=deep_strides, features=BASE_FEATURES)
+        self.network = network
         self.multiple = cumulative[-1]
-        self.deep_strides: tuple[Stride, ...] = tuple(cumulative[1 : 1 + extra_outputs])
 
-    def forward(self, x: torch.Tensor, spacing_mm: object = None) -> torch.Tensor | list[torch.Tensor]:
-        """``(B, C, D + 2 halo, H, W)`` -> logits as a Segmenter gives them; the spacing is not used."""
-        x = x[:, :, self.halo : x.shape[2] - self.halo]
-        size = x.shape[2:]
+    def decode(
+        self, taps: list[torch.Tensor], x: torch.Tensor, spacing_mm: SpacingMm | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Compute the logits of voxels ``(B, C, D, H, W)``; neither taps nor spacing are used."""
         padded = pad_to_multiple(x, self.multiple)
-        # DynUNet.forward would enlarge the coarse outputs to full resolution; its parts give them as they are.
+        # DynUNet.forward would enlarge the coarse outputs to full resolution; its parts return them as they are.
         finest = self.network.output_block(self.network.skip_layers(padded))  # type: ignore[operator]
         if not self.training:
-            return crop_to(finest, size)
-        logits = [finest, *list(self.network.heads)[: len(self.deep_strides)]]  # type: ignore[arg-type]
-        strides = [(1, 1, 1), *self.deep_strides]
-        return [crop_to(level, coarse_size(size, stride)) for level, stride in zip(logits, strides, strict=True)]
+            return self.cropped([finest], x.shape[2:])
+        heads = list(self.network.heads)[: len(self.deep_strides)]  # type: ignore[arg-type]
+        return self.cropped([finest, *heads], x.shape[2:])
 
 
 def build_dynunet(plan: NetworkPlan, halo: int = 0) -> BaselineNetwork:
-    """MONAI's DynUNet with the stages, strides, kernels and widths nnU-Net plans for the same patch and spacing."""
+    """Build MONAI's DynUNet with the stages, strides, kernels and widths that nnU-Net plans for patch and spacing."""
     from monai.networks.nets.dynunet import DynUNet
 
     strides, kernels = unet_topology(plan.spacing_mm, plan.patch_size)

@@ -1,36 +1,32 @@
-"""The only place where a config becomes modules."""
+"""Build networks: the only place where a configuration becomes modules."""
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.adapt import adapt
 from volseg.models.aggregate import DepthAttention, DepthConv, NoAggregator
 from volseg.models.attention import attention_function, try_attention
-from volseg.models.contracts import Decoder, FeatureSpec, NetworkPlan
+from volseg.models.contracts import Decoder, FeatureSpec, ImageEncoder, NetworkPlan, SegmentationNetwork
 from volseg.models.decoders.per_slice import LinearDecoder, UnetDecoder2d
 from volseg.models.decoders.unetr import UnetrDecoder
-from volseg.models.encoders.dinov2 import VARIANTS, build_dinov2
 from volseg.models.encoders.slices import SliceEncoder, slice_channels
 from volseg.models.lora import is_lora
 from volseg.models.segmenter import Segmenter
 from volseg.models.start import load_start, weight_file
 
-logger = logging.getLogger(__name__)
-
 TAPS = {"unetr": 4, "linear": 1, "unet2d": 5}
-"""Encoder blocks whose tokens each decoder takes."""
-UNDECAYED = ("pos_embed", "cls_token", "register_tokens")
+"""Number of encoder layers that each decoder taps."""
 
 
 def build_model(
@@ -40,19 +36,16 @@ def build_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     read_weights: bool = True,
-) -> nn.Module:
-    """Build the network a config describes, for the data a plan describes.
+) -> SegmentationNetwork:
+    """Build the network that a configuration describes, for the data that a plan describes.
 
     Args:
-        model: The config.
+        model: The configuration.
         plan: The plan.
-        device: Where the network will run; the attention kernel is tried there, so that one that cannot run is named
-            before any weights are read. The network itself is built on the default device. ``None`` tries nothing.
-        dtype: In what precision the network will run there.
-        read_weights: Read what the network starts from; not needed where a checkpoint follows.
-
-    Returns:
-        A `Segmenter`, or a baseline with the same ``forward``, ``halo`` and ``deep_strides``.
+        device: Where the network will run. The attention kernel is tried there before any weights are read; ``None``
+            skips this. The network itself is built on the default device.
+        dtype: Precision in which the network will run.
+        read_weights: Load the initial weights; not needed if a checkpoint is loaded afterwards.
 
     Raises:
         ConfigError: The settings do not fit each other, or the attention kernel does not run on the device.
@@ -66,34 +59,34 @@ def build_model(
 
         return build_dynunet(plan, halo=(model.adjacent_slices - 1) // 2)
     seed = int(torch.randint(2**31, (), device="cpu"))
-    with _own_chance(seed):
+    with _own_random_state(seed):
         encoder = _build_encoder(model, plan)
-    with _own_chance(seed + 1):
+    with _own_random_state(seed + 1):
         decoder = _build_decoder(model, plan, encoder.spec if encoder is not None else FeatureSpec())
-    with _own_chance(seed + 2):
+    with _own_random_state(seed + 2):
         aggregator = _build_aggregator(model, encoder)
     network = Segmenter(encoder, aggregator, decoder, plan.spacing_mm, model.adjacent_slices)
     network.pretrained = model.weights not in (None, "random")
     if start is not None:
         load_start(network, start, plan)
     if encoder is not None:
-        adapt(encoder, model)  # last: the weights are those of the encoder as it was published
+        adapt(encoder, model)  # last, because weight files have the keys of an encoder that is not adapted
     return network
 
 
 @contextmanager
-def _own_chance(seed: int) -> Iterator[None]:
-    """Weights that depend on the seed alone: a part starts the same whatever the other parts are."""
+def _own_random_state(seed: int) -> Iterator[None]:
+    """Draw the weights of a part from its own seed, so that they do not depend on the other parts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def for_prediction(model: ModelConfig) -> ModelConfig:
-    """The config that prediction builds from a trained model's file, which holds merged weights.
+    """Return the configuration of the network in a model file.
 
-    LoRA has become part of the encoder's own weights, as in `volseg.models.lora.merged_state`. The kernel is one that
-    every device has: what was trained with xFormers on a GPU must open on a laptop, and the result is the same.
+    LoRA is merged into the encoder's weights, as in `volseg.models.lora.merged_state`. The attention kernel is one that
+    runs on every device, with the same result: a model trained with xFormers on a GPU must open on a laptop.
     """
     return replace(
         model,
@@ -103,14 +96,14 @@ def for_prediction(model: ModelConfig) -> ModelConfig:
 
 
 def check_attention(model: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Try the attention kernel of a config where it will run; a network without an encoder has none.
+    """Try the attention kernel of a configuration where it will run; a network without an encoder has none.
 
     Raises:
-        ConfigError: It does not run there.
+        ConfigError: The kernel does not run there.
     """
     if model.baseline is None and model.encoder != "identity":
-        variant = VARIANTS[model.encoder]
-        try_attention(model.attention, variant.width // variant.heads, device, dtype)
+        entry = CATALOGUE[model.encoder]
+        try_attention(model.attention, entry.width // entry.heads, device, dtype)
 
 
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
@@ -122,13 +115,12 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
             found=f"decoder_strides end in {plan.decoder_strides[-1]}, token_stride is {plan.token_stride}",
             hint="set plan.decoder_strides and plan.token_stride together",
         )
-    vit = build_dinov2(
-        model.encoder,
-        slice_channels(plan.num_channels, model.adjacent_slices),
-        attend=attention_function(model.attention),
-        drop_path=model.drop_path,
-    )
-    vit.checkpoint_blocks = model.checkpoint_encoder
+    entry = CATALOGUE[model.encoder]
+    channels = slice_channels(plan.num_channels, model.adjacent_slices)
+    attend = attention_function(model.attention)
+    family = import_module(f"volseg.models.encoders.{entry.family}")
+    vit: ImageEncoder = family.build(entry, channels, attend=attend, drop_path=model.drop_path)
+    vit.checkpoint_layers = model.checkpoint_encoder
     return SliceEncoder(vit, plan.token_stride, model.adjacent_slices, TAPS[model.decoder])
 
 
@@ -137,7 +129,7 @@ def _build_aggregator(model: ModelConfig, encoder: SliceEncoder | None) -> nn.Mo
         return NoAggregator(encoder.spec if encoder is not None else FeatureSpec())
     if model.aggregator == "conv":
         return DepthConv(encoder.spec)
-    return DepthAttention(encoder.spec, encoder.vit.variant.heads, attention_function(model.attention))
+    return DepthAttention(encoder.spec, CATALOGUE[model.encoder].heads, attention_function(model.attention))
 
 
 def _build_decoder(model: ModelConfig, plan: NetworkPlan, taps: FeatureSpec) -> Decoder:
@@ -158,18 +150,18 @@ def _build_decoder(model: ModelConfig, plan: NetworkPlan, taps: FeatureSpec) -> 
 
 
 def parameter_groups(
-    model: nn.Module,
+    model: SegmentationNetwork,
     *,
     lr: float,
     encoder_lr_scale: float = 1.0,
     layer_decay: float = 1.0,
     weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW.
+    """Return parameter groups for AdamW.
 
-    Norms, biases, LayerScale and the learned positions and tokens do not decay. The weights of an encoder that started
-    from a weight file learn at ``lr * encoder_lr_scale * layer_decay ** (layers above)``. What starts anew learns at
-    ``lr``: the rest of the network, an encoder that started from random weights, and LoRA's matrices.
+    Norms, biases, LayerScale and the encoder's learned positions and tokens have no weight decay. The weights of a
+    pretrained encoder learn at ``lr * encoder_lr_scale * layer_decay ** (layers above)``. All that starts from random
+    weights learns at ``lr``: the rest of the network, an encoder that is not pretrained, and LoRA's matrices.
 
     Args:
         model: A network from `build_model`.
@@ -179,11 +171,12 @@ def parameter_groups(
         weight_decay: Decay of the other weights.
 
     Returns:
-        Groups with ``name``, ``params``, ``lr`` and ``weight_decay``; empty ones and frozen parameters are left out.
+        Groups with ``name``, ``params``, ``lr`` and ``weight_decay``, without empty groups and frozen parameters.
 
     Source: layer-wise decay, Clark et al. 2020, "ELECTRA", appendix A; layers as in Bao et al. 2021, "BEiT".
     """
-    pretrained = model.encoder if isinstance(model, Segmenter) and model.pretrained else None
+    encoder = model.encoder
+    undecayed = encoder.undecayed if encoder is not None else ()
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -191,27 +184,19 @@ def parameter_groups(
         part, rate = ("encoder" if name.startswith("encoder.") else "network"), lr
         if part == "encoder" and is_lora(name):
             part = "lora"
-        elif part == "encoder" and pretrained is not None:
-            above = _layers_above(name, len(pretrained.vit.blocks))
+        elif encoder is not None and model.pretrained and part == "encoder":
+            above = encoder.layers_above(name.removeprefix("encoder."))
             rate = lr * encoder_lr_scale * layer_decay**above
             part = part if layer_decay == 1 else f"encoder, {above} layers below its end"
-        decays = parameter.ndim > 1 and not name.endswith(UNDECAYED)
+        decays = parameter.ndim > 1 and not name.endswith(undecayed)
         key = f"{part}, {'decay' if decays else 'no decay'}"
         new = {"name": key, "params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0}
         groups.setdefault(key, new)["params"].append(parameter)
     return list(groups.values())
 
 
-def _layers_above(name: str, depth: int) -> int:
-    """How many of the encoder's layers follow a parameter's: embeddings, ``depth`` blocks, final norm."""
-    block = re.match(r"encoder\.vit\.blocks\.(\d+)\.", name)
-    if block:
-        return depth - int(block[1])
-    return 0 if name.startswith("encoder.vit.norm.") else depth + 1
-
-
 def count_parameters(model: nn.Module) -> dict[str, Any]:
-    """Parameters of a network, shared ones once.
+    """Count the parameters of a network, shared ones once.
 
     Returns:
         ``{"total": ..., "trainable": ..., "parts": {"encoder": {"total": ..., "trainable": ...}, ...}}``; the parts are

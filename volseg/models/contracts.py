@@ -1,15 +1,23 @@
-"""What the parts of a model promise each other: feature shapes, the plan's fields, padding to whole tokens."""
+"""Contracts between the parts of a network: plan, encoders, decoder, network; feature shapes and padding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 Stride = tuple[int, int, int]
+"""Voxels per feature along D, H and W."""
+SpacingMm = torch.Tensor | tuple[float, float, float]
+"""Voxel size along D, H and W: three numbers, or a tensor ``(3,)`` or ``(B, 3)``."""
+State = Mapping[str, torch.Tensor]
+"""Tensors by name, as in a state dict."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,19 @@ class FeatureSpec:
 
     def __len__(self) -> int:
         return len(self.channels)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network whose cost is reported on its own.
+
+    Attributes:
+        modules: Modules whose calls make up the part.
+        strides: Stride of each output.
+    """
+
+    modules: Sequence[nn.Module]
+    strides: tuple[Stride, ...]
 
 
 class NetworkPlan(Protocol):
@@ -60,16 +81,194 @@ class NetworkPlan(Protocol):
         """Image channels (modalities)."""
 
 
-class Decoder(Protocol):
-    """What `volseg.models.segmenter.Segmenter` asks of a decoder."""
+class ImageEncoder(nn.Module, ABC):
+    """A 2D network that turns images into tokens. A new encoder implements this class.
+
+    `volseg.models.encoders.slices.SliceEncoder` runs it over the slices of a volume.
+
+    Args:
+        patch: Pixels along the side of the square that becomes one token.
+        width: Channels E of every tap.
+
+    Attributes:
+        checkpoint_layers: Keep only the input of each layer for the backward pass, and run the layer again there.
+        input_weight: Name of the weight that reads the image channels, ``(E, C, ...)``; weights of an RGB network are
+            adapted there.
+        attention_layers: Attribute names of the attention's linear layers, for LoRA.
+        mlp_layers: Attribute names of the feed-forward linear layers, for LoRA.
+        undecayed: Ends of the names of parameters without weight decay, beside norms and biases.
+    """
+
+    input_weight: str
+    attention_layers: tuple[str, ...] = ()
+    mlp_layers: tuple[str, ...] = ()
+    undecayed: tuple[str, ...] = ()
+
+    def __init__(self, patch: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.width = width
+        self.checkpoint_layers = False
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the layers after which tokens can be tapped, in the order in which they run."""
+
+    @abstractmethod
+    def taps(self, images: torch.Tensor, indices: Sequence[int]) -> list[torch.Tensor]:
+        """Return the tokens after some layers.
+
+        Args:
+            images: ``(B, C, H, W)``; H and W are multiples of ``patch``.
+            indices: Ascending numbers of layers.
+
+        Returns:
+            ``(B, h * w, E)`` for each index, with ``h = H / patch`` and ``w = W / patch``.
+        """
+
+    @abstractmethod
+    def layers_above(self, parameter: str) -> int:
+        """Return how many layers follow the one that a parameter, by its name in this network, belongs to."""
+
+    def official_state(self, state: State) -> dict[str, torch.Tensor]:
+        """Return a weight file's tensors under this network's names; unknown names are kept."""
+        return dict(state)
+
+    def run_layer(self, layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        """Run one of ``layers``, with or without keeping its activations."""
+        if self.checkpoint_layers and torch.is_grad_enabled():
+            return checkpoint(layer, tokens, use_reentrant=False)  # type: ignore[no-any-return]
+        return layer(tokens)  # type: ignore[no-any-return]
+
+
+class VolumeEncoder(nn.Module, ABC):
+    """Turn a volume into taps, each slice independent of all but its halo.
+
+    Attributes:
+        spec: Channels and strides of the taps.
+        patch: Pixels along the side of a token in the images that the encoder works on.
+        token_stride: Voxels along the side of a token.
+        undecayed: Ends of the names of parameters without weight decay, beside norms and biases.
+        frozen: Nothing is trained: evaluation mode at all times, and no graph.
+    """
+
+    spec: FeatureSpec
+    patch: int
+    token_stride: int
+    undecayed: tuple[str, ...] = ()
+    frozen: bool = False
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """``(B, C, D + 2 halo, H, W)`` -> taps ``(B, E, D, h, w)``; H and W are multiples of the token stride."""
+
+    @abstractmethod
+    def layers_above(self, parameter: str) -> int:
+        """Return how many layers follow the one that a parameter, by its name in this encoder, belongs to."""
+
+    @abstractmethod
+    def token_settings(self) -> dict[str, Any]:
+        """Return the settings, as plain values, that the tokens depend on beside the weights."""
+
+
+class Decoder(nn.Module, ABC):
+    """Turn taps and voxels into logits.
+
+    Attributes:
+        multiple: Voxels along D, H and W of which the input is a whole multiple.
+        deep_strides: Strides of the extra outputs in training.
+        features: Channels at full resolution, for the memory estimate.
+    """
 
     multiple: Stride
-    """Voxels along D, H and W of which the input is a whole multiple."""
-    deep_strides: tuple[Stride, ...]
-    """Strides of the extra outputs in training."""
+    deep_strides: tuple[Stride, ...] = ()
+    features: int = 32
 
-    def __call__(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits of voxels ``(B, C, D, H, W)``, finest first; outside of training the finest only."""
+    @abstractmethod
+    def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the logits of voxels ``(B, C, D, H, W)``, finest first; outside of training the finest only."""
+
+    def parts(self) -> dict[str, Part]:
+        """Return the parts whose cost is reported, inner ones first."""
+        return {"decoder": Part([self], ((1, 1, 1), *self.deep_strides))}
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """A network as training and prediction call it: logits of a volume, in one pass or by ``encode`` and ``decode``.
+
+    Args:
+        encoder: Makes the taps; ``None`` for a network without tokens, whose ``encode`` returns no taps.
+        halo: Slices that the input has beyond the output on each side.
+        deep_strides: Strides of the extra outputs in training.
+        features: Channels at full resolution, for the memory estimate.
+
+    Attributes:
+        pretrained: Whether the network, or its encoder, started from a file
+            (see `volseg.models.build.parameter_groups`).
+    """
+
+    encoder: VolumeEncoder | None
+
+    def __init__(
+        self,
+        *,
+        encoder: VolumeEncoder | None = None,
+        halo: int = 0,
+        deep_strides: tuple[Stride, ...] = (),
+        features: int = 32,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.halo = halo
+        self.deep_strides = deep_strides
+        self.features = features
+        self.pretrained = False
+
+    def forward(
+        self, x: torch.Tensor, spacing_mm: SpacingMm | None = None, taps: list[torch.Tensor] | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Compute the logits of the slices between the halos.
+
+        Args:
+            x: ``(B, C, D + 2 halo, H, W)``, any size.
+            spacing_mm: Voxel size along D, H and W, ``(3,)`` or ``(B, 3)``; the plan's by default.
+            taps: Result of `encode` for ``x``, to run the decoder alone.
+
+        Returns:
+            ``(B, K, D, H, W)``; in training a list of it and the logits at each of ``deep_strides``.
+        """
+        centre = x[:, :, self.halo : x.shape[2] - self.halo]
+        return self.decode(self.encode(x) if taps is None else taps, centre, spacing_mm)
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the taps of every slice on its own; none without an encoder.
+
+        Args:
+            x: ``(B, C, D + 2 halo, H, W)``, any size.
+
+        Returns:
+            Taps ``(B, E, D, h, w)``.
+        """
+        return []
+
+    @abstractmethod
+    def decode(
+        self, taps: list[torch.Tensor], x: torch.Tensor, spacing_mm: SpacingMm | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Compute logits from taps and the voxels of the same slices, ``x`` ``(B, C, D, H, W)``; see `forward`."""
+
+    def parts(self) -> dict[str, Part]:
+        """Return the parts whose cost is reported, inner ones first."""
+        return {"network": Part([self], ((1, 1, 1), *self.deep_strides))}
+
+    def cropped(self, levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor | list[torch.Tensor]:
+        """Crop the logits of a padded volume, finest first, to what ``size`` voxels need; in prediction the finest."""
+        if not self.training:
+            return crop_to(levels[0], size)
+        strides = [(1, 1, 1), *self.deep_strides]
+        sizes = [[-(-length // step) for length, step in zip(size, stride, strict=True)] for stride in strides]
+        return [crop_to(level, coarse) for level, coarse in zip(levels, sizes, strict=True)]
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: Sequence[int]) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""What the parts of a network cost, found out without computing anything: it is built and run on the meta device."""
+"""Cost of the parts of a network, counted on the meta device: nothing is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,15 +13,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.config.schema import ModelConfig
-from volseg.models.attention import AttentionFunction, math
+from volseg.models.attention import AttentionFunction, AttentionLayer, reference_attention
 from volseg.models.build import build_model
-from volseg.models.contracts import NetworkPlan, Stride
-from volseg.models.decoders.unetr import UnetrDecoder
-from volseg.models.encoders.dinov2 import DinoV2
-from volseg.models.segmenter import Segmenter
+from volseg.models.contracts import ImageEncoder, NetworkPlan, Part, Stride
 
-Parts = Mapping[str, Sequence[nn.Module]]
-"""Name -> the modules whose calls make up the part; what runs in a part within a part counts for the inner one."""
+Parts = Mapping[str, Part]
+"""Parts by name; a part within a part counts for the inner one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +27,13 @@ class PartCost:
 
     Attributes:
         name: ``encoder``, ``aggregator``, ``stem``, ``decoder``; a baseline is one part, ``network``.
-        parameters: Parameters.
-        trainable: Those of them that are trained.
+        parameters: Number of parameters.
+        trainable: Number of parameters that are trained.
         macs: Multiply-accumulates of one patch in prediction: matrix products, convolutions and attention. Norms,
             activations, sums and interpolations are not counted.
-        kept_bytes: What autograd keeps of one training batch for the backward pass, in float32; a storage that several
-            parts keep counts for the first. The peak adds weights, gradients, the optimizer's state and the work space
-            of single operations (with checkpointing: one block at a time).
+        kept_bytes: Bytes of one training batch that autograd keeps for the backward pass, in float32; a storage that
+            several parts keep counts for the first. The peak adds weights, gradients, the optimizer's state and the
+            workspace of single operations (with checkpointing: one layer at a time).
         strides: Voxels per feature along D, H and W of each output.
     """
 
@@ -49,26 +46,25 @@ class PartCost:
 
 
 def describe_model(model: ModelConfig, plan: NetworkPlan, batch_size: int) -> list[PartCost]:
-    """Cost of each part of the network that a config describes, for the plan's patch.
+    """Count the cost of each part of the network that a configuration describes, for the plan's patch.
 
     No weight file is read, and the attention kernel need not be installed.
 
     Args:
         model: The configuration.
-        plan: Gives patch, classes and channels.
-        batch_size: Patches of a training batch, for `PartCost.kept_bytes`.
+        plan: The plan; its patch, classes and channels are used.
+        batch_size: Patches per training batch, for `PartCost.kept_bytes`.
 
     Raises:
         ConfigError: The settings do not fit each other.
     """
     with torch.device("meta"):
         network = build_model(replace(model, weights="random", attention="math"), plan)
-    parts, strides = _parts(network)
+    parts = network.parts()
     depth, height, width = plan.patch_size
-    halo = int(getattr(network, "halo", 0))
-    patches = torch.empty(batch_size, plan.num_channels, depth + 2 * halo, height, width, device="meta")
+    patches = torch.empty(batch_size, plan.num_channels, depth + 2 * network.halo, height, width, device="meta")
     macs = _count_macs(network, parts, patches[:1])
-    _set_attention(network, math if model.attention == "math" else _FusedAttention.apply)
+    _set_attention(network, reference_attention if model.attention == "math" else _FusedAttention.apply)
     _keep_channels_last(network)
     kept = kept_bytes(network, parts, lambda: network.train()(patches))
     sizes = _count_parameters(parts)
@@ -79,23 +75,23 @@ def describe_model(model: ModelConfig, plan: NetworkPlan, batch_size: int) -> li
             trainable=sizes[name][1],
             macs=macs.get(name, 0),
             kept_bytes=kept.get(name, 0),
-            strides=strides[name],
+            strides=parts[name].strides,
         )
         for name in parts
     ]
 
 
 def kept_bytes(network: nn.Module, parts: Parts, run: Callable[[], object]) -> dict[str, int]:
-    """Bytes that autograd keeps of a run, by part; every storage once, parameters and buffers not at all.
+    """Count the bytes that autograd keeps of a run, by part: every storage once, without parameters and buffers.
 
     Args:
         network: The network.
         parts: Its parts.
-        run: Calls the network, or pieces of it, with gradients enabled.
+        run: Calls the network, or parts of it, with gradients enabled.
     """
     running: list[str] = []
     own = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.Tensor] = {}  # held, so that no address is used twice
+    kept: dict[int, torch.Tensor] = {}  # referenced, so that no address is reused
     sums: dict[str, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -106,11 +102,11 @@ def kept_bytes(network: nn.Module, parts: Parts, run: Callable[[], object]) -> d
         return tensor
 
     def keep_input(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        """Checkpointing keeps the inputs of its blocks without telling the hooks."""
+        """Count the input of a checkpointed layer, which the hooks on saved tensors do not report."""
         keep(inputs[0])
 
-    blocks = [b for m in network.modules() if isinstance(m, DinoV2) and m.checkpoint_blocks for b in m.blocks]
-    handles = [block.register_forward_pre_hook(keep_input) for block in blocks]
+    encoders = [m for m in network.modules() if isinstance(m, ImageEncoder) and m.checkpoint_layers]
+    handles = [layer.register_forward_pre_hook(keep_input) for encoder in encoders for layer in encoder.layers]
     try:
         with _watch(parts, running), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             run()
@@ -121,11 +117,11 @@ def kept_bytes(network: nn.Module, parts: Parts, run: Callable[[], object]) -> d
 
 
 def _count_macs(network: nn.Module, parts: Parts, patch: torch.Tensor) -> dict[str, int]:
-    """Multiply-accumulates of each part."""
+    """Count the multiply-accumulates of each part."""
     running, sums, before = list[str](), dict[str, int](), 0
 
     def settle() -> None:
-        """Credit what was counted since the last change of part."""
+        """Add the operations since the last change of part to the part that ran."""
         nonlocal before
         part, now = running[-1] if running else "other", counter.get_total_flops()
         sums[part] = sums.get(part, 0) + now - before
@@ -139,7 +135,7 @@ def _count_macs(network: nn.Module, parts: Parts, patch: torch.Tensor) -> dict[s
 
 @contextmanager
 def _watch(parts: Parts, running: list[str], on_change: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Keep the names of the parts that run, the innermost last; ``on_change`` is called just before each change."""
+    """Record the names of the parts that run, the innermost last; ``on_change`` is called just before each change."""
 
     def enter(name: str, *_: object) -> None:
         on_change()
@@ -150,8 +146,8 @@ def _watch(parts: Parts, running: list[str], on_change: Callable[[], None] = lam
         running.pop()
 
     handles = []
-    for name, modules in parts.items():
-        for module in modules:
+    for name, part in parts.items():
+        for module in part.modules:
             handles += [module.register_forward_pre_hook(partial(enter, name)), module.register_forward_hook(leave)]
     try:
         yield
@@ -160,37 +156,19 @@ def _watch(parts: Parts, running: list[str], on_change: Callable[[], None] = lam
             handle.remove()
 
 
-def _parts(network: nn.Module) -> tuple[Parts, dict[str, tuple[Stride, ...]]]:
-    """The parts, inner ones first, and the strides of their outputs."""
-    if not isinstance(network, Segmenter):
-        return {"network": [network]}, {"network": ((1, 1, 1), *network.deep_strides)}  # type: ignore[misc]
-    parts: dict[str, list[nn.Module]] = {}
-    strides: dict[str, tuple[Stride, ...]] = {}
-    if network.encoder is not None:
-        parts |= {"encoder": [network.encoder], "aggregator": [network.aggregator]}
-        strides |= dict.fromkeys(parts, network.encoder.spec.strides)
-    decoder = network.decoder
-    outputs: tuple[Stride, ...] = ((1, 1, 1), *decoder.deep_strides)
-    if isinstance(decoder, UnetrDecoder) and len(decoder.stem):
-        parts["stem"] = [block for stage in decoder.stem for block in stage]  # type: ignore[attr-defined]
-        strides["stem"] = (*outputs, decoder.multiple)
-    parts["decoder"], strides["decoder"] = [decoder], outputs  # type: ignore[list-item]
-    return parts, strides
-
-
 def _count_parameters(parts: Parts) -> dict[str, tuple[int, int]]:
-    """All and trainable parameters; each counts for the first part that has it."""
+    """Count all and trainable parameters of each part; a shared one counts for the first part that has it."""
     counted: set[nn.Parameter] = set()
     sizes = {}
-    for name, modules in parts.items():
-        own = {p for module in modules for p in module.parameters()} - counted
+    for name, part in parts.items():
+        own = {p for module in part.modules for p in module.parameters()} - counted
         counted |= own
         sizes[name] = (sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad))
     return sizes
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Keeps what fused kernels keep: their inputs, the result and a sum for each query; never a score matrix."""
+    """Save what fused kernels save: their inputs, the result and one sum per query, but no matrix of scores."""
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -201,12 +179,12 @@ class _FusedAttention(torch.autograd.Function):
 
 def _set_attention(network: nn.Module, attend: AttentionFunction) -> None:
     for module in network.modules():
-        if hasattr(module, "attend"):
-            setattr(module, "attend", attend)  # noqa: B010 (an attribute that mypy cannot know)
+        if isinstance(module, AttentionLayer):
+            module.attend = attend
 
 
 def _keep_channels_last(network: nn.Module) -> None:
-    """On the meta device 3D convolutions and norms forget this format; the copies that follow would be counted."""
+    """Keep the format that 3D convolutions and norms lose on the meta device; later copies would be counted."""
     last = torch.channels_last_3d
     for module in network.modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d | nn.GroupNorm):
@@ -216,10 +194,10 @@ def _keep_channels_last(network: nn.Module) -> None:
 
 
 def _is_last(x: torch.Tensor) -> bool:
-    """Channels lie side by side; a single channel is contiguous in both formats, so the strides decide."""
+    """Return whether channels lie side by side; one channel is contiguous in both formats, so strides decide."""
     return x.ndim == 5 and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """What tells storages apart; on the meta device none has an address."""
+    """Return an identifier of a tensor's storage; on the meta device it has no address."""
     return int(tensor.untyped_storage()._cdata)

@@ -1,4 +1,8 @@
-"""Instance norm for channels-last volumes on a CPU, exact and fast."""
+"""What is computed differently on different devices: layers that pick the fastest exact kernel for theirs.
+
+Each layer has the parameters and results of the torch layer that it replaces, so that the network's files need not know
+about devices.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,92 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
+
+SHORT = 64
+"""Tokens up to which the whole attention matrix is faster in bf16 on a CPU; it is smaller than the tokens there."""
+
+
+def prefers_matrix_attention(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether two matrix products are faster than torch's fused attention: short sequences in bf16 on a CPU.
+
+    There the fused kernel takes ten times as long for the backward pass.
+
+    Args:
+        query: ``(B, heads, N, E)``.
+        key: ``(B, heads, M, E)``.
+    """
+    short = max(query.shape[-2], key.shape[-2]) <= SHORT
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and short
+
+
+def to_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return ``(B, C, D, H, W)`` with the channels of a voxel side by side; every later layer keeps the format.
+
+    On a CPU convolutions are faster so, and the sums of `InstanceNorm` are matrix products. (`contiguous` would leave a
+    single channel's strides as they are.)
+    """
+    return x.to(memory_format=torch.channels_last_3d)
+
+
+class PatchConv(nn.Conv2d):
+    """Convolution of patches that do not overlap.
+
+    It is one matrix product, and in bf16 a CPU computes it so: its convolution takes many times as long for the
+    backward pass. In float32 both take the same time, and the convolution rounds as other implementations do.
+    """
+
+    def __init__(self, in_channels: int, width: int, patch: int) -> None:
+        super().__init__(in_channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W)`` -> ``(B, E, h, w)``."""
+        if not torch.is_autocast_enabled("cpu") or images.device.type != "cpu":
+            return super().forward(images)
+        height, width = self.kernel_size
+        patches = rearrange(images, "b c (h p) (w q) -> b h w (c p q)", p=height, q=width)
+        return rearrange(F.linear(patches, self.weight.flatten(1), self.bias), "b h w e -> b e h w")
+
+
+class PointwiseConv(nn.Linear):
+    """1x1x1 convolution as one matrix product: a fifth of Conv3d's time on a CPU with channels last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, D, H, W)`` -> ``(B, C', D, H, W)``."""
+        outputs = super().forward(rearrange(x, "b c d h w -> b d h w c"))
+        return rearrange(outputs, "b d h w c -> b c d h w")
+
+
+class Conv3d(nn.Conv3d):
+    """3D convolution without a bias that uses oneDNN's kernel for a single small volume too.
+
+    For a batch of one with few voxels `torch.conv3d` falls back to a plain matrix product on the CPU, two to four times
+    slower. Prediction calls the kernel that the larger batches of training get.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, D, H, W)`` -> ``(B, C', D', H', W')``."""
+        fast = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+        if not (fast and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+            return super().forward(x)
+        padding, stride, dilation = self.padding, self.stride, self.dilation
+        result: torch.Tensor = torch.ops.aten.mkldnn_convolution(x, self.weight, None, padding, stride, dilation, 1)
+        return result
 
 
 class InstanceNorm(nn.GroupNorm):
-    """Instance norm with learned scale and offset, as group norm with one channel a group.
+    """Instance norm with learned scale and offset, as group norm with one channel per group.
 
-    The same numbers as `torch.nn.InstanceNorm3d`. Channels last, torch's group norm on the CPU takes the variance as a
-    difference of two long float32 sums: 1e-3 off on a window of 32x128x128 voxels, and a tenth where the mean is thirty
-    times the deviation, as in a window that is nearly all air. Here the sums are matrix products over centred values,
-    at about 1.3 times the time. A map of one voxel gives the offset instead of an error.
+    The same numbers as `torch.nn.InstanceNorm3d`; a map of one voxel gives the offset instead of an error.
 
-    In bf16 its backward pass takes 30 times that of torch's batch norm, which is exact there: one volume at a time,
-    batch norm is instance norm.
+    In float32 and channels last, torch's group norm on the CPU computes the variance as a difference of two long sums:
+    it is 1e-3 off on a window of 32x128x128 voxels, and a tenth where the mean is thirty times the deviation, as in a
+    window that is nearly all air. Here the sums are matrix products over centred values, at about 1.3 times the time.
+
+    In bf16 the backward pass of group norm takes 30 times that of torch's batch norm, which is exact there, and is
+    instance norm for one volume at a time.
     """
 
     def __init__(self, channels: int) -> None:
@@ -27,14 +104,14 @@ class InstanceNorm(nn.GroupNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, D, H, W)`` -> the same shape and memory format."""
         last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
-        ours = {torch.float32: _ChannelsLastNorm, torch.bfloat16: _VolumeByVolume}.get(x.dtype)
-        if x.device.type == "cpu" and last and ours is not None:
-            return ours.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        norm = {torch.float32: _ChannelsLastNorm, torch.bfloat16: _VolumeByVolume}.get(x.dtype)
+        if x.device.type == "cpu" and last and norm is not None:
+            return norm.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return, no-untyped-call]
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class _ChannelsLastNorm(torch.autograd.Function):
-    """Sums over voxels as matrix products, both ways; backward in a quarter of the time of torch's group norm."""
+    """Instance norm whose sums over voxels are matrix products; backward in a quarter of torch's group norm's time."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
@@ -71,7 +148,7 @@ class _ChannelsLastNorm(torch.autograd.Function):
 
 
 class _VolumeByVolume(torch.autograd.Function):
-    """Batch norm of every volume by itself, both ways, written in place into the batch's map."""
+    """Batch norm of each volume on its own, forward and backward, written in place into the batch's map."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
@@ -90,25 +167,25 @@ class _VolumeByVolume(torch.autograd.Function):
         gradient = gradients[0].contiguous(memory_format=torch.channels_last_3d)
         to_x, to_weight, to_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
         for (slope, volume, target), (mean, inverse) in zip(_volumes(gradient, x, to_x), ctx.statistics, strict=True):
-            found = torch.ops.aten.native_batch_norm_backward(
+            slopes = torch.ops.aten.native_batch_norm_backward(
                 slope, volume, weight, None, None, mean, inverse, True, ctx.eps, [True, True, True]
             )
-            target.copy_(found[0])
-            to_weight += found[1]
-            to_bias += found[2]
+            target.copy_(slopes[0])
+            to_weight += slopes[1]
+            to_bias += slopes[2]
         return to_x, to_weight, to_bias, None
 
 
 def _volumes(*batches: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Volumes ``(1, C, D, H, W)`` of batches of the same length, side by side, as views."""
+    """Iterate over the volumes ``(1, C, D, H, W)`` of batches of the same length, side by side, as views."""
     return zip(*([batch[i : i + 1] for i in range(len(batch))] for batch in batches), strict=True)
 
 
 def _voxels(x: torch.Tensor) -> torch.Tensor:
-    """``(B, C, D, H, W)`` in channels-last memory as ``(B, N, C)``, without a copy."""
+    """View ``(B, C, D, H, W)`` in channels-last memory as ``(B, N, C)``, without a copy."""
     return x.permute(0, 2, 3, 4, 1).view(len(x), -1, x.shape[1])
 
 
 def _sum_of_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Over voxels, for each channel: ``(B, N, C)`` twice -> ``(B, 1, C)``."""
+    """Sum products over voxels, per channel: ``(B, N, C)`` twice -> ``(B, 1, C)``."""
     return torch.bmm(a.transpose(1, 2), b).diagonal(dim1=1, dim2=2)[:, None]

@@ -5,32 +5,32 @@ Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-ATTENTION_LAYERS = ("qkv", "proj")
-MLP_LAYERS = ("fc1", "fc2", "w12", "w3")
 _MATRICES = ("lora_a", "lora_b")
 
 
 class LoraLinear(nn.Linear):
-    """``W x + b + alpha / rank * B A dropout(x)``, started with B = 0, which is the given layer to the bit.
+    """``W x + b + alpha / rank * B A dropout(x)``, with B = 0 at the start, bitwise identical to the given layer.
 
     ``weight`` and ``bias`` are the given layer's own parameters and keep their names; ``lora_a`` (rank, in) and
-    ``lora_b`` (out, rank) join them. The fused query, key and value layer gets one pair: the three share A.
+    ``lora_b`` (out, rank) are added. The fused query, key and value layer gets one pair: the three share A.
 
     Args:
         linear: The layer to adapt.
         rank: Rank of the product.
         alpha: Its factor times ``rank``.
-        dropout: Share of the product's inputs that training leaves out.
+        dropout: Fraction of the product's inputs that training drops.
 
-    Source: Hu et al. 2021, equation 3; A starts as in the authors' code (microsoft/LoRA, ``loralib/layers.py``).
+    Source: Hu et al. 2021, equation 3; initial A as in the authors' code (microsoft/LoRA, ``loralib/layers.py``).
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float) -> None:
-        nn.Module.__init__(self)  # not Linear's, which would make and draw a weight of its own
+        nn.Module.__init__(self)  # Linear.__init__ would allocate and draw another weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.factor, self.dropout = alpha / rank, dropout
@@ -45,41 +45,40 @@ class LoraLinear(nn.Linear):
 
     @torch.no_grad()
     def merged_weight(self) -> torch.Tensor:
-        """``W + alpha / rank * B A``, ``(out, in)``; summed in float64 on the CPU (MPS has none) and rounded once."""
+        """Return ``W + alpha / rank * B A``, ``(out, in)``, summed in float64 on the CPU (MPS has none)."""
         weight, b, a = (matrix.cpu().double() for matrix in (self.weight, self.lora_b, self.lora_a))
         return (weight + self.factor * b @ a).to(self.weight)
 
     def merged(self) -> nn.Linear:
-        """The same map as a plain layer."""
-        plain = nn.Linear(self.in_features, self.out_features, device="meta")  # no weight of its own is drawn
+        """Return a plain layer that computes the same."""
+        plain = nn.Linear(self.in_features, self.out_features, device="meta")  # draws no random weight
         plain.weight = nn.Parameter(self.merged_weight(), requires_grad=self.weight.requires_grad)
         plain.bias = self.bias
         return plain.train(self.training)
 
 
-def add_lora(module: nn.Module, *, rank: int, alpha: float, dropout: float = 0.0, mlp: bool = False) -> None:
-    """Adapt, in place, the attention's linear layers (``qkv``, ``proj``) inside a module.
+def add_lora(module: nn.Module, layers: Sequence[str], *, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    """Adapt, in place, linear layers inside a module.
 
-    Drawing A leaves the random state as it was, so that what is initialised afterwards starts the same with LoRA and
-    without.
+    Drawing A does not change the random state, so that parts initialised afterwards start the same with and without
+    LoRA.
 
     Args:
-        module: A vision transformer.
+        module: The network.
+        layers: Attribute names of the linear layers to adapt.
         rank: Rank of the products.
         alpha: Their factor times ``rank``.
-        dropout: Share of the products' inputs that training leaves out.
-        mlp: Adapt the feed-forward layers too (``fc1``, ``fc2``; SwiGLU's ``w12``, ``w3``).
+        dropout: Fraction of the products' inputs that training drops.
     """
-    names = (*ATTENTION_LAYERS, *MLP_LAYERS) if mlp else ATTENTION_LAYERS
     with torch.random.fork_rng(devices=[]):
         for parent in list(module.modules()):
             for name, child in list(parent.named_children()):
-                if name in names and type(child) is nn.Linear:
+                if name in layers and type(child) is nn.Linear:
                     setattr(parent, name, LoraLinear(child, rank=rank, alpha=alpha, dropout=dropout))
 
 
 def merge_lora(module: nn.Module) -> None:
-    """Replace, in place, every adapted layer inside a module by a plain one that computes the same."""
+    """Replace, in place, every adapted layer inside a module with a plain one that computes the same."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoraLinear):
@@ -87,7 +86,7 @@ def merge_lora(module: nn.Module) -> None:
 
 
 def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict that the module would have after `merge_lora`; the module stays as it is."""
+    """Return the state dict that the module would have after `merge_lora`; the module does not change."""
     state: dict[str, torch.Tensor] = module.state_dict()
     for name, child in module.named_modules():
         if isinstance(child, LoraLinear):
@@ -98,5 +97,5 @@ def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def is_lora(parameter_name: str) -> bool:
-    """Whether a parameter, by its full name, is one of the matrices that LoRA adds."""
+    """Return whether a parameter, by its full name, is one of LoRA's matrices."""
     return parameter_name.endswith(_MATRICES)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from volseg.models.aggregate import SpacingMm
-from volseg.models.contracts import Decoder, Stride, crop_to, pad_to_multiple
+from volseg.models.contracts import Decoder, Part, SegmentationNetwork, SpacingMm, pad_to_multiple
 from volseg.models.encoders.slices import SliceEncoder
 
 
-class Segmenter(nn.Module):
-    """Slice encoder, aggregator and decoder as one module.
+class Segmenter(SegmentationNetwork):
+    """Slice encoder, aggregator and decoder as one network.
 
-    Attributes:
-        halo: Slices the input carries beyond the output on each side.
-        deep_strides: Strides of the extra outputs in training.
-        pretrained: Whether it, or its encoder, started from a file (see `volseg.models.build.parameter_groups`).
+    Args:
+        encoder: Makes the taps; ``None`` is the control without an encoder.
+        aggregator: Mixes the taps along depth.
+        decoder: Turns taps and voxels into logits.
+        spacing_mm: The plan's voxel size along D, H and W.
+        adjacent_slices: Slices that enter the encoder as channels (1 or 3); they decide the halo.
     """
+
+    encoder: SliceEncoder | None
 
     def __init__(
         self,
@@ -27,35 +30,24 @@ class Segmenter(nn.Module):
         spacing_mm: tuple[float, float, float],
         adjacent_slices: int,
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(
+            encoder=encoder,
+            halo=(adjacent_slices - 1) // 2,
+            deep_strides=decoder.deep_strides,
+            features=decoder.features,
+        )
         self.aggregator = aggregator
         self.decoder = decoder
         self.spacing_mm = spacing_mm
-        self.halo = (adjacent_slices - 1) // 2
-        self.deep_strides: tuple[Stride, ...] = decoder.deep_strides
-        self.pretrained = False
 
-    def forward(
-        self, x: torch.Tensor, spacing_mm: SpacingMm | None = None, taps: list[torch.Tensor] | None = None
-    ) -> torch.Tensor | list[torch.Tensor]:
-        """Logits of the slices between the halos.
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the taps of every slice on its own; H and W are padded to whole tokens.
 
         Args:
             x: ``(B, C, D + 2 halo, H, W)``, any size.
-            spacing_mm: Voxel size along D, H and W, ``(3,)`` or ``(B, 3)``; the plan's if left out.
-            taps: What `encode` gave for ``x`` before; the encoder is not run then.
 
         Returns:
-            ``(B, K, D, H, W)``; in training a list of it and the logits at each of ``deep_strides``.
-        """
-        centre = x[:, :, self.halo : x.shape[2] - self.halo]
-        return self.decode(self.encode(x) if taps is None else taps, centre, spacing_mm)
-
-    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Taps of every slice on its own: ``(B, C, D + 2 halo, H, W)`` -> ``(B, E, D, h, w)`` each.
-
-        H and W are padded to whole tokens. Without an encoder the list is empty.
+            Taps ``(B, E, D, h, w)``; none without an encoder.
         """
         if self.encoder is None:
             return []
@@ -66,18 +58,16 @@ class Segmenter(nn.Module):
         self, taps: list[torch.Tensor], x: torch.Tensor, spacing_mm: SpacingMm | None = None
     ) -> torch.Tensor | list[torch.Tensor]:
         """Mix taps along depth and decode them with the voxels of the same slices, ``x`` ``(B, C, D, H, W)``."""
-        size = x.shape[2:]
         multiple = self.decoder.multiple
         if taps:
             mixed = self.aggregator(taps, self.spacing_mm if spacing_mm is None else spacing_mm)
             taps = [pad_to_multiple(tap, (multiple[0], 1, 1)) for tap in mixed]
-        logits = self.decoder(pad_to_multiple(x, multiple), taps)
-        if not self.training:
-            return crop_to(logits[0], size)
-        strides = [(1, 1, 1), *self.deep_strides]
-        return [crop_to(level, coarse_size(size, stride)) for level, stride in zip(logits, strides, strict=True)]
+        return self.cropped(self.decoder(pad_to_multiple(x, multiple), taps), x.shape[2:])
 
-
-def coarse_size(size: torch.Size, stride: Stride) -> list[int]:
-    """Voxels at a stride that are needed to cover ``size``."""
-    return [-(-length // step) for length, step in zip(size, stride, strict=True)]
+    def parts(self) -> dict[str, Part]:
+        """Return encoder and aggregator, if there is an encoder, and the decoder's parts."""
+        parts: dict[str, Part] = {}
+        if self.encoder is not None:
+            strides = self.encoder.spec.strides
+            parts = {"encoder": Part([self.encoder], strides), "aggregator": Part([self.aggregator], strides)}
+        return parts | self.decoder.parts()

@@ -1,4 +1,4 @@
-"""What a network starts from: nothing, an encoder's weights, or a whole volseg model."""
+"""Initial weights of a network: random, an encoder's weight file, or a whole volseg model."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from volseg.models.segmenter import Segmenter
 logger = logging.getLogger(__name__)
 
 HEAD = re.compile(r"decoder\.heads?\.")
-"""Keys of the layers that turn features into classes; every decoder keeps them under this name."""
+"""Keys of the layers that map features to classes; they have this name in every decoder."""
 
 
 def weight_file(model: ModelConfig) -> Path | None:
-    """The file a network starts from; ``None`` for a random start. Official weights are downloaded on the first use.
+    """Return the file that a network starts from, downloaded on the first use if official; ``None`` if random.
 
     Raises:
-        ConfigError: No weights are given for an encoder, or there are no official ones for this network.
+        ConfigError: ``model.weights`` is not set for an encoder, or this network has no official weights.
         ModelFileError: The file does not exist, or cannot be downloaded.
     """
     if model.weights is None and model.encoder != "identity" and model.baseline is None:
         raise ConfigError(
             "the encoder's weights are not given",
-            expected="the path of a DINOv2 weight file or a volseg model file, official, or random",
+            expected="the path of an encoder weight file or a volseg model file, official, or random",
             hint="set model.weights=official or FILE, or model.weights=random to train from scratch",
         )
     if model.weights is None or model.weights == "random":
@@ -54,21 +54,21 @@ def weight_file(model: ModelConfig) -> Path | None:
             "the weight file does not exist",
             file=path,
             found="a folder" if path.is_dir() else None,
-            hint="set model.weights to a DINOv2 .pth or .safetensors file, a volseg model file, official or random",
+            hint="set model.weights to an encoder's .pth or .safetensors file, a volseg model file, official or random",
         )
     return path
 
 
 def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
-    """Load what a network starts from, in place: a whole volseg model, or the weights of its encoder.
+    """Load a whole volseg model, or the weights of the encoder, into a network, in place.
 
     Args:
         network: A new network, before its encoder is adapted.
-        path: A volseg model file (known by its metadata), or a file of DINOv2 weights.
-        plan: Its plan, whose classes decide whether a model's heads can be kept.
+        path: A volseg model file, which has metadata, or an encoder's weight file.
+        plan: The network's plan; a model's heads are loaded only if it has the same classes.
 
     Raises:
-        ConfigError: DINOv2 weights for a network without an encoder.
+        ConfigError: Encoder weights for a network without an encoder.
         ModelFileError: The file is damaged, or keys are missing, unexpected or of another shape; each is listed.
     """
     metadata = _volseg_metadata(path)
@@ -84,23 +84,23 @@ def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
         load_encoder(network.encoder, path, plan.num_channels)
 
 
-def _load_network(network: Segmenter, path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    """Load a whole volseg model; its heads only where they mean the same classes."""
+def _load_network(network: Segmenter, path: Path, classes: tuple[str, ...], own_classes: tuple[str, ...]) -> None:
+    """Load a whole volseg model; its heads only if its classes are the network's own."""
     state, own = dict(load_file(path)), network.state_dict()
     heads = [key for key in own if HEAD.match(key)]
-    if found != wanted:
+    if classes != own_classes:
         state = {key: value for key, value in state.items() if not HEAD.match(key)} | {key: own[key] for key in heads}
     hint = "start with the model settings and the plan of that model, or give encoder weights"
     check_fit(state, own, path, "the model does not fit the network", hint)
     network.load_state_dict(state, strict=True)
     logger.info("all weights from %s", path)
-    if found != wanted:
-        reason = f"that model has the classes {', '.join(found)}; the data set has {', '.join(wanted)}"
+    if classes != own_classes:
+        reason = f"that model has the classes {', '.join(classes)}; the data set has {', '.join(own_classes)}"
         logger.warning("reinitialised %s: %s", ", ".join(heads), reason)
 
 
 def _volseg_metadata(path: Path) -> str | None:
-    """The metadata that `volseg.io.model_file` writes; ``None`` for any other file."""
+    """Read the metadata that `volseg.io.model_file` writes; ``None`` for any other file."""
     if path.suffix != ".safetensors":
         return None
     try:
@@ -111,7 +111,7 @@ def _volseg_metadata(path: Path) -> str | None:
 
 
 def _class_names(metadata: str, path: Path) -> tuple[str, ...]:
-    """The classes of a volseg model by index, background first."""
+    """Read the classes of a volseg model by index, background first."""
     try:
         labels: Mapping[str, Any] = json.loads(metadata)["labels"]
         return tuple(sorted(labels, key=labels.__getitem__))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from volseg.io.atomic import atomic_file
-from volseg.models.encoders.weights import read_pickle
+from volseg.io.torch_files import read_torch_file
 
 FILE_NAME = "last.pt"
 CHECKPOINTS = "checkpoint"
@@ -53,5 +53,5 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         ModelFileError: The file is missing or damaged.
     """
     hint = "delete the checkpoint folder to start anew"
-    state: dict[str, Any] = read_pickle(folder / FILE_NAME, "the checkpoint cannot be read", hint)
+    state: dict[str, Any] = read_torch_file(folder / FILE_NAME, "the checkpoint cannot be read", hint)
     return state

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from volseg.models.contracts import SegmentationNetwork
+
 
 class WeightAverage:
     """A copy of the model whose weights follow the trained ones slowly.
@@ -19,7 +21,7 @@ class WeightAverage:
         updates: How often it was updated.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: SegmentationNetwork, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0

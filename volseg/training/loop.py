@@ -22,6 +22,7 @@ from volseg.errors import VolsegError
 from volseg.io.json_files import read_json, write_json
 from volseg.io.model_file import file_sha256, save_model
 from volseg.models.build import check_attention, count_parameters, for_prediction
+from volseg.models.contracts import SegmentationNetwork
 from volseg.models.lora import merged_state
 from volseg.models.start import weight_file
 from volseg.preprocessing.cache import data_hash
@@ -111,7 +112,9 @@ def train(experiment: Experiment, progress_bar: ProgressBar, *, resume: bool) ->
     return write_model(experiment, state.average.model, record, progress, "model.safetensors")
 
 
-def training_samples(experiment: Experiment, model: nn.Module, progress_bar: ProgressBar) -> Dataset[dict[str, Any]]:
+def training_samples(
+    experiment: Experiment, model: SegmentationNetwork, progress_bar: ProgressBar
+) -> Dataset[dict[str, Any]]:
     """Patches that are cut and augmented as they are needed, or variants whose tokens are stored."""
     config = experiment.config
     if config.data.cache_tokens:

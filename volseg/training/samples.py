@@ -19,41 +19,37 @@ from volseg.data.augment import build_augmentation
 from volseg.data.datasets import TokenDataset
 from volseg.data.tokens import cache_tokens
 from volseg.errors import ConfigError
-from volseg.inference.sliding.windows import window_starts
-from volseg.models.encoders.slices import SliceEncoder
-from volseg.models.segmenter import Segmenter
+from volseg.inference.sliding.windows import OVERLAP, window_starts
+from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.preprocessing.cache import digest
 from volseg.training.experiment import Experiment, ProgressBar
 
 logger = logging.getLogger(__name__)
 
-OVERLAP = 0.5
-"""Of the in-plane windows; the inference's own grid."""
-
 
 class FrozenEncoder:
-    """What `volseg.data.tokens` asks of an encoder, from a network whose encoder is not trained.
+    """The frozen encoder of a network, as `volseg.data.tokens.SliceTokens` describes it.
 
-    It runs in float32 whatever the precision of training: the cache serves every precision.
+    It runs in float32 at every precision of training, so that one cache serves them all.
 
     Args:
-        model: The network.
-        plan: Gives the windows.
-        name: ``model.encoder``.
+        model: The network; its encoder is frozen.
+        plan: The plan, whose patch size is the window.
+        name: Value of ``model.encoder``.
 
     Attributes:
-        key: Changes with weights, taps, adjacent slices, token stride and windows.
+        key: Hash of the weights, the encoder's settings and the windows.
         window: The plan's patch (D, H, W).
-        halo: Neighbour slices on either side.
+        halo: Neighbouring slices on each side.
         slice_shape: (T taps, h, w, E) of one slice of a window.
     """
 
-    def __init__(self, model: Segmenter, plan: Plan, name: str) -> None:
-        assert model.encoder is not None
-        assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+    def __init__(self, model: SegmentationNetwork, plan: Plan, name: str) -> None:
+        encoder = model.encoder
+        assert encoder is not None
+        assert not any(parameter.requires_grad for parameter in encoder.parameters())
         self._model = model
-        encoder: SliceEncoder = model.encoder
         _, height, width = self.window = plan.patch_size
         self.halo = model.halo
         stride = encoder.token_stride
@@ -61,21 +57,19 @@ class FrozenEncoder:
         settings = {
             "encoder": name,
             "weights": weights_hash(encoder),
-            "taps": list(encoder.tap_indices),
-            "adjacent_slices": encoder.adjacent_slices,
-            "token_stride": stride,
+            **encoder.token_settings(),
             "window": list(self.window),
             "overlap": OVERLAP,
         }
         self.key = digest(settings)
 
     def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
-        """First row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
-        rows, columns = (window_starts(shape[axis], self.window[axis], OVERLAP) for axis in (1, 2))
+        """Return the first row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
+        rows, columns = (window_starts(shape[axis], self.window[axis]) for axis in (1, 2))
         return np.array([(row, column) for row in rows for column in columns], dtype=np.int32)
 
     def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
-        """(C, D + 2 halo, H, W) of one window -> tokens (D, T, h, w, E).
+        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, T, h, w, E).
 
         Raises:
             ConfigError: A token does not fit half precision.
@@ -94,7 +88,7 @@ class FrozenEncoder:
 
 def token_samples(
     experiment: Experiment,
-    model: nn.Module,
+    model: SegmentationNetwork,
     progress_bar: ProgressBar,
     samples: int,
 ) -> TokenDataset:
@@ -115,7 +109,7 @@ def token_samples(
     with progress_bar("tokens") as progress:
         cases = cache_tokens(
             experiment.train_cases,
-            FrozenEncoder(cast(Segmenter, model), plan, config.model.encoder),
+            FrozenEncoder(model, plan, config.model.encoder),
             # flips along depth are left to the samples: they only reverse the tokens
             replace(augmentation, mirror_axes=tuple(axis for axis in plan.mirror_axes if axis != 0)),
             variants=config.data.token_variants,

@@ -7,15 +7,15 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
 
 from volseg.inference.predictor import Predictor
 from volseg.io.volumes import read_mask
 from volseg.metrics import case_scores
+from volseg.models.contracts import SegmentationNetwork
 from volseg.training.experiment import Experiment
 
 
-def validate(model: nn.Module, experiment: Experiment, device: torch.device, limit: int) -> dict[str, Any]:
+def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.device, limit: int) -> dict[str, Any]:
     """Predict and score the first ``limit`` held-out cases.
 
     Returns:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from volseg.errors import ConfigError, OutputError
 from volseg.geometry.grid import Grid
@@ -30,10 +29,11 @@ from volseg.inference.sliding.memory import Schedule, choose_schedule
 from volseg.inference.sliding.slabs import ArraySlabs, ScanSlabs
 from volseg.inference.sliding.stream import Counts, predict_logits, stream_logits
 from volseg.inference.sliding.windows import Layout
+from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import prepare_image, preprocess_image
 
-Build = Callable[..., nn.Module]
+Build = Callable[..., SegmentationNetwork]
 MakePlan = Callable[..., Plan]
 SCHEDULES = {
     "one window": Schedule(windows=1, chunk=3),
@@ -71,6 +71,29 @@ def test_kept_tokens_are_not_encoded_again(
     list(stream_logits([build(plan)], image, plan, tta_axes=(0, 1), schedule=schedule, counts=counts))
     assert counts.summary()["encodings_per_slice"] == expected
     assert counts.windows == 7 * 2
+
+
+@pytest.mark.parametrize("model", ["nearest", "identity", "dynunet"])
+def test_without_an_encoder_no_encodings_are_counted(
+    model: str, nearest_model: SegmentationNetwork, make_plan: MakePlan, build: Build
+) -> None:
+    plan, counts = make_plan(patch_size=(8, 16, 16)), Counts()
+    settings = {"baseline": model} if model == "dynunet" else {"encoder": model}
+    network = nearest_model if model == "nearest" else build(plan, **settings)
+    list(stream_logits([network], ArraySlabs(noise((12, 16, 16))), plan, tta_axes=(0, 1), counts=counts))
+    assert counts.summary() == {"slab_slices": 12, "windows": 2, "windows_skipped": 0}
+
+
+def test_a_network_without_an_encoder_does_not_change_the_encodings(
+    nearest_model: SegmentationNetwork, make_plan: MakePlan, build: Build
+) -> None:
+    plan, counts = make_plan(), Counts()
+    list(
+        stream_logits(
+            [nearest_model, build(plan, adjacent_slices=1)], ArraySlabs(noise((15, 20, 16))), plan, counts=counts
+        )
+    )
+    assert counts.encoded == counts.slices == 15 * 2
 
 
 def test_slices_encoded_again_are_counted(make_plan: MakePlan, build: Build) -> None:

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.build import build_model
 from volseg.models.contracts import FeatureSpec
 from volseg.models.decoders.per_slice import LinearDecoder, UnetDecoder2d
-from volseg.models.encoders import dinov2
 
 PROBE = ModelConfig(encoder="tiny", weights="random", adaptation="frozen", aggregator="none", decoder="linear")
 
@@ -83,7 +84,7 @@ def test_each_tap_enters_the_unet_and_slices_do_not_mix() -> None:
 def test_fewer_taps_than_doublings_leave_the_last_steps_without(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = UnetDecoder2d(num_classes=2, taps=spec(2, 8))
     assert [block.skip is not None for block in decoder.blocks] == [True, False, False]
-    monkeypatch.setitem(dinov2.VARIANTS, "tiny", dinov2.Variant(width=16, depth=12, heads=2, grid=3))
+    monkeypatch.setitem(CATALOGUE, "tiny", small_entry(width=16, depth=12, heads=2, grid=3))
     model = build_model(replace(PROBE, decoder="unet2d"), StubPlan())
     assert model.encoder.tap_indices == (2, 4, 7, 9, 11)
 

@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from volseg.config.encoders import CATALOGUE
 from volseg.errors import ConfigError, ModelFileError
 from volseg.models.encoders import download
 from volseg.models.encoders.download import official_file, official_url
@@ -63,6 +65,12 @@ class WeightServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
 
 
+def point_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the official server by one on this machine."""
+    entry = replace(CATALOGUE["dinov2_b14_reg"], url=f"http://127.0.0.1:{port}/dinov2_vitb14/{NAME}")
+    monkeypatch.setitem(CATALOGUE, "dinov2_b14_reg", entry)
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightServer]:
     """A server in the place of the official one, and an empty home."""
@@ -71,7 +79,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightSe
     with WeightServer() as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        monkeypatch.setattr(download, "BASE_URL", f"http://127.0.0.1:{made.server_port}/dinov2")
+        point_to(made.server_port, monkeypatch)
         yield made
         made.shutdown()
         thread.join()
@@ -111,7 +119,7 @@ def test_a_whole_download_happens_once(
     assert official_file("dinov2_b14_reg") == target
     assert target.read_bytes() == CONTENT
     assert official_file("dinov2_b14_reg") == target
-    assert server.requests == [(f"/dinov2/dinov2_vitb14/{NAME}", None)]
+    assert server.requests == [(f"/dinov2_vitb14/{NAME}", None)]
     assert not target.with_name(NAME + ".part").exists()
     assert capfd.readouterr().err == ""  # no bar where there is no terminal
 
@@ -128,7 +136,7 @@ def test_a_cut_download_says_so_and_the_next_one_goes_on(server: WeightServer, t
     server.mode = "cut"
     with pytest.raises(ModelFileError, match=r"3000 bytes arrived, the file has 10240") as error:
         official_file("dinov2_b14_reg")
-    assert "the same command goes on from there" in str(error.value)
+    assert "the same command resumes the download" in str(error.value)
     assert not target.exists()
     server.mode = "ranges"
     official_file("dinov2_b14_reg")
@@ -155,7 +163,7 @@ def test_a_part_that_nothing_follows(server: WeightServer, target: Path, left: b
 def test_other_bytes_than_asked_for_are_refused(server: WeightServer, target: Path) -> None:
     part = part_of(target, CONTENT[:100])
     server.mode = "shifted"
-    with pytest.raises(ModelFileError, match="asked for those from 100 on"):
+    with pytest.raises(ModelFileError, match="instead of those from 100 on"):
         official_file("dinov2_b14_reg")
     assert part.read_bytes() == CONTENT[:100]
 
@@ -182,15 +190,17 @@ def test_without_a_network_it_says_what_to_put_where(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as closed:  # a port that nobody listens on
         closed.bind(("127.0.0.1", 0))
-        base = f"http://127.0.0.1:{closed.getsockname()[1]}/dinov2"
-        monkeypatch.setattr(download, "BASE_URL", base)
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/dinov2_vitb14/{NAME}"
+        point_to(closed.getsockname()[1], monkeypatch)
         with pytest.raises(ModelFileError, match="cannot be downloaded") as error:
             official_file("dinov2_b14_reg")
-    assert f"download {base}/dinov2_vitb14/{NAME} on a machine" in str(error.value)
-    assert f"put it at {target}, or set model.weights=FILE" in str(error.value)
+    assert f"download {url} on a machine" in str(error.value)
+    assert f"save it as {target}, or set model.weights=FILE" in str(error.value)
 
 
-def test_an_address_that_is_not_there(server: WeightServer) -> None:
+def test_an_address_that_is_not_there(server: WeightServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(CATALOGUE["dinov2_l14"], url=f"http://127.0.0.1:{server.server_port}/other.pth")
+    monkeypatch.setitem(CATALOGUE, "dinov2_l14", other)
     with pytest.raises(ModelFileError, match="404"):
         official_file("dinov2_l14")
 

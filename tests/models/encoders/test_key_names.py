@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.made.encoders import small_entry
+from volseg.config.encoders import EncoderEntry
 from volseg.errors import ModelFileError
-from volseg.models.encoders.dinov2 import DinoV2, Variant
+from volseg.models.encoders.dinov2 import DinoV2
 from volseg.models.encoders.key_names import official_names
 from volseg.models.encoders.slices import SliceEncoder
 from volseg.models.encoders.weights import load_encoder, read_weights
@@ -19,13 +21,13 @@ from volseg.models.encoders.weights import load_encoder, read_weights
 SIDE = 5 * 14
 
 
-def small(*, registers: int = 0, swiglu: bool = False) -> Variant:
-    return Variant(width=32, depth=2, heads=2, grid=5, registers=registers, swiglu=swiglu)
+def small(*, registers: int = 0, swiglu: bool = False) -> EncoderEntry:
+    return small_entry(width=32, depth=2, heads=2, grid=5, registers=registers, swiglu=swiglu)
 
 
-def official_state(variant: Variant) -> dict[str, torch.Tensor]:
+def official_state(entry: EncoderEntry) -> dict[str, torch.Tensor]:
     torch.manual_seed(7)
-    return {key: torch.randn_like(value) for key, value in DinoV2(variant).state_dict().items()}
+    return {key: torch.randn_like(value) for key, value in DinoV2(entry).state_dict().items()}
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -43,7 +45,7 @@ def test_files_written_by_transformers(
 ) -> None:
     """The prefix is what a classifier's file has; RAD-DINO's ``model.safetensors`` is a bare Dinov2 file."""
     transformers = pytest.importorskip("transformers", reason="comes with volseg[bench]")
-    variant = small(registers=registers, swiglu=swiglu)
+    entry = small(registers=registers, swiglu=swiglu)
     kind = "Dinov2WithRegisters" if registers else "Dinov2"
     settings = {"num_register_tokens": registers} if registers else {}
     config = getattr(transformers, f"{kind}Config")(
@@ -66,7 +68,7 @@ def test_files_written_by_transformers(
     if suffix == ".bin":
         path = tmp_path / "pytorch_model.bin"
         torch.save(saved, path)
-    ours = DinoV2(variant).eval()
+    ours = DinoV2(entry).eval()
     ours.load_state_dict(official_names(read_weights(path)), strict=True)
     images = torch.randn(1, 3, SIDE, SIDE)
     base = getattr(theirs, theirs.base_model_prefix) if prefixed else theirs
@@ -104,7 +106,7 @@ def test_official_names_behind_a_prefix(prefix: str, caplog: pytest.LogCaptureFi
         state["dino_head.mlp.0.weight"] = torch.zeros(2, 2)
     with caplog.at_level(logging.INFO):
         assert_equal(official_names(state), expected)
-    assert ("left out: dino_head" in caplog.text) == bool(prefix)
+    assert ("skipped: dino_head" in caplog.text) == bool(prefix)
 
 
 def test_the_teacher_is_taken_not_the_student() -> None:

@@ -12,28 +12,30 @@ import pytest
 import torch
 from torch import nn
 
-from volseg.models.encoders.dinov2 import VARIANTS, DinoV2, Variant
+from tests.made.encoders import small_entry
+from volseg.config.encoders import CATALOGUE, EncoderEntry
+from volseg.models.encoders.dinov2 import DinoV2
 from volseg.models.encoders.key_names import official_names
 
 transformers = pytest.importorskip("transformers", reason="the independent DINOv2 comes with volseg[bench]")
 
-NAMES = [name for name in VARIANTS if name.startswith("dinov2_")]
+NAMES = [name for name in CATALOGUE if name.startswith("dinov2_")]
 
 
-def independent(variant: Variant) -> nn.Module:
+def independent(entry: EncoderEntry) -> nn.Module:
     """transformers' model of the same size, in float64, with random weights of a trained model's scale."""
-    kind = "Dinov2WithRegisters" if variant.registers else "Dinov2"
+    kind = "Dinov2WithRegisters" if entry.registers else "Dinov2"
     settings = {
-        "hidden_size": variant.width,
-        "num_hidden_layers": variant.depth,
-        "num_attention_heads": variant.heads,
-        "use_swiglu_ffn": variant.swiglu,
-        "image_size": variant.grid * 14,
+        "hidden_size": entry.width,
+        "num_hidden_layers": entry.depth,
+        "num_attention_heads": entry.heads,
+        "use_swiglu_ffn": entry.swiglu,
+        "image_size": entry.grid * 14,
         "patch_size": 14,
         "attn_implementation": "eager",  # not the fused kernel that ours takes
     }
-    if variant.registers:
-        settings["num_register_tokens"] = variant.registers
+    if entry.registers:
+        settings["num_register_tokens"] = entry.registers
     with torch.device("meta"):
         model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings))
     assert not list(model.buffers())
@@ -46,9 +48,9 @@ def independent(variant: Variant) -> nn.Module:
     return model
 
 
-def ours_like(theirs: nn.Module, variant: Variant) -> DinoV2:
+def ours_like(theirs: nn.Module, entry: EncoderEntry) -> DinoV2:
     with torch.device("meta"):
-        ours = DinoV2(variant)
+        ours = DinoV2(entry)
     ours.load_state_dict(official_names(theirs.state_dict()), strict=True, assign=True)
     return ours.eval()
 
@@ -58,7 +60,7 @@ def assert_same_features(theirs: nn.Module, ours: DinoV2, height: int, width: in
     """After the first and after the last block."""
     images = torch.randn(1, 3, height, width, dtype=torch.float64)
     expected = theirs(pixel_values=images, output_hidden_states=True)
-    skip, deepest = 1 + ours.variant.registers, len(ours.blocks) - 1
+    skip, deepest = 1 + ours.entry.registers, len(ours.blocks) - 1
     first, last = ours.taps(images, (0, deepest))
     torch.testing.assert_close(last, expected.last_hidden_state[:, skip:], rtol=0, atol=1e-10)
     torch.testing.assert_close(first, theirs.layernorm(expected.hidden_states[1])[:, skip:], rtol=0, atol=1e-10)
@@ -69,9 +71,9 @@ def assert_same_features(theirs: nn.Module, ours: DinoV2, height: int, width: in
 @pytest.mark.parametrize("name", NAMES)
 def test_features_of_the_whole_family_equal_transformers(name: str) -> None:
     torch.manual_seed(0)
-    variant = replace(VARIANTS[name], depth=2)
-    theirs = independent(variant)
-    assert_same_features(theirs, ours_like(theirs, variant), 518, 518)
+    entry = replace(CATALOGUE[name], depth=2)
+    theirs = independent(entry)
+    assert_same_features(theirs, ours_like(theirs, entry), 518, 518)
 
 
 def official_position(pos_embed: torch.Tensor, *, registers: bool) -> Callable[..., torch.Tensor]:
@@ -95,10 +97,10 @@ def official_position(pos_embed: torch.Tensor, *, registers: bool) -> Callable[.
 @pytest.mark.parametrize("registers", [0, 4])
 def test_features_at_other_sizes_follow_the_official_position_rule(size: tuple[int, int], registers: int) -> None:
     torch.manual_seed(0)
-    variant = Variant(width=64, depth=2, heads=4, registers=registers)
-    theirs = independent(variant)
+    entry = small_entry(width=64, depth=2, heads=4, registers=registers)
+    theirs = independent(entry)
     nn.init.normal_(theirs.embeddings.position_embeddings)  # strong enough for the rules to differ
-    ours = ours_like(theirs, variant)
+    ours = ours_like(theirs, entry)
     theirs.embeddings.interpolate_pos_encoding = official_position(ours.pos_embed, registers=registers > 0)
     assert_same_features(theirs, ours, *size)
     theirs.embeddings.interpolate_pos_encoding = official_position(ours.pos_embed, registers=registers == 0)
@@ -109,8 +111,8 @@ def test_features_at_other_sizes_follow_the_official_position_rule(size: tuple[i
 def test_joined_and_renamed_tensors_keep_every_value() -> None:
     """The mask token, too, which no feature depends on."""
     torch.manual_seed(0)
-    variant = Variant(width=32, depth=2, heads=2, swiglu=True, registers=4, grid=3)
-    theirs = independent(variant)
+    entry = small_entry(width=32, depth=2, heads=2, swiglu=True, registers=4, grid=3)
+    theirs = independent(entry)
     converted = official_names(theirs.state_dict())
     assert torch.equal(converted["mask_token"], theirs.embeddings.mask_token)
     assert sum(value.numel() for value in converted.values()) == sum(p.numel() for p in theirs.parameters())

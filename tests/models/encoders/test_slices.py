@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.made.encoders import small_entry
 from volseg.models.encoders import slices
-from volseg.models.encoders.dinov2 import DinoV2, Variant
+from volseg.models.encoders.dinov2 import DinoV2
 from volseg.models.encoders.slices import SliceEncoder, gather_slices, resize_slices, slice_channels
 
-VARIANT = Variant(width=24, depth=2, heads=2, grid=5)
+ENTRY = small_entry(width=24, depth=2, heads=2, grid=5)
 
 
 def encoder(adjacent: int = 3, stride: int = 8, channels: int = 1) -> SliceEncoder:
     torch.manual_seed(0)
-    return SliceEncoder(DinoV2(VARIANT, slice_channels(channels, adjacent)), stride, adjacent).eval()
+    return SliceEncoder(DinoV2(ENTRY, slice_channels(channels, adjacent)), stride, adjacent).eval()
 
 
 def test_neighbours_are_the_slices_before_and_after() -> None:
@@ -46,7 +47,7 @@ def test_a_flip_along_depth_only_reverses_the_tokens(channels: int) -> None:
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_a_patch_covers_exactly_its_voxels(stride: int) -> None:
     ramp = torch.arange(5.0 * stride).expand(1, 1, 5 * stride, -1)
-    means = torch.nn.functional.avg_pool2d(resize_slices(ramp, stride), 14)[0, 0, 0]
+    means = torch.nn.functional.avg_pool2d(resize_slices(ramp, stride, 14), 14)[0, 0, 0]
     centres = torch.arange(5) * stride + (stride - 1) / 2
     torch.testing.assert_close(means[1:-1], centres[1:-1], rtol=0, atol=1e-3)  # borders repeat the last voxel
 
@@ -59,7 +60,7 @@ def test_token_rows_and_columns_sit_on_the_voxel_grid(stride: int) -> None:
     changed = x.clone()
     changed[0, 0, 1, stride + 1 : 2 * stride - 1, 2 * stride + 1 : 3 * stride - 1] = 1
     with torch.no_grad():
-        images = [resize_slices(gather_slices(volume, 3), stride) for volume in (x, changed)]
+        images = [resize_slices(gather_slices(volume, 3), stride, 14) for volume in (x, changed)]
         before, after = (model.vit.patch_embed.proj(image)[0] for image in images)
     touched = (after - before).abs().amax(dim=0) > 1e-6
     assert touched.nonzero().tolist() == [[1, 2]]

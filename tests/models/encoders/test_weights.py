@@ -8,19 +8,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.errors import ModelFileError
 from volseg.models.build import build_model
 from volseg.models.encoders import dinov2
 from volseg.models.encoders.weights import inflate_patch_embedding
 
-SMALL = dinov2.Variant(width=32, depth=2, heads=2, grid=5)
+SMALL = small_entry(width=32, depth=2, heads=2, grid=5)
 
 
 @pytest.fixture(autouse=True)
 def _small_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dinov2.VARIANTS, "dinov2_s14", SMALL)
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", SMALL)
 
 
 def official_weights() -> dict[str, torch.Tensor]:

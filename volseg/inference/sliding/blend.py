@@ -1,4 +1,4 @@
-"""A rolling slab of blended logits: windows are added at its end, finished slices are taken off its front."""
+"""Rolling slab of blended logits: windows are added at its end, finished slices are removed from its front."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from volseg.inference.sliding.windows import Layout, gaussian_importance
 
-UNSEEN = (10.0, -10.0)
-"""Logits of background and of every other class where no window was looked at."""
+SKIPPED_LOGITS = (10.0, -10.0)
+"""Logits of background and of every other class where all windows were skipped."""
 
 
 class RollingBlend:
     """Weighted mean of the logits of overlapping windows, for the slices that are not finished yet.
 
     Args:
-        models: Networks whose logits are kept side by side; all see the same windows.
-        classes: Classes K.
+        models: Number of networks, which all predict the same windows.
+        classes: Number of classes K.
         layout: The padded volume and its windows.
-        slices: Most slices that are held at a time.
+        slices: Largest number of slices held at a time.
     """
 
     def __init__(self, models: int, classes: int, layout: Layout, slices: int) -> None:
         self._layout = layout
-        self._first = 0  # the slice of the padded volume that comes off next
+        self._first = 0  # first held slice of the padded volume
         self._weight = gaussian_importance(layout.window)
         self._sums = [torch.zeros((classes, slices, *layout.padded[1:])) for _ in range(models)]
         self._total = torch.zeros((slices, *layout.padded[1:]))
@@ -35,41 +35,41 @@ class RollingBlend:
 
         Args:
             start: Its first voxel (d, h, w) in the padded volume.
-            logits: (K, D, H, W) of each model, the sum of some mirrored copies, flipped back.
-            copies: How many were summed.
+            logits: (K, D, H, W) of each model, summed over mirrored copies that were flipped back.
+            copies: Number of copies in the sum.
         """
-        place = tuple(
+        box = tuple(
             slice(a, a + n) for a, n in zip((start[0] - self._first, *start[1:]), self._weight.shape, strict=True)
         )
         for sums, values in zip(self._sums, logits, strict=True):
-            sums[(slice(None), *place)].addcmul_(values.float().cpu(), self._weight)
-        self._total[place].add_(self._weight, alpha=copies)
+            sums[(slice(None), *box)].addcmul_(values.float().cpu(), self._weight)
+        self._total[box].add_(self._weight, alpha=copies)
 
     def finished(self, stop: int) -> tuple[int, list[Tensor]]:
-        """The slices before ``stop``, without the padding.
+        """Return the slices before ``stop``, without the padding.
 
         Returns:
-            The number of the first in the volume, and blended logits (K, n, H, W) of every model; valid until
-            :meth:`drop`.
+            The number of the first slice in the volume, and blended logits (K, n, H, W) of each model; valid until
+            `drop` is called.
         """
         total = self._total[: stop - self._first]
-        unseen = total == 0
-        some_unseen = bool(unseen.any())
-        if some_unseen:
-            total.masked_fill_(unseen, 1)
+        skipped = total == 0
+        any_skipped = bool(skipped.any())
+        if any_skipped:
+            total.masked_fill_(skipped, 1)
         slabs = [sums[:, : stop - self._first] for sums in self._sums]
         for slab in slabs:
             slab /= total
-            if some_unseen:
-                slab[0].masked_fill_(unseen, UNSEEN[0])
-                slab[1:].masked_fill_(unseen, UNSEEN[1])
+            if any_skipped:
+                slab[0].masked_fill_(skipped, SKIPPED_LOGITS[0])
+                slab[1:].masked_fill_(skipped, SKIPPED_LOGITS[1])
         before, size = self._layout.before, self._layout.size
         low, high = max(self._first, before[0]), min(stop, before[0] + size[0])
         rows, columns = (slice(b, b + n) for b, n in zip(before[1:], size[1:], strict=True))
         return low - before[0], [slab[:, low - self._first : high - self._first, rows, columns] for slab in slabs]
 
     def drop(self, stop: int) -> None:
-        """Forget the slices before ``stop``: the rest moves to the front."""
+        """Remove the slices before ``stop``; the others move to the front."""
         count = stop - self._first
         for slab in (self._total, *(classes for sums in self._sums for classes in sums)):  # (slices, H, W) each
             kept = slab[count:].clone()

@@ -1,9 +1,9 @@
-"""The prepared volume, slab by slab."""
+"""The prepared volume, one slab of slices at a time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,36 +16,37 @@ from volseg.preprocessing.preprocess import PreparedImage
 
 
 class Slabs(Protocol):
-    """An image on the plan's grid that is worked out slab by slab."""
+    """An image on the plan's grid that is prepared slab by slab."""
 
     @property
     def shape(self) -> Size:
-        """Voxels (D, H, W)."""
+        """Return the size in voxels (D, H, W)."""
 
     def slab(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Slices ``start <= d < stop``: (C, stop - start, H, W), normalised."""
+        """Return the slices ``start <= d < stop``: (C, stop - start, H, W), normalised."""
 
     def is_air(self, start: Size, stop: Size) -> bool:
-        """Whether the voxels from ``start`` to before ``stop`` are known to hold nothing but air."""
+        """Return whether all voxels of the box from ``start`` to before ``stop`` are certainly air."""
 
 
 @dataclass(frozen=True)
 class ArraySlabs:
-    """An image that is there as a whole: (C, D, H, W) float32. No part of it is taken for air."""
+    """An image in memory: (C, D, H, W) float32. No part of it counts as air."""
 
     image: NDArray[np.float32]
 
     @property
     def shape(self) -> Size:
-        """Voxels (D, H, W)."""
-        return cast(Size, self.image.shape[1:])
+        """Return the size in voxels (D, H, W)."""
+        _, depth, height, width = self.image.shape
+        return depth, height, width
 
     def slab(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Slices ``start <= d < stop``."""
+        """Return the slices ``start <= d < stop``."""
         return self.image[:, start:stop]
 
     def is_air(self, start: Size, stop: Size) -> bool:
-        """No."""
+        """Return False."""
         return False
 
 
@@ -54,9 +55,9 @@ class ScanSlabs:
     """A scan that is prepared slab by slab.
 
     Attributes:
-        image: The scan with what preparing it takes.
-        air_below: A window whose stored values all lie below this is air; ``None`` takes none for air.
-        clock: Preparing a slab is charged to its stage ``prepare``.
+        image: The scan and the steps that prepare it.
+        air_below: A window is air if all its stored values are below this; ``None``: no window is air.
+        clock: Measures the preparation as stage ``prepare``.
     """
 
     image: PreparedImage
@@ -65,16 +66,16 @@ class ScanSlabs:
 
     @property
     def shape(self) -> Size:
-        """Voxels (D, H, W) of the working grid."""
+        """Return the size of the working grid in voxels (D, H, W)."""
         return self.image.shape
 
     def slab(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Slices ``start <= d < stop`` of the working grid."""
+        """Return the slices ``start <= d < stop`` of the working grid."""
         with self.clock.stage("prepare"):
             return self.image.slab(start, stop)
 
     def is_air(self, start: Size, stop: Size) -> bool:
-        """Whether every stored voxel that these working voxels are made of lies below the threshold."""
+        """Return whether every stored voxel that these working voxels are interpolated from is below the threshold."""
         if self.air_below is None:
             return False
         ranges = (self.image.stored_range(axis, a, b) for axis, (a, b) in enumerate(zip(start, stop, strict=True)))
@@ -85,8 +86,13 @@ class ScanSlabs:
 class PaddedSlabs:
     """Slabs of the padded volume with their neighbouring slices; every slice is prepared once.
 
-    Volumes smaller than a window are padded with zeros; beyond the ends of the padded volume its outermost slices are
+    Volumes smaller than a window are padded with zeros. Beyond the ends of the padded volume its end slices are
     repeated, as in training.
+
+    Args:
+        image: The prepared volume.
+        layout: Its windows and padding.
+        halo: Neighbouring slices on each side.
     """
 
     def __init__(self, image: Slabs, layout: Layout, halo: int) -> None:
@@ -95,21 +101,21 @@ class PaddedSlabs:
         self._held: Tensor | None = None
 
     def slab(self, start: int, stop: int) -> Tensor:
-        """(C, stop - start + 2 * halo, H, W) for ascending slabs of the padded volume."""
+        """Return (C, stop - start + 2 * halo, H, W) of the padded volume; slabs are requested in ascending order."""
         halo = self._halo
         low, high = max(0, start - halo), min(self._layout.padded[0], stop + halo)
         if self._held is None:
             self._held = self._padded(low, high)
         else:
-            known, kept = self._first + self._held.shape[1], self._held[:, low - self._first :]
-            self._held = torch.cat([kept, self._padded(known, high)], dim=1) if known < high else kept
+            end, kept = self._first + self._held.shape[1], self._held[:, low - self._first :]
+            self._held = torch.cat([kept, self._padded(end, high)], dim=1) if end < high else kept
         self._first = low
         if (low, high) == (start - halo, stop + halo):
             return self._held
         return self._held[:, torch.arange(start - halo, stop + halo).clamp(low, high - 1) - low]
 
     def _padded(self, start: int, stop: int) -> Tensor:
-        """(C, stop - start, H, W) of the padded volume."""
+        """Return (C, stop - start, H, W) of the padded volume."""
         (before, *plane), size, padded = self._layout.before, self._layout.size, self._layout.padded
         low, high = max(0, start - before), min(size[0], stop - before)
         slab = self._image.slab(low, high)

@@ -1,4 +1,4 @@
-"""Where windows lie on a volume, and how much each of their voxels counts where they overlap."""
+"""Positions of the sliding windows on a volume, and the weights with which they are blended."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from torch import Tensor
 from volseg.geometry.ops import missing_voxels
 
 Size = tuple[int, int, int]
+OVERLAP = 0.5
+"""Fraction of a window that the next one covers again, along each axis."""
 _SIGMA_FRACTION = 0.125
 _LEAST_WEIGHT = 1e-3
 
 
-def window_starts(size: int, window: int, overlap: float = 0.5) -> list[int]:
-    """First voxels of the windows that cover one axis.
+def window_starts(size: int, window: int, overlap: float = OVERLAP) -> list[int]:
+    """Return the first voxels of the windows that cover one axis.
 
-    Windows follow each other at ``window * (1 - overlap)`` voxels; the last is moved back to end with the axis.
-    These are the positions of MONAI's ``SlidingWindowInferer``, so results can be compared voxel by voxel.
+    The distance of windows is ``window * (1 - overlap)`` voxels; the last window is moved back to end with the axis.
+    MONAI's ``SlidingWindowInferer`` has the same positions, so results can be compared voxel by voxel.
 
     Args:
         size: Voxels along the axis, at least ``window``.
@@ -37,7 +39,7 @@ def window_starts(size: int, window: int, overlap: float = 0.5) -> list[int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the windows of a volume lie.
+    """Positions of the windows of a volume.
 
     Attributes:
         size: Voxels (D, H, W) of the volume.
@@ -54,19 +56,19 @@ class Layout:
     starts: tuple[list[int], list[int], list[int]]
 
     @classmethod
-    def of(cls, size: Size, window: Size, overlap: float = 0.5) -> Layout:
-        """Lay windows over a volume; padding is that of :func:`volseg.geometry.ops.pad_to_size`."""
+    def of(cls, size: Size, window: Size) -> Layout:
+        """Compute the layout of a volume, padded as `volseg.geometry.ops.pad_to_size` does."""
         d, h, w = (max(n, m) for n, m in zip(size, window, strict=True))
         before, _ = missing_voxels(size, window)
-        depth, rows, columns = (window_starts(n, m, overlap) for n, m in zip((d, h, w), window, strict=True))
+        depth, rows, columns = (window_starts(n, m) for n, m in zip((d, h, w), window, strict=True))
         return cls(size, window, (d, h, w), before, (depth, rows, columns))
 
 
 def gaussian_importance(window: Sequence[int]) -> Tensor:
-    """Weight of each voxel of a window: a Gaussian around the window's centre.
+    """Return the weight of each voxel of a window: a Gaussian around the window's centre.
 
-    Sigma is an eighth of the window along each axis; weights below 0.001 are raised to it, so that a voxel that only
-    a window's corner covers keeps its precision.
+    Sigma is an eighth of the window along each axis. Weights are at least 0.001, so that a voxel covered by a window's
+    corner only keeps its precision.
 
     Args:
         window: Voxels (D, H, W).

@@ -1,4 +1,4 @@
-"""Decoders that see one slice at a time and no raw voxels: the protocol of the DINOv2 study on radiology benchmarks.
+"""Decoders that use one slice at a time and no raw voxels, as in the DINOv2 study on radiology benchmarks.
 
 Source: Baharoon et al. 2023, "Evaluating General Purpose Vision Foundation Models for Medical Image Analysis: An
 Experimental Study of DINOv2 on Radiology Benchmarks", arXiv 2312.02366.
@@ -13,22 +13,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from volseg.models.contracts import FeatureSpec, Stride
+from volseg.models.contracts import Decoder, FeatureSpec
 
 
-class LinearDecoder(nn.Module):
-    """The linear probe: one 1x1 classifier on the last tap, its logits enlarged bilinearly in plane.
+class LinearDecoder(Decoder):
+    """Linear probe: one 1x1 classifier on the last tap, its logits enlarged bilinearly in plane.
 
     Args:
         num_classes: Classes, background included.
-        taps: What the aggregator publishes; only the last is used.
-
-    Attributes:
-        multiple: Voxels along D, H and W of which the input is a whole multiple.
-        deep_strides: Strides of the extra outputs in training: none.
+        taps: Channels and strides of the taps; only the last is used.
     """
-
-    deep_strides: tuple[Stride, ...] = ()
 
     def __init__(self, *, num_classes: int, taps: FeatureSpec) -> None:
         super().__init__()
@@ -38,7 +32,7 @@ class LinearDecoder(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits ``(B, K, D, H, W)``, alone in a list.
+        """Compute logits ``(B, K, D, H, W)``, the only element of the list.
 
         Args:
             x: Voxels ``(B, C, D, H, W)``; only their size is used.
@@ -50,10 +44,10 @@ class LinearDecoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One step up: transposed convolution, joined with a tap that was projected and enlarged.
+    """One step up: transposed convolution, concatenated with a tap that was projected and enlarged.
 
     Args:
-        inputs: Channels from below.
+        inputs: Channels of the deeper level.
         outputs: Channels of the result.
         tap: Channels of the tap; 0 where there is none.
         step: 2 doubles the sides, 1 keeps them.
@@ -74,23 +68,17 @@ class UpBlock(nn.Module):
         return self.conv(x)  # type: ignore[no-any-return]
 
 
-class UnetDecoder2d(nn.Module):
-    """The per-slice U-Net decoder: from the last tap upwards, each step halves the width and takes the next tap.
+class UnetDecoder2d(Decoder):
+    """Per-slice U-Net decoder: from the last tap upwards, each step halves the width and takes the next tap.
 
-    Four steps for five taps. At token stride 16 each doubles the sides, as in the study (DINOv2's patch of 14 pixels);
-    at 8 and 4 the first steps stay at token stride. Unlike the study's code, a 1x1 classifier follows the last step
-    (there its ReLU gives the logits), and resizing has half-pixel centres.
+    Five taps make four steps. At token stride 16 each step doubles the sides, as in the study; at 8 and 4 the first
+    steps keep the token stride. Unlike in the study's code, a 1x1 classifier follows the last step (there its ReLU
+    gives the logits), and resizing has half-pixel centres.
 
     Args:
         num_classes: Classes, background included.
-        taps: What the aggregator publishes.
-
-    Attributes:
-        multiple: Voxels along D, H and W of which the input is a whole multiple.
-        deep_strides: Strides of the extra outputs in training: none.
+        taps: Channels and strides of the taps.
     """
-
-    deep_strides: tuple[Stride, ...] = ()
 
     def __init__(self, *, num_classes: int, taps: FeatureSpec) -> None:
         super().__init__()
@@ -106,7 +94,7 @@ class UnetDecoder2d(nn.Module):
         self.head = nn.Conv2d(widths[-1], num_classes, 1)
 
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits ``(B, K, D, H, W)``, alone in a list.
+        """Compute logits ``(B, K, D, H, W)``, the only element of the list.
 
         Args:
             x: Voxels ``(B, C, D, H, W)``; only their number of samples is used.
@@ -120,7 +108,7 @@ class UnetDecoder2d(nn.Module):
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:
-    """3x3 convolution, batch norm over all slices, ReLU."""
+    """Build a 3x3 convolution with batch norm over all slices and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )

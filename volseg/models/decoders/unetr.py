@@ -13,50 +13,24 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from volseg.models.contracts import FeatureSpec, Stride
-from volseg.models.kernels import InstanceNorm
+from volseg.models.contracts import Decoder, FeatureSpec, Part, Stride
+from volseg.models.kernels import Conv3d, InstanceNorm, PointwiseConv, to_channels_last
 
 
 def relative(deep: Stride, shallow: Stride) -> Stride:
-    """The stride that leads from one level to a deeper one."""
+    """Return the stride that leads from one level to a deeper one."""
     depth, height, width = (a // b for a, b in zip(deep, shallow, strict=True))
     return depth, height, width
 
 
 def kernel_at(stride: Stride, spacing_mm: Sequence[float]) -> Stride:
-    """3x3x3, or 1x3x3 at levels whose slices are at least twice as thick as their pixels are wide."""
+    """Return the kernel of a level: 3x3x3, or 1x3x3 where slices are at least twice as thick as pixels are wide."""
     depth, height, width = (step * spacing for step, spacing in zip(stride, spacing_mm, strict=True))
     return (3 if depth < 2 * min(height, width) else 1), 3, 3
 
 
-class PointwiseConv(nn.Linear):
-    """1x1x1 convolution as one matrix product: a fifth of Conv3d's time on a CPU with channels last."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, D, H, W)`` -> ``(B, C', D, H, W)``."""
-        outputs = super().forward(rearrange(x, "b c d h w -> b d h w c"))
-        return rearrange(outputs, "b d h w c -> b c d h w")
-
-
-class Conv3d(nn.Conv3d):
-    """3D convolution without a bias that takes oneDNN's kernel for a single small volume too.
-
-    For a batch of one with few voxels `torch.conv3d` falls back to a plain matrix product on the CPU, two to four times
-    slower; prediction calls the kernel that training's larger batches get.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, D, H, W)`` -> ``(B, C', D', H', W')``."""
-        fast = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-        if not (fast and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
-            return super().forward(x)
-        padding, stride, dilation = self.padding, self.stride, self.dilation
-        result: torch.Tensor = torch.ops.aten.mkldnn_convolution(x, self.weight, None, padding, stride, dilation, 1)
-        return result
-
-
 def conv_block(inputs: int, outputs: int, kernel: Stride, stride: Stride = (1, 1, 1)) -> nn.Sequential:
-    """Convolution, instance norm, leaky ReLU."""
+    """Build a convolution with instance norm and leaky ReLU."""
     kernel_depth = max(kernel[0], stride[0])  # a stride longer than the kernel would skip slices
     padding = ((kernel_depth - 1) // 2, kernel[1] // 2, kernel[2] // 2)
     return nn.Sequential(
@@ -95,30 +69,24 @@ class TapFusion(nn.Module):
         return x
 
 
-class UnetrDecoder(nn.Module):
+class UnetrDecoder(Decoder):
     """Stem, taps and up path.
 
-    Level ``l`` works at ``strides[l]`` with ``min(features * 2**l, max_features)`` channels. The deepest level takes
-    the last tap and all that are left over, level 1 the first, level 2 the second; level 0 sees raw voxels only.
-    What comes from below, stem and taps are added, not joined as channels, which halves the input of the widest
-    convolutions. The taps' projections start at zero: at first the result is that of the stem alone, to the bit.
-    Without the stem each level has its taps alone, and those that get none only what comes from below.
+    Level ``l`` works at ``strides[l]`` with ``min(features * 2**l, max_features)`` channels. Level 1 takes the
+    first tap and level 2 the second; the deepest level takes the last tap and all that remain, level 0 raw voxels only.
+    Stem, taps and the output of the deeper level are added, not concatenated, which halves the input of the widest
+    convolutions. The projections of the taps start at zero, so the initial result is bitwise identical to that of the
+    stem alone. Without a stem a level has its taps, and a level without taps only the output of the deeper level.
 
     Args:
         image_channels: Channels of the image.
         num_classes: Classes, background included.
         strides: Cumulative stride of each level; level 0 is ``(1, 1, 1)``.
         spacing_mm: Voxel size, which decides the kernels.
-        taps: What the aggregator publishes; empty for the control without an encoder.
+        taps: Channels and strides of the taps; empty for the control without an encoder.
         features: Channels at level 0.
         max_features: Upper limit of the channels.
         stem: Whether raw voxels enter.
-
-    Attributes:
-        multiple: Voxels along D, H and W of which the input is a whole multiple.
-        deep_strides: Strides of the extra outputs in training.
-        features: Channels at level 0.
-        channels_last: Run the convolutions channels last, whatever the format of the weights.
     """
 
     def __init__(
@@ -136,8 +104,7 @@ class UnetrDecoder(nn.Module):
         super().__init__()
         levels = len(strides)
         self.multiple = strides[-1]
-        self.deep_strides: tuple[Stride, ...] = tuple(strides[1:-1])
-        self.channels_last = True
+        self.deep_strides = tuple(strides[1:-1])
         self.features = features
         widths = [min(features * 2**level, max_features) for level in range(levels)]
         kernels = [kernel_at(stride, spacing_mm) for stride in strides]
@@ -155,7 +122,7 @@ class UnetrDecoder(nn.Module):
         )
         self.heads = nn.ModuleList(PointwiseConv(widths[level], num_classes) for level in range(levels - 1))
         self.apply(_initialise)
-        # then what a control may leave out, so that all else starts with the same weights
+        # then the parts that a control lacks, so that all other parts start with the same weights
         self.stem = nn.ModuleList(
             nn.Sequential(
                 conv_block(widths[level - 1] if level else image_channels, widths[level], kernels[level], steps[level]),
@@ -165,15 +132,15 @@ class UnetrDecoder(nn.Module):
         ).apply(_initialise)
         self.tap_levels = assign_taps(len(taps), levels)
         self.fusions = nn.ModuleDict()
-        for level, chosen in self.tap_levels.items():
+        for level, indices in self.tap_levels.items():
             pool, scale = strides[level][0], taps.strides[0][1] // strides[level][1]
-            fusion = TapFusion([taps.channels[i] for i in chosen], widths[level], pool, scale)
+            fusion = TapFusion([taps.channels[i] for i in indices], widths[level], pool, scale)
             self.fusions[str(level)] = fusion.apply(_initialise)
-            if stem:  # at first the tokens add nothing: the network starts as its control without an encoder
+            if stem:  # the network starts as its control without an encoder
                 nn.init.zeros_(fusion.proj.weight)
 
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits of all levels but the deepest, finest first; outside of training the finest only.
+        """Compute the logits of all levels but the deepest, finest first; outside of training the finest only.
 
         Args:
             x: Raw voxels ``(B, C, D, H, W)``, whole multiples of the deepest stride.
@@ -189,22 +156,26 @@ class UnetrDecoder(nn.Module):
         return logits[::-1]
 
     def skips(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
-        """What enters each level beside what comes from below: stem and taps, added."""
-        skips, x = {}, self._format(x)
+        """Compute what each level adds to the output of the deeper one: stem plus taps."""
+        skips, x = {}, to_channels_last(x)
         for level, stage in enumerate(self.stem):
             skips[level] = x = stage(x)
-        for level, chosen in self.tap_levels.items():
-            fused = self.fusions[str(level)]([taps[index] for index in chosen])
-            skips[level] = skips[level] + fused if level in skips else self._format(fused)
+        for level, indices in self.tap_levels.items():
+            fused = self.fusions[str(level)]([taps[index] for index in indices])
+            skips[level] = skips[level] + fused if level in skips else to_channels_last(fused)
         return skips
 
-    def _format(self, x: torch.Tensor) -> torch.Tensor:
-        """Every later layer keeps the format. (`contiguous` would leave a single channel's strides as they are.)"""
-        return x.to(memory_format=torch.channels_last_3d) if self.channels_last else x
+    def parts(self) -> dict[str, Part]:
+        """Return the stem, if there is one, and the whole decoder."""
+        parts = super().parts()
+        blocks = [block for stage in self.stem for block in stage.children()]
+        if not blocks:
+            return parts
+        return {"stem": Part(blocks, (*parts["decoder"].strides, self.multiple)), **parts}
 
 
 def assign_taps(taps: int, levels: int) -> dict[int, tuple[int, ...]]:
-    """Which taps enter at which level: one each from level 1 on, the last and the surplus at the deepest."""
+    """Return which taps enter at which level: one each from level 1 on, the last and the surplus at the deepest."""
     if taps == 0:
         return {}
     shallow = min(levels - 2, taps - 1)

@@ -7,83 +7,54 @@ github.com/facebookresearch/dinov2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from volseg.config.encoders import CATALOGUE, EncoderEntry
 from volseg.errors import ConfigError
 from volseg.models.attention import AttentionFunction, sdpa
-from volseg.models.encoders.layers import PATCH, Block, PatchEmbed
+from volseg.models.contracts import ImageEncoder, State
+from volseg.models.encoders.key_names import PATCH_WEIGHT, official_names
+from volseg.models.encoders.layers import Block, PatchEmbed
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """The numbers of one member of the family.
-
-    Attributes:
-        width: Embedding size E.
-        depth: Transformer blocks.
-        heads: Attention heads.
-        swiglu: SwiGLU instead of a GELU MLP.
-        registers: Register tokens beside the class token. With registers the position embedding is resized to the
-            exact size with antialiasing, without them by a scale with an offset of 0.1, as each family was trained.
-        grid: Side of the position embedding's native grid, in tokens.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    swiglu: bool = False
-    registers: int = 0
-    grid: int = 37
-
-
-_BASE = {
-    "dinov2_s14": Variant(width=384, depth=12, heads=6),
-    "dinov2_b14": Variant(width=768, depth=12, heads=12),
-    "dinov2_l14": Variant(width=1024, depth=24, heads=16),
-    "dinov2_g14": Variant(width=1536, depth=40, heads=24, swiglu=True),
-}
-VARIANTS: dict[str, Variant] = {
-    **_BASE,
-    **{f"{name}_reg": replace(variant, registers=4) for name, variant in _BASE.items()},
-    "tiny": Variant(width=192, depth=4, heads=3, grid=16),
-}
-
-
-class DinoV2(nn.Module):
+class DinoV2(ImageEncoder):
     """A DINOv2 vision transformer.
 
+    With registers the position embedding is resized to the exact size with antialiasing, without them by a scale with
+    an offset of 0.1, as each family was trained.
+
     Args:
-        variant: Its numbers.
+        entry: Its numbers.
         in_channels: Image channels.
         attend: Attention kernel.
         drop_path: Stochastic-depth rate of the last block; it rises linearly from 0.
-
-    Attributes:
-        checkpoint_blocks: Keep the input of each block only and run the block again for its gradient.
     """
 
+    input_weight = PATCH_WEIGHT
+    attention_layers = ("qkv", "proj")
+    mlp_layers = ("fc1", "fc2", "w12", "w3")
+    undecayed = ("pos_embed", "cls_token", "register_tokens")
+
     def __init__(
-        self, variant: Variant, in_channels: int = 3, attend: AttentionFunction = sdpa, drop_path: float = 0.0
+        self, entry: EncoderEntry, in_channels: int = 3, attend: AttentionFunction = sdpa, drop_path: float = 0.0
     ) -> None:
-        super().__init__()
-        self.variant = variant
-        self.checkpoint_blocks = False
-        width, depth = variant.width, variant.depth
-        self.patch_embed = PatchEmbed(in_channels, width)
+        super().__init__(entry.patch, entry.width)
+        self.entry = entry
+        width, depth = entry.width, entry.depth
+        self.patch_embed = PatchEmbed(in_channels, width, entry.patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + variant.grid**2, width))
-        self.register_tokens = nn.Parameter(torch.zeros(1, variant.registers, width)) if variant.registers else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + entry.grid**2, width))
+        self.register_tokens = nn.Parameter(torch.zeros(1, entry.registers, width)) if entry.registers else None
         self.mask_token = nn.Parameter(torch.zeros(1, width), requires_grad=False)  # masks images in pretraining only
         rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(width, variant.heads, swiglu=variant.swiglu, attend=attend, drop_path=rate) for rate in rates
+            Block(width, entry.heads, swiglu=entry.swiglu, attend=attend, drop_path=rate) for rate in rates
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self._resized_position: tuple[tuple[object, ...], torch.Tensor] | None = None
@@ -98,6 +69,22 @@ class DinoV2(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the transformer blocks."""
+        return list(self.blocks)
+
+    def layers_above(self, parameter: str) -> int:
+        """Return how many layers follow a parameter's: patch embedding, blocks, final norm."""
+        block = re.match(r"blocks\.(\d+)\.", parameter)
+        if block:
+            return len(self.blocks) - int(block[1])
+        return 0 if parameter.startswith("norm.") else len(self.blocks) + 1
+
+    def official_state(self, state: State) -> dict[str, torch.Tensor]:
+        """Return a weight file's tensors under the official names; see `official_names`."""
+        return official_names(state)
 
     def position(self, height: int, width: int) -> torch.Tensor:
         """Position embedding of a ``height`` x ``width`` token grid, class position first: ``(1, 1 + h * w, E)``.
@@ -117,7 +104,7 @@ class DinoV2(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Tokens that enter the first block: class, registers, patches ``(B, 1 + R + h * w, E)``."""
-        height, width = images.shape[-2] // PATCH, images.shape[-1] // PATCH
+        height, width = (side // self.patch for side in images.shape[-2:])
         patches = self.patch_embed(images)  # (B, h * w, E)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         tokens = tokens + self.position(height, width).to(tokens.dtype)
@@ -126,29 +113,28 @@ class DinoV2(nn.Module):
         return torch.cat([tokens[:, :1], self.register_tokens.expand(len(tokens), -1, -1), tokens[:, 1:]], dim=1)
 
     def taps(self, images: torch.Tensor, indices: Sequence[int]) -> list[torch.Tensor]:
-        """Patch tokens after the blocks ``indices``, each through the final norm.
+        """Return the patch tokens after some blocks, each through the final norm.
 
         Args:
-            images: ``(B, C, H, W)``; H and W are multiples of 14.
-            indices: Block numbers, rising; no block after the last of them is run.
+            images: ``(B, C, H, W)``; H and W are multiples of the patch size.
+            indices: Ascending numbers of blocks; no block after the last of them is run.
 
         Returns:
             For each index ``(B, h * w, E)``, without class and register tokens.
 
         Raises:
-            ValueError: H or W is not a multiple of 14.
+            ValueError: H or W is not a multiple of the patch size.
         """
-        if images.shape[-2] % PATCH or images.shape[-1] % PATCH:
-            raise ValueError(f"image of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {PATCH}")
-        tokens, kept = self.embed(images), []
+        if any(side % self.patch for side in images.shape[-2:]):
+            raise ValueError(
+                f"image of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {self.patch}"
+            )
+        tokens, taps = self.embed(images), []
         for index, block in enumerate(self.blocks[: indices[-1] + 1]):
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
+            tokens = self.run_layer(block, tokens)
             if index in indices:
-                kept.append(self.norm(tokens[:, 1 + self.variant.registers :]))
-        return kept
+                taps.append(self.norm(tokens[:, 1 + self.entry.registers :]))
+        return taps
 
     def patch_tokens(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` -> ``(B, h * w, E)``: last block, normalised, no class or register tokens."""
@@ -187,14 +173,18 @@ def resize_position(pos_embed: torch.Tensor, height: int, width: int, *, exact: 
     return torch.cat([pos_embed[:, :1], patches], dim=1)
 
 
+def build(entry: EncoderEntry, in_channels: int, *, attend: AttentionFunction, drop_path: float) -> DinoV2:
+    """Build the network of a catalogue entry with random weights."""
+    return DinoV2(entry, in_channels, attend, drop_path)
+
+
 def build_dinov2(
     name: str, in_channels: int = 3, *, attend: AttentionFunction = sdpa, drop_path: float = 0.0
 ) -> DinoV2:
-    """Build a member of the family with random weights.
+    """Build a DINOv2 model of the catalogue with random weights.
 
     Args:
-        name: ``dinov2_s14 | dinov2_b14 | dinov2_l14 | dinov2_g14``, each also with ``_reg``; ``tiny``. The prefix may
-            also be written as in the official file names (``dinov2_vits14_reg4``).
+        name: ``dinov2_s14``, ``dinov2_b14_reg``, ... or as in the official file names (``dinov2_vits14_reg4``).
         in_channels: Image channels; 3 is the official form, whose state dict loads strictly.
         attend: Attention kernel.
         drop_path: Stochastic-depth rate of the last block.
@@ -202,12 +192,8 @@ def build_dinov2(
     Raises:
         ConfigError: There is no such model.
     """
+    models = {key: entry for key, entry in CATALOGUE.items() if entry.family == "dinov2"}
     key = name.replace("vit", "").replace("reg4", "reg")
-    if key not in VARIANTS:
-        raise ConfigError("no such DINOv2 model", found=name, expected=", ".join(VARIANTS))
-    return DinoV2(VARIANTS[key], in_channels, attend, drop_path)
-
-
-def tap_indices(depth: int, count: int = 4) -> tuple[int, ...]:
-    """Evenly spaced blocks, the last included: 12 blocks, 4 taps -> (2, 5, 8, 11). Fewer blocks give fewer taps."""
-    return tuple(sorted({-(-(index + 1) * depth // count) - 1 for index in range(count)}))
+    if key not in models:
+        raise ConfigError("no such DINOv2 model", found=name, expected=", ".join(models))
+    return build(models[key], in_channels, attend=attend, drop_path=drop_path)

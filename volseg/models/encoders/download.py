@@ -1,4 +1,4 @@
-"""The official DINOv2 weights: fetched once, kept in a cache folder."""
+"""Download of official encoder weights into a cache folder."""
 
 from __future__ import annotations
 
@@ -11,47 +11,45 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from volseg.config.encoders import CATALOGUE, official_encoders
 from volseg.errors import ConfigError, ModelFileError
 
-BASE_URL = "https://dl.fbaipublicfiles.com/dinov2"
 BLOCK_BYTES = 1 << 20
 TIMEOUT_S = 30
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights are kept: ``~/.cache/volseg``."""
+    """Return the folder of downloaded weights: ``~/.cache/volseg``."""
     return Path.home() / ".cache" / "volseg"
 
 
 def official_url(encoder: str) -> str:
-    """The address of an encoder's official weights.
+    """Return the address of an encoder's official weights.
 
     Args:
-        encoder: ``dinov2_s14 | b14 | l14 | g14``, each also with ``_reg``.
+        encoder: Value of ``model.encoder``.
 
     Raises:
-        ConfigError: The encoder is not one of the official models.
-
-    Source: the table "Pretrained models" in the README of facebookresearch/dinov2.
+        ConfigError: The encoder has no official weights.
     """
-    if not encoder.startswith("dinov2_"):
+    url = CATALOGUE[encoder].url if encoder in CATALOGUE else None
+    if url is None:
+        names = official_encoders()
         raise ConfigError(
             "there are no official weights for this encoder",
             found=f"model.encoder={encoder} model.weights=official",
-            expected="one of the dinov2_ encoders",
-            hint="set model.weights=random, or model.encoder=dinov2_s14",
+            expected=f"one of {', '.join(names)}",
+            hint=f"set model.weights=random, or model.encoder={names[0]}",
         )
-    folder = "dinov2_vit" + encoder.removeprefix("dinov2_").removesuffix("_reg")
-    registers = "_reg4" if encoder.endswith("_reg") else ""
-    return f"{BASE_URL}/{folder}/{folder}{registers}_pretrain.pth"
+    return url
 
 
 def official_file(encoder: str) -> Path:
-    """The file with an encoder's official weights; downloaded when it is not in the cache folder yet.
+    """Return the file with an encoder's official weights; download it if it is not in the cache folder.
 
     Raises:
-        ConfigError: The encoder is not one of the official models.
-        ModelFileError: It cannot be downloaded; the message says which file to put where.
+        ConfigError: The encoder has no official weights.
+        ModelFileError: The download failed; the message says which file to put where.
     """
     url = official_url(encoder)
     path = cache_folder() / url.rsplit("/", 1)[1]
@@ -61,17 +59,17 @@ def official_file(encoder: str) -> Path:
 
 
 def download(url: str, path: Path) -> None:
-    """Fetch a file; it appears under its name only when it is whole.
+    """Download a file; it gets its name only when it is complete.
 
-    What has arrived is kept beside it as ``NAME.part``, and the next call goes on from there. Of several processes one
-    fetches and the others wait for it. A progress bar is shown on a terminal.
+    An interrupted download is kept as ``NAME.part``, and the next call resumes it. If several processes call this, one
+    downloads and the others wait. On a terminal a progress bar is shown.
 
     Args:
         url: Its address.
-        path: Where to put it; the folder is made.
+        path: The file to write; its folder is created.
 
     Raises:
-        ModelFileError: There is no network, no such file, no room, or the connection was cut.
+        ModelFileError: There is no network, no such file, not enough space, or the connection was cut.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -81,31 +79,32 @@ def download(url: str, path: Path) -> None:
                 _fetch(url, part)
                 part.replace(path)
     except (OSError, HTTPException, ValueError) as error:
-        more = "; what has arrived is kept, and the same command goes on from there" if part.is_file() else ""
+        more = "; the received part is kept, and the same command resumes the download" if part.is_file() else ""
         raise ModelFileError(
             "the weights cannot be downloaded",
             file=path,
             found=f"{error or type(error).__name__}{more}",
-            hint=f"download {url} on a machine with a network and put it at {path}, or set model.weights=FILE",
+            hint=f"download {url} on a machine with a network and save it as {path}, or set model.weights=FILE",
         ) from error
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Bring ``part`` to its full size, from wherever it stands."""
-    have = part.stat().st_size if part.exists() else 0
+    """Download the bytes that ``part`` lacks."""
+    received = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={received}-"} if received else {}
     try:
-        response = urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT_S)
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
     except HTTPError as error:
-        if not have or error.code != 416:  # 416: nothing follows what we have
+        if not received or error.code != 416:  # 416: the file has no bytes after the received ones
             raise
-        if error.headers["Content-Range"] != f"bytes */{have}":
+        if error.headers["Content-Range"] != f"bytes */{received}":  # the part is of another file
             part.unlink()
             _fetch(url, part)
         return
     with response:
         if response.headers.get_content_type() == "text/html":
             raise OSError("the server answered with a web page")
-        start, total = _extent(response, have)
+        start, total = _extent(response, received)
         _receive(response, part, start, total)
     size = part.stat().st_size
     if total is not None and size != total:
@@ -114,14 +113,14 @@ def _fetch(url: str, part: Path) -> None:
         raise OSError(f"{size} bytes arrived, the file has {total}")
 
 
-def _extent(response: HTTPResponse, have: int) -> tuple[int, int | None]:
-    """First byte of an answer, and the size of the whole file as far as the server says it."""
+def _extent(response: HTTPResponse, received: int) -> tuple[int, int | None]:
+    """Return the first byte of a response, and the size of the whole file if the server sends it."""
     if response.status == 206:
         span, _, total = (response.headers["Content-Range"] or "").removeprefix("bytes ").partition("/")
-        if not span.startswith(f"{have}-"):
-            raise OSError(f"the server sent bytes {span}, asked for those from {have} on")
-        return have, None if total == "*" else int(total)
-    length = response.headers["Content-Length"]  # a server that cannot resume sends everything
+        if not span.startswith(f"{received}-"):
+            raise OSError(f"the server sent bytes {span} instead of those from {received} on")
+        return received, None if total == "*" else int(total)
+    length = response.headers["Content-Length"]  # a server that cannot resume sends the whole file
     return 0, None if length is None else int(length)
 
 
@@ -147,7 +146,7 @@ def _receive(response: HTTPResponse, part: Path, start: int, total: int | None) 
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock file, where the system and the file system have locks."""
+    """Hold a lock file, if the system and the file system support locks."""
     with path.open("w") as file:
         if sys.platform != "win32":
             import fcntl

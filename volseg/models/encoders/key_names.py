@@ -1,23 +1,23 @@
-"""Names under which DINOv2 weights are found in the wild, turned into the official ones.
+"""Key names of published DINOv2 weights, converted to the official ones.
 
-Renaming moves and joins tensors and computes nothing, so the conversion is exact.
+The conversion renames and concatenates tensors and computes nothing, so it is exact.
 
-Source: key names of facebookresearch/dinov2 (hub checkpoints; training checkpoints with ``teacher.backbone.`` before
-them and blocks in chunks) and of huggingface/transformers, ``models/dinov2`` and ``models/dinov2_with_registers``
-(files of version 4 and 5 have the first of two names; the second ones are those of version 5 in memory).
+Source: key names of facebookresearch/dinov2 (hub checkpoints; training checkpoints with the prefix
+``teacher.backbone.`` and blocks in chunks) and of huggingface/transformers, ``models/dinov2`` and
+``models/dinov2_with_registers`` (files of version 4 and 5 have the first of two names; version 5 has the second ones in
+memory).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 
 import torch
 
-logger = logging.getLogger(__name__)
+from volseg.models.contracts import State
 
-State = Mapping[str, torch.Tensor]
+logger = logging.getLogger(__name__)
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
 _HF_PATCH_WEIGHT = "embeddings.patch_embeddings.projection.weight"
@@ -38,7 +38,7 @@ _RENAMED = {
     "mlp.weights_out": "mlp.w3",
     "mlp.down_proj": "mlp.w3",
 }
-_JOINED = {  # official name -> the parts it is made of, in order along its rows
+_JOINED = {  # official name -> the parts of its rows, in order
     "attn.qkv": (
         ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
         ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
@@ -48,43 +48,43 @@ _JOINED = {  # official name -> the parts it is made of, in order along its rows
 
 
 def official_names(state: State) -> dict[str, torch.Tensor]:
-    """The encoder of a state dict under the official names.
+    """Return the encoder's tensors of a state dict under the official names.
 
-    The encoder is where the patch embedding is: what comes before that key's name is taken off, and tensors outside of
-    it (a classifier, a projection head, a student beside its teacher) are left out with a line in the log. Keys that
-    are not known stay as they are, for the strict check that follows to name.
+    The key of the patch embedding shows the encoder's prefix. The prefix is removed, and tensors without it (a
+    classifier, a projection head, a student beside its teacher) are skipped with a message in the log. Unknown keys
+    are kept, so that the strict check that follows names them.
 
     Args:
         state: Official, Hugging Face or RAD-DINO names, with or without a prefix.
 
     Returns:
-        A new dict; tensors are shared with ``state`` where nothing was joined.
+        A new dict; tensors that were not concatenated are shared with ``state``.
     """
     prefix = _encoder_prefix(state)
-    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if len(inside) < len(state):
-        beside = sorted({key.split(".")[0] for key in state if not key.startswith(prefix)})
-        logger.info("taken from the weight file: %s*; left out: %s", prefix, ", ".join(beside))
-    if _HF_PATCH_WEIGHT in inside:
-        return _from_hugging_face(inside)
-    return {_CHUNKED_BLOCK.sub(r"blocks.\1.", key): value for key, value in inside.items()}
+    encoder = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if len(encoder) < len(state):
+        others = sorted({key.split(".")[0] for key in state if not key.startswith(prefix)})
+        logger.info("read from the weight file: %s*; skipped: %s", prefix, ", ".join(others))
+    if _HF_PATCH_WEIGHT in encoder:
+        return _from_hugging_face(encoder)
+    return {_CHUNKED_BLOCK.sub(r"blocks.\1.", key): value for key, value in encoder.items()}
 
 
 def _encoder_prefix(state: State) -> str:
-    """What precedes the encoder's names; of several encoders the teacher's, which is the one DINOv2 publishes."""
-    found = [
+    """Return the prefix of the encoder's keys; of several encoders the teacher's, which DINOv2 publishes."""
+    prefixes = [
         key.removesuffix(name)
         for key in state
         for name in (PATCH_WEIGHT, _HF_PATCH_WEIGHT)
         if key == name or key.endswith(f".{name}")
     ]
-    teachers = [prefix for prefix in found if "teacher" in prefix]
-    chosen = teachers if len(found) > 1 else found
-    return chosen[0] if len(chosen) == 1 else ""
+    if len(prefixes) > 1:
+        prefixes = [prefix for prefix in prefixes if "teacher" in prefix]
+    return prefixes[0] if len(prefixes) == 1 else ""
 
 
 def _from_hugging_face(state: State) -> dict[str, torch.Tensor]:
-    """Rename, and join query, key and value, and the halves of SwiGLU's first layer, as the official layers do."""
+    """Rename, and concatenate query, key and value and the halves of SwiGLU's first layer as the official layers do."""
     official, rest = {}, dict(state)
     for joined, alternatives in _JOINED.items():
         for parts in alternatives:

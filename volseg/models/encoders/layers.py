@@ -10,37 +10,28 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from volseg.models.attention import AttentionFunction
-
-PATCH = 14  # pixels along the side of a patch
+from volseg.models.attention import AttentionFunction, AttentionLayer
+from volseg.models.kernels import PatchConv
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into 14x14 patches and project each to a token.
+    """Cut an image into square patches and project each to a token."""
 
-    The patches do not overlap, so the convolution is one matrix product. In bf16 a CPU takes it as such: its
-    convolution needs many times longer backward. In float32 they are even, and the convolution rounds as others' does.
-    """
-
-    def __init__(self, in_channels: int, width: int) -> None:
+    def __init__(self, in_channels: int, width: int, patch: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, width, kernel_size=PATCH, stride=PATCH)
+        self.proj = PatchConv(in_channels, width, patch)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` -> ``(B, h * w, E)``."""
-        if not torch.is_autocast_enabled("cpu") or images.device.type != "cpu":
-            return rearrange(self.proj(images), "b e h w -> b (h w) e")  # type: ignore[no-any-return]
-        patches = rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=PATCH, q=PATCH)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return rearrange(self.proj(images), "b e h w -> b (h w) e")  # type: ignore[no-any-return]
 
 
-class Attention(nn.Module):
+class Attention(AttentionLayer):
     """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int, attend: AttentionFunction) -> None:
-        super().__init__()
+        super().__init__(attend)
         self.heads = heads
-        self.attend = attend
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -84,8 +75,8 @@ class SwiGlu(nn.Module):
 class LayerScale(nn.Module):
     """A learned factor for each channel of a residual branch.
 
-    It starts at 1: the official checkpoints overwrite it, and a few random blocks need no damping (the 1e-5 of very
-    deep networks would keep a small one at its patch embedding for the first thousands of steps).
+    It starts at 1. Official weights overwrite it, and a few random blocks need no damping: with the 1e-5 of very deep
+    networks, the blocks of a small one would change nothing for the first thousands of steps.
     """
 
     def __init__(self, width: int) -> None:
@@ -98,7 +89,7 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leave a residual branch out for random samples while training.
+    """Skip a residual branch for random samples in training.
 
     Source: Huang et al. 2016, "Deep Networks with Stochastic Depth".
     """

@@ -1,31 +1,29 @@
-"""From a volume to slice images and from slice tokens back to a volume."""
+"""From a volume to slice images, and from the tokens of the slices back to a volume."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
 
-from volseg.models.contracts import FeatureSpec
-from volseg.models.encoders.dinov2 import DinoV2, tap_indices
-from volseg.models.encoders.layers import PATCH
+from volseg.models.contracts import FeatureSpec, ImageEncoder, VolumeEncoder
 
-CHUNK_PIXELS = (
-    16 * 518 * 518
-)  # pixels encoded at once where activations are not kept; bounds the memory of a deep volume
+CHUNK_PIXELS = 16 * 518 * 518
+"""Pixels encoded at once where activations are not kept; limits the memory of a deep volume."""
 
 
 def slice_channels(image_channels: int, adjacent_slices: int) -> int:
-    """Channels of the slice images made by `gather_slices`."""
+    """Return the channels of the slice images made by `gather_slices`."""
     return image_channels * (2 if adjacent_slices > 1 else 1)
 
 
 def gather_slices(x: torch.Tensor, adjacent_slices: int) -> torch.Tensor:
-    """Every slice, with its neighbours as channels.
+    """Return every slice, with its neighbours as channels.
 
-    The previous and the next slice share their patch-embedding weights. As the embedding is linear, this is the same
-    as embedding their sum, so the sum is the channel: a flip along depth reverses the slices and changes nothing else.
+    The previous and the next slice share their patch-embedding weights. The embedding is linear, so it can take the sum
+    of the two as one channel: a flip along depth then reverses the slices and changes nothing else.
 
     Args:
         x: ``(B, C, D + 2r, H, W)`` with ``r = (adjacent_slices - 1) // 2``.
@@ -39,34 +37,48 @@ def gather_slices(x: torch.Tensor, adjacent_slices: int) -> torch.Tensor:
     return rearrange(x, "b c d h w -> (b d) c h w")
 
 
-def resize_slices(images: torch.Tensor, token_stride: int) -> torch.Tensor:
-    """Scale by 14 / token_stride, so that one 14x14 patch covers token_stride x token_stride voxels exactly."""
-    size = [side // token_stride * PATCH for side in images.shape[-2:]]
+def resize_slices(images: torch.Tensor, token_stride: int, patch: int) -> torch.Tensor:
+    """Scale by ``patch / token_stride``, so that one patch covers ``token_stride`` x ``token_stride`` voxels exactly.
+
+    Args:
+        images: ``(N, C, H, W)``; H and W are multiples of the token stride.
+        token_stride: Voxels per token.
+        patch: Pixels per token.
+    """
+    size = [side // token_stride * patch for side in images.shape[-2:]]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-class SliceEncoder(nn.Module):
-    """Encode every slice of a volume once.
+def tap_indices(depth: int, count: int = 4) -> tuple[int, ...]:
+    """Return evenly spaced layers, the last included: 4 taps of 12 layers are (2, 5, 8, 11); at most all."""
+    return tuple(sorted({-(-(index + 1) * depth // count) - 1 for index in range(count)}))
+
+
+class SliceEncoder(VolumeEncoder):
+    """Encode every slice of a volume with a 2D network.
 
     Args:
-        vit: The transformer, with as many input channels as `slice_channels` says.
+        vit: The 2D network, with as many input channels as `slice_channels` returns. The attribute keeps the name of
+            the first such network, because it is part of the keys in model files.
         token_stride: Voxels per token in plane.
         adjacent_slices: Slices that enter as channels (1 or 3).
-        taps: Blocks whose tokens are kept, evenly spaced, the last included; at most one for each block.
+        taps: Number of layers that are tapped, evenly spaced, the last included; at most one per layer.
     """
 
-    def __init__(self, vit: DinoV2, token_stride: int, adjacent_slices: int, taps: int = 4) -> None:
+    def __init__(self, vit: ImageEncoder, token_stride: int, adjacent_slices: int, taps: int = 4) -> None:
         super().__init__()
         self.vit = vit
+        self.patch = vit.patch
+        self.undecayed = vit.undecayed
         self.token_stride = token_stride
         self.adjacent_slices = adjacent_slices
         self.frozen = False
-        self.tap_indices = tap_indices(len(vit.blocks), taps)
+        self.tap_indices = tap_indices(len(vit.layers), taps)
         count = len(self.tap_indices)
-        self.spec = FeatureSpec((vit.variant.width,) * count, ((1, token_stride, token_stride),) * count)
+        self.spec = FeatureSpec((vit.width,) * count, ((1, token_stride, token_stride),) * count)
 
     def train(self, mode: bool = True) -> SliceEncoder:
-        """Training mode; a frozen encoder stays in evaluation mode (no stochastic depth)."""
+        """Set training mode; a frozen encoder stays in evaluation mode (no stochastic depth)."""
         super().train(mode and not self.frozen)
         return self
 
@@ -77,13 +89,26 @@ class SliceEncoder(nn.Module):
             slices = gather_slices(x, self.adjacent_slices)  # (B * D, C', H, W)
             size = self._chunk_size(slices, height * width)
             chunks = [self._encode(chunk) for chunk in torch.split(slices, size)]
-            taps = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)]
+            taps = [torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in zip(*chunks, strict=True)]
         return [rearrange(tap, "(b d) (h w) e -> b e d h w", b=len(x), h=height, w=width) for tap in taps]
 
+    def layers_above(self, parameter: str) -> int:
+        """Return how many layers follow the one that a parameter, by its name in this encoder, belongs to."""
+        return self.vit.layers_above(parameter.removeprefix("vit."))
+
+    def token_settings(self) -> dict[str, Any]:
+        """Return the settings that the tokens depend on beside the weights."""
+        return {
+            "taps": list(self.tap_indices),
+            "adjacent_slices": self.adjacent_slices,
+            "token_stride": self.token_stride,
+        }
+
     def _encode(self, slices: torch.Tensor) -> list[torch.Tensor]:
-        return self.vit.taps(resize_slices(slices, self.token_stride), self.tap_indices)
+        return self.vit.taps(resize_slices(slices, self.token_stride, self.patch), self.tap_indices)
 
     def _chunk_size(self, slices: torch.Tensor, tokens: int) -> int:
-        if torch.is_grad_enabled() and not self.vit.checkpoint_blocks:
+        """Return how many slices are encoded at once; all of them where their activations are kept anyway."""
+        if torch.is_grad_enabled() and not self.vit.checkpoint_layers:
             return len(slices)
-        return max(1, CHUNK_PIXELS // (tokens * PATCH * PATCH))
+        return max(1, CHUNK_PIXELS // (tokens * self.patch**2))

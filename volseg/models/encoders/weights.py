@@ -1,4 +1,4 @@
-"""Encoder weights from files: strictly, or not at all."""
+"""Encoder weights from files, loaded strictly."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from volseg.errors import ModelFileError
-from volseg.models.encoders.key_names import PATCH_WEIGHT, State, official_names
+from volseg.io.torch_files import read_torch_file
+from volseg.models.contracts import State
 from volseg.models.encoders.slices import SliceEncoder
 
 logger = logging.getLogger(__name__)
 
 
 def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -> None:
-    """Load DINOv2 weights, under any names that `official_names` knows, into a slice encoder, in place.
+    """Load a weight file, under any names that the encoder's `official_state` converts, into a slice encoder, in place.
+
+    The patch embedding of an RGB network is adapted to the volume's channels.
 
     Raises:
         ModelFileError: Keys are missing, unexpected, of another shape, or not finite numbers; each is listed.
     """
     path = Path(path)
-    state = official_names(read_weights(path))
-    if PATCH_WEIGHT in state and state[PATCH_WEIGHT].shape[1:2] == (3,):
-        state[PATCH_WEIGHT] = inflate_patch_embedding(state[PATCH_WEIGHT], image_channels, encoder.adjacent_slices)
+    state, name = encoder.vit.official_state(read_weights(path)), encoder.vit.input_weight
+    if name in state and state[name].shape[1:2] == (3,):
+        state[name] = inflate_patch_embedding(state[name], image_channels, encoder.adjacent_slices)
     hint = "set model.encoder to the model these weights belong to"
     check_fit(state, encoder.vit.state_dict(), path, "the weights do not fit the encoder", hint)
     encoder.vit.load_state_dict(state, strict=True)
@@ -36,7 +39,7 @@ def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict from an official ``.pth`` (no pickled code is run) or a ``.safetensors`` file.
 
-    A training checkpoint is a dict of dicts; its teacher or model is taken.
+    Of a training checkpoint, a dict of dicts, the teacher or the model is read.
 
     Raises:
         ModelFileError: The file is damaged, or holds something else.
@@ -48,7 +51,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         except (SafetensorError, OSError) as error:
             raise ModelFileError("the weight file cannot be read", file=path, found=error, hint=hint) from error
     else:
-        state = read_pickle(path, "the weight file cannot be read", hint)
+        state = read_torch_file(path, "the weight file cannot be read", hint)
     for name in ("teacher", "model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
@@ -58,35 +61,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def read_pickle(path: Path, problem: str, hint: str) -> Any:
-    """Read what `torch.save` wrote onto the CPU: tensors and plain values only, code is never run.
-
-    Raises:
-        ModelFileError: The file is damaged or holds something else; ``problem`` and ``hint`` as given.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch's unpickler raise errors of any kind
-        # torch's own text is of its unpickler's insides, or advises to run whatever is in the file
-        other = f"no file of tensors alone, as torch.save writes it ({type(error).__name__})"
-        found = error if isinstance(error, OSError) else other
-        raise ModelFileError(problem, file=path, found=found, hint=hint) from error
-
-
 def _is_weight(key: object, value: object) -> bool:
     return isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_slices: int) -> torch.Tensor:
-    """Turn an RGB patch embedding into one for slices, so that equal channels give what a grey image gave.
+    """Convert an RGB patch embedding into one for slices: equal channels give the tokens of a grey image.
 
     Args:
-        weight: ``(E, 3, 14, 14)``.
+        weight: ``(E, 3, patch, patch)``.
         image_channels: Modalities C.
         adjacent_slices: 1 or 3; with 3 the neighbours share weights (see `gather_slices`).
 
     Returns:
-        ``(E, C, 14, 14)``, or ``(E, 2 C, 14, 14)`` with neighbours: the sum over RGB, shared out evenly over the
+        ``(E, C, patch, patch)``, or ``(E, 2 C, patch, patch)`` with neighbours: the sum over RGB, divided evenly among
         modalities and slices.
     """
     share = weight.sum(dim=1, keepdim=True) / (image_channels * adjacent_slices)
@@ -95,10 +83,17 @@ def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_
 
 
 def check_fit(state: State, expected: State, path: Path, problem: str, hint: str) -> None:
-    """Refuse a state dict that lacks, adds or misshapes a key, or holds what is not a finite number.
+    """Check the keys, shapes and types of a state dict, and that all values are finite.
+
+    Args:
+        state: The state dict of a file.
+        expected: The network's own state dict.
+        path: The file.
+        problem: What the error says first.
+        hint: How to fix it.
 
     Raises:
-        ModelFileError: It does; ``problem``, ``path`` and ``hint`` as given, and every such key.
+        ModelFileError: A key is missing, unexpected or of another shape, or its values are invalid; each is listed.
     """
     problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
     problems += [f"unexpected {key}" for key in sorted(state.keys() - expected.keys())]

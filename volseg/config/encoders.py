@@ -1,0 +1,75 @@
+"""Catalogue of the slice encoders: the numbers of each, and where its official weights are; no torch.
+
+A new encoder is one module in ``volseg/models/encoders`` and one entry here. The configuration's choices, the network,
+the download of official weights and the error messages are made from the entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderEntry:
+    """One encoder.
+
+    Attributes:
+        family: Module in ``volseg.models.encoders`` whose function ``build`` makes the network (see
+            `volseg.models.contracts.ImageEncoder`).
+        patch: Pixels along the side of the square that becomes one token.
+        width: Channels E of a token.
+        depth: Layers.
+        heads: Attention heads, of the encoder and of attention along depth; ``width / heads`` is even.
+        url: Address of the official weights; ``None`` where there are none.
+        swiglu: Vision transformers: SwiGLU instead of a GELU MLP.
+        registers: Vision transformers: register tokens beside the class token.
+        grid: Vision transformers: side of the position embedding's native grid, in tokens.
+    """
+
+    family: str
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    url: str | None = None
+    swiglu: bool = False
+    registers: int = 0
+    grid: int = 37
+
+
+def _dinov2(size: str, *, registers: int = 0, width: int, depth: int, heads: int, swiglu: bool = False) -> EncoderEntry:
+    """Return an official DINOv2 model.
+
+    Source: the table "Pretrained models" in the README of facebookresearch/dinov2.
+    """
+    folder = f"dinov2_vit{size}14"
+    file = f"{folder}_reg{registers}_pretrain.pth" if registers else f"{folder}_pretrain.pth"
+    return EncoderEntry(
+        family="dinov2",
+        patch=14,
+        width=width,
+        depth=depth,
+        heads=heads,
+        url=f"https://dl.fbaipublicfiles.com/dinov2/{folder}/{file}",
+        swiglu=swiglu,
+        registers=registers,
+    )
+
+
+CATALOGUE: dict[str, EncoderEntry] = {
+    "dinov2_s14": _dinov2("s", width=384, depth=12, heads=6),
+    "dinov2_b14": _dinov2("b", width=768, depth=12, heads=12),
+    "dinov2_l14": _dinov2("l", width=1024, depth=24, heads=16),
+    "dinov2_g14": _dinov2("g", width=1536, depth=40, heads=24, swiglu=True),
+    "dinov2_s14_reg": _dinov2("s", registers=4, width=384, depth=12, heads=6),
+    "dinov2_b14_reg": _dinov2("b", registers=4, width=768, depth=12, heads=12),
+    "dinov2_l14_reg": _dinov2("l", registers=4, width=1024, depth=24, heads=16),
+    "dinov2_g14_reg": _dinov2("g", registers=4, width=1536, depth=40, heads=24, swiglu=True),
+    "tiny": EncoderEntry(family="dinov2", patch=14, width=192, depth=4, heads=3, grid=16),
+}
+"""Value of ``model.encoder`` -> entry."""
+
+
+def official_encoders() -> tuple[str, ...]:
+    """Return the names of the encoders that have official weights."""
+    return tuple(name for name, entry in CATALOGUE.items() if entry.url is not None)
