@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ from networks import (
 )
 from numpy.typing import NDArray
 from record import minutes, save, say, timed
-from torch import Tensor, nn
+from torch import Tensor
 
 from volseg.geometry.ops import pad_to_size
 from volseg.inference.sliding.stream import predict_logits
 from volseg.inference.sliding.windows import window_starts
 from volseg.io.datasets import read_dataset
 from volseg.io.volumes import read_channels
+from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import preprocess_image
 
@@ -44,14 +45,14 @@ MIRRORS: dict[str, tuple[int, ...]] = {"none": (), "all": (0, 1, 2)}
 class Bench:
     """One network with its plan, mirrored or not, and the batch at which MONAI is fastest with it."""
 
-    model: nn.Module
+    model: SegmentationNetwork
     plan: Plan
     axes: tuple[int, ...]
     batch: int
 
     def ours(self, image: NDArray[np.float32]) -> Tensor:
         """Logits (K, D, H, W) by the engine."""
-        return predict_logits(self.model, image, self.plan, overlap=0.5, tta_axes=self.axes, device="cpu")
+        return predict_logits(self.model, image, self.plan, tta_axes=self.axes, device="cpu")
 
     def monai(self, stacked: Tensor) -> Tensor:
         """Logits (K, D, H, W) by MONAI; stacking the neighbours comes before, so it is not in its time."""
@@ -59,7 +60,7 @@ class Bench:
 
     def stack(self, image: NDArray[np.float32]) -> Tensor:
         """What MONAI's inferer gets for an image (C, D, H, W)."""
-        return with_neighbours(image, cast(int, self.model.halo))
+        return with_neighbours(image, self.model.halo)
 
 
 def window(args: argparse.Namespace) -> None:
@@ -147,7 +148,7 @@ def expected_work(shape: Size, size: Size, axes: tuple[int, ...]) -> dict[str, t
     return {"ours": (padded[0] * prod(starts[1:]) * plane_flips, windows), "monai": (windows * size[0], windows)}
 
 
-def best_batch(model: nn.Module, plan: Plan) -> int:
+def best_batch(model: SegmentationNetwork, plan: Plan) -> int:
     """The ``sw_batch_size`` at which MONAI takes least on four windows: medians of three, after one to warm up."""
     depth, height, width = plan.patch_size
     image = np.repeat(smooth_volume((depth + 3 * (depth // 2), height, width)), plan.num_channels, axis=0)

@@ -7,19 +7,19 @@ import re
 import sys
 import time
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from networks import Size, monai_logits, plan_for, random_network, whole_network, with_neighbours
 from numpy.typing import NDArray
 from processes import memory_bytes, peak_bytes, reset_peak
-from torch import nn
 
 from volseg.cli.heap import reuse_freed_memory
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
 from volseg.inference.sliding.windows import window_starts
+from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import preprocess_image
 
@@ -95,7 +95,9 @@ def synthetic_scan(shape: Size) -> Volume:
     return Volume(data, Grid(shape, affine))
 
 
-def by_volseg(model: nn.Module, plan: Plan, scan: Volume, max_memory_bytes: int) -> tuple[NDArray[Any], dict[str, Any]]:
+def by_volseg(
+    model: SegmentationNetwork, plan: Plan, scan: Volume, max_memory_bytes: int
+) -> tuple[NDArray[Any], dict[str, Any]]:
     """The product's own way: prepare, stream, restore."""
     from volseg.inference.options import PredictOptions
     from volseg.inference.predictor import Predictor
@@ -105,12 +107,12 @@ def by_volseg(model: nn.Module, plan: Plan, scan: Volume, max_memory_bytes: int)
     return found.mask.labels, {"stages_s": dict(found.seconds), "counts": dict(found.counts)}
 
 
-def by_monai(model: nn.Module, plan: Plan, scan: Volume) -> NDArray[np.uint8]:
+def by_monai(model: SegmentationNetwork, plan: Plan, scan: Volume) -> NDArray[np.uint8]:
     """What one writes with MONAI: prepare, infer, argmax; with the least memory that it can do with.
 
     One window at a time, and argmax slice by slice, as of the whole it would take 8 bytes a voxel.
     """
-    stacked = with_neighbours(preprocess_image(scan, plan)[0].data, cast(int, model.halo))
+    stacked = with_neighbours(preprocess_image(scan, plan)[0].data, model.halo)
     logits = monai_logits(model, stacked, plan.patch_size, batch=1)
     del stacked
     mask = np.empty(scan.grid.shape, np.uint8)
@@ -120,10 +122,10 @@ def by_monai(model: nn.Module, plan: Plan, scan: Volume) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def seconds_per_slice(model: nn.Module, plan: Plan, shape: Size) -> float:
+def seconds_per_slice(model: SegmentationNetwork, plan: Plan, shape: Size) -> float:
     """Time of the network for one slice of the scan, from one window."""
     network = whole_network(model)
-    window = with_neighbours(np.zeros((1, *plan.patch_size), np.float32), cast(int, model.halo))
+    window = with_neighbours(np.zeros((1, *plan.patch_size), np.float32), model.halo)
     network(window)
     started = time.perf_counter()
     network(window)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from volseg.config.schema import ModelConfig
 from volseg.models.build import build_model
+from volseg.models.contracts import SegmentationNetwork
+from volseg.models.segmenter import Segmenter
 from volseg.planning.plan import ChannelIntensity, Plan
 from volseg.planning.rules import decoder_strides
 
@@ -47,7 +49,7 @@ def hippocampus_plan() -> Plan:
     return Plan.load(HERE / "results" / "hippocampus_60min" / "plan.json")
 
 
-def random_network(plan: Plan, **settings: Any) -> nn.Module:
+def random_network(plan: Plan, **settings: Any) -> SegmentationNetwork:
     """A seeded network in eval mode; what starts as zero (the aggregator's output) is filled, so that it works."""
     torch.manual_seed(SEED)
     model = build_model(ModelConfig(**{"weights": "random", **settings}), plan)
@@ -78,9 +80,9 @@ def with_neighbours(image: NDArray[np.float32], halo: int) -> Tensor:
     return torch.cat([padded[:, :, shift : shift + depth] for shift in range(2 * halo + 1)], dim=1)
 
 
-def whole_network(model: nn.Module, axes: Sequence[int] = ()) -> Callable[[Tensor], Tensor]:
+def whole_network(model: SegmentationNetwork, axes: Sequence[int] = ()) -> Callable[[Tensor], Tensor]:
     """The network as MONAI's inferer calls it: windows with neighbours as channels, averaged over all flips of them."""
-    halo = cast(int, model.halo)
+    halo = model.halo
     flips = [flip for n in range(len(axes) + 1) for flip in itertools.combinations([axis + 2 for axis in axes], n)]
 
     def predict(windows: Tensor) -> Tensor:
@@ -97,7 +99,9 @@ def whole_network(model: nn.Module, axes: Sequence[int] = ()) -> Callable[[Tenso
 
 
 @torch.inference_mode()
-def monai_logits(model: nn.Module, stacked: Tensor, window: Size, batch: int, axes: Sequence[int] = ()) -> Tensor:
+def monai_logits(
+    model: SegmentationNetwork, stacked: Tensor, window: Size, batch: int, axes: Sequence[int] = ()
+) -> Tensor:
     """(K, D, H, W) by MONAI's ``SlidingWindowInferer``: every window through the whole network."""
     from monai.inferers import SlidingWindowInferer
 
@@ -108,16 +112,16 @@ def monai_logits(model: nn.Module, stacked: Tensor, window: Size, batch: int, ax
 class WorkCount:
     """Counts what passes through a network's encoder and decoder, in windows' worth, while it is open."""
 
-    def __init__(self, model: nn.Module, window: Size) -> None:
+    def __init__(self, model: Segmenter, window: Size) -> None:
         self.slices = 0.0
         self.windows = 0.0
         self._model, self._window = model, window
         self._handles: list[Any] = []
 
     def __enter__(self) -> WorkCount:
-        if isinstance(self._model.encoder, nn.Module):
+        if self._model.encoder is not None:
             self._handles.append(self._model.encoder.register_forward_hook(self._encoded))
-        self._handles.append(cast(nn.Module, self._model.decoder).register_forward_hook(self._decoded))
+        self._handles.append(self._model.decoder.register_forward_hook(self._decoded))
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -32,8 +32,10 @@ import torch
 from record import origin, table
 from torch import nn
 
-from volseg.models.encoders.dinov2 import VARIANTS, DinoV2, Variant, tap_indices
+from volseg.config.encoders import CATALOGUE, EncoderEntry
+from volseg.models.encoders.dinov2 import DinoV2
 from volseg.models.encoders.key_names import official_names
+from volseg.models.encoders.slices import tap_indices
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {"s": 22_056_576, "b": 86_580_480, "l": 304_368_640, "g": 1_136_480_768}  # without registers
@@ -58,7 +60,7 @@ def main() -> int:
     for name in [f"dinov2_{size}14{suffix}" for size in PUBLISHED if size in args.models for suffix in ("", "_reg")]:
         print(name, file=sys.stderr)
         rows[name] = {**measure(name, args.seed), **origin(), "seed": args.seed}
-        ordered = {key: rows[key] for key in VARIANTS if key in rows}
+        ordered = {key: rows[key] for key in CATALOGUE if key in rows}
         path.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(markdown(ordered), encoding="utf-8")
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
@@ -67,7 +69,7 @@ def main() -> int:
 
 def measure(name: str, seed: int) -> dict[str, Any]:
     """Counts and differences of one model."""
-    variant, size = VARIANTS[name], name[len("dinov2_")]
+    variant, size = CATALOGUE[name], name[len("dinov2_")]
     with torch.device("meta"):
         parameters = sum(p.numel() for p in DinoV2(variant).parameters())
     published = PUBLISHED[size] + variant.registers * variant.width
@@ -86,7 +88,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def compare(
-    variant: Variant, sizes: Sequence[tuple[int, int]], dtype: torch.dtype, seed: int
+    variant: EncoderEntry, sizes: Sequence[tuple[int, int]], dtype: torch.dtype, seed: int
 ) -> dict[str, dict[str, float]]:
     """Largest and mean absolute difference of the taps at each image size, and what the features look like."""
     torch.manual_seed(seed)
@@ -116,7 +118,7 @@ def compare(
     return results
 
 
-def independent(variant: Variant, dtype: torch.dtype) -> nn.Module:
+def independent(variant: EncoderEntry, dtype: torch.dtype) -> nn.Module:
     """transformers' model of this size with random weights, made without its own slow initialisation."""
     import transformers
 
