@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from volseg.config.encoders import EncoderEntry
+from volseg.config.encoders import CATALOGUE, EncoderEntry
 
 
 def small_entry(**numbers: Any) -> EncoderEntry:
     """Return an entry of the DINOv2 family."""
-    return EncoderEntry(family="dinov2", patch=14, **numbers)
+    return replace(CATALOGUE["tiny"], **{"grid": 37, **numbers})

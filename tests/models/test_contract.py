@@ -16,7 +16,7 @@ from torch import nn
 
 from tests.made.plans import THICK, StubPlan
 from volseg.config.encoders import CATALOGUE, EncoderEntry
-from volseg.config.schema import ADAPTATIONS, AGGREGATORS, BASELINES, DECODERS, ENCODERS, ModelConfig
+from volseg.config.schema import ADAPTATIONS, AGGREGATORS, BASELINES, DECODERS, ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.build import build_model
 from volseg.models.encoders.layers import DropPath
@@ -32,7 +32,7 @@ def shrunk(name: str) -> EncoderEntry:
     return replace(entry, width=16, depth=2, heads=2, registers=min(entry.registers, 1), grid=3, url=None)
 
 
-ENTRIES = {name: shrunk(name) for name in ENCODERS if name != "identity"}
+ENTRIES = {name: shrunk(name) for name in CATALOGUE}
 KINDS = {entry: name for name, entry in reversed(ENTRIES.items())}  # the first name of each structure
 
 

@@ -1,12 +1,15 @@
 """Catalogue of the slice encoders: the numbers of each, and where its official weights are; no torch.
 
-A new encoder is one module in ``volseg/models/encoders`` and one entry here. The configuration's choices, the network,
-the download of official weights and the error messages are made from the entry.
+A new encoder is one module with a network (see `volseg.models.contracts.ImageEncoder`) and one entry here. The
+configuration's choices, the network, the download of official weights and the error messages are made from the entry.
+A program can add an entry to `CATALOGUE` for an encoder of its own, before it reads a configuration or a model file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+_DINOV2 = "volseg.models.encoders.dinov2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +17,8 @@ class EncoderEntry:
     """One encoder.
 
     Attributes:
-        family: Module in ``volseg.models.encoders`` whose function ``build`` makes the network (see
-            `volseg.models.contracts.ImageEncoder`).
+        module: Module whose function ``build(entry, in_channels, *, attend, drop_path)`` returns the network with
+            random weights; imported when a network is built.
         patch: Pixels along the side of the square that becomes one token.
         width: Channels E of a token.
         depth: Layers.
@@ -26,7 +29,7 @@ class EncoderEntry:
         grid: Vision transformers: side of the position embedding's native grid, in tokens.
     """
 
-    family: str
+    module: str
     patch: int
     width: int
     depth: int
@@ -45,7 +48,7 @@ def _dinov2(size: str, *, registers: int = 0, width: int, depth: int, heads: int
     folder = f"dinov2_vit{size}14"
     file = f"{folder}_reg{registers}_pretrain.pth" if registers else f"{folder}_pretrain.pth"
     return EncoderEntry(
-        family="dinov2",
+        module=_DINOV2,
         patch=14,
         width=width,
         depth=depth,
@@ -65,9 +68,14 @@ CATALOGUE: dict[str, EncoderEntry] = {
     "dinov2_b14_reg": _dinov2("b", registers=4, width=768, depth=12, heads=12),
     "dinov2_l14_reg": _dinov2("l", registers=4, width=1024, depth=24, heads=16),
     "dinov2_g14_reg": _dinov2("g", registers=4, width=1536, depth=40, heads=24, swiglu=True),
-    "tiny": EncoderEntry(family="dinov2", patch=14, width=192, depth=4, heads=3, grid=16),
+    "tiny": EncoderEntry(module=_DINOV2, patch=14, width=192, depth=4, heads=3, grid=16),
 }
 """Value of ``model.encoder`` -> entry."""
+
+
+def encoder_choices() -> tuple[str, ...]:
+    """Return the values of ``model.encoder``; ``identity`` is the control without an encoder."""
+    return (*CATALOGUE, "identity")
 
 
 def official_encoders() -> tuple[str, ...]:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from volseg.config.encoders import CATALOGUE
+from volseg.config.encoders import encoder_choices
 from volseg.errors import ConfigError
 
-ENCODERS = (*CATALOGUE, "identity")
 AGGREGATORS = ("none", "conv", "attention")
 ATTENTIONS = ("sdpa", "xformers", "math")
 ADAPTATIONS = ("frozen", "linear", "lora", "bitfit", "full")
@@ -129,7 +128,7 @@ class ModelConfig:
     baseline: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("model.encoder", self.encoder, ENCODERS)
+        _one_of("model.encoder", self.encoder, encoder_choices())
         _one_of("model.adaptation", self.adaptation, ADAPTATIONS)
         if self.adaptation == "linear":
             self._check_linear_probe()

@@ -118,8 +118,7 @@ def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None
     entry = CATALOGUE[model.encoder]
     channels = slice_channels(plan.num_channels, model.adjacent_slices)
     attend = attention_function(model.attention)
-    family = import_module(f"volseg.models.encoders.{entry.family}")
-    vit: ImageEncoder = family.build(entry, channels, attend=attend, drop_path=model.drop_path)
+    vit: ImageEncoder = import_module(entry.module).build(entry, channels, attend=attend, drop_path=model.drop_path)
     vit.checkpoint_layers = model.checkpoint_encoder
     return SliceEncoder(vit, plan.token_stride, model.adjacent_slices, TAPS[model.decoder])
 

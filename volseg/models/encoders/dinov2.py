@@ -192,7 +192,7 @@ def build_dinov2(
     Raises:
         ConfigError: There is no such model.
     """
-    models = {key: entry for key, entry in CATALOGUE.items() if entry.family == "dinov2"}
+    models = {key: entry for key, entry in CATALOGUE.items() if entry.module == __name__}
     key = name.replace("vit", "").replace("reg4", "reg")
     if key not in models:
         raise ConfigError("no such DINOv2 model", found=name, expected=", ".join(models))
