@@ -31,6 +31,7 @@ MODULES = {
     "Geometry": ["volseg.geometry.grid", "volseg.geometry.volume"],
     "Data sets and plans": ["volseg.io.datasets", "volseg.io.labels", "volseg.planning.plan"],
     "Networks": [
+        "volseg.config.encoders",
         "volseg.models.contracts",
         "volseg.models.build",
         "volseg.models.encoders.dinov2",
