@@ -14,6 +14,7 @@ from volseg.errors import DataError, VolsegError
 from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.folder import evaluate_folder
 from volseg.evaluation.results import CaseResult
+from volseg.io.description import ListedPair
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
@@ -243,3 +244,74 @@ def test_score_case_never_raises(tmp_path: Path) -> None:
     assert found.results[0].error is None
     broken = CaseTask("a", found.results[0].reference, {"m": None}, None, found.settings)  # type: ignore[arg-type]
     assert score_case(broken)[0].missing
+
+
+def listed(root: Path, names: dict[str, str]) -> tuple[ListedPair, ...]:
+    return tuple(
+        ListedPair(root / f"images/{image}.nii.gz", root / f"{label}.nii.gz") for image, label in names.items()
+    )
+
+
+@pytest.mark.parametrize("given", ["folder", "pairs alone", "mapping"])
+def test_listed_labels_are_the_truth(tmp_path: Path, given: str) -> None:
+    """Labels have other names than the images, and older drafts have the images' names."""
+    write_cases(tmp_path / "ref", {"a_final": 0, "b_final": 0, "a": 2, "b": 2})
+    pred = write_cases(tmp_path / "pred", {"a": 0, "b": 1})
+    pairs = listed(tmp_path, {"a": "ref/a_final", "b": "ref/b_final"})
+    files = {"a": tmp_path / "ref/a_final.nii.gz", "b": tmp_path / "ref/b_final.nii.gz"}
+    ref = {"folder": tmp_path / "ref", "pairs alone": None, "mapping": files}[given]
+    evaluation = evaluate_folder(pred, ref, LABELS, pairs=() if given == "mapping" else pairs)
+    assert evaluation.cases == ("a", "b")
+    dice = evaluation.values("pred", "dice")
+    assert dice[0].tolist() == [1, 1]
+    expected = expected_scores(two_organs(1), two_organs(0), {"liver": 1, "spleen": 2})
+    assert dice[1].tolist() == [expected["liver"]["dice"], expected["spleen"]["dice"]]
+
+
+def test_labels_of_several_folders(tmp_path: Path) -> None:
+    for name in ("p1", "p2"):
+        write(tmp_path / name / f"{name}_seg.nii.gz", two_organs(0))
+    pred = write_cases(tmp_path / "pred", {"p1": 0, "p2": 0})
+    evaluation = evaluate_folder(pred, None, LABELS, pairs=listed(tmp_path, {n: f"{n}/{n}_seg" for n in ("p1", "p2")}))
+    assert evaluation.values("pred", "dice").tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_listed_label_in_another_folder_leaves_the_folder_alone(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 0})
+    evaluation = evaluate_folder(pred, ref, LABELS, pairs=listed(tmp_path, {"a": "labelsTr/a"}))
+    assert evaluation.values("pred", "dice").tolist() == [[1, 1]]
+
+
+def test_a_listed_label_that_is_gone_fails_its_case_alone(tmp_path: Path) -> None:
+    write_cases(tmp_path / "ref", {"a": 0})
+    pred = write_cases(tmp_path / "pred", {"a": 0, "b": 0})
+    evaluation = evaluate_folder(pred, None, LABELS, pairs=listed(tmp_path, {"a": "ref/a", "b": "ref/b"}))
+    assert [(r.case, "b.nii.gz" in str(r.error)) for r in evaluation.failed] == [("b", True)]
+    assert evaluation.values("pred", "dice")[0].tolist() == [1, 1]
+
+
+def test_no_references_at_all(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no references"):
+        evaluate_folder(write_cases(tmp_path / "pred", {"a": 0}), None, LABELS)
+
+
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_a_tolerance_of_a_class_that_does_not_exist(tmp_path: Path, labels: Any) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    name = "livr" if labels else "7"
+    with pytest.raises(DataError, match="class that does not exist") as error:
+        evaluate_folder(ref, ref, labels, class_tolerance_mm={name: 2.0})
+    assert ("did you mean liver" in str(error.value)) == bool(labels)
+
+
+def test_one_class_that_is_not_annotated_does_not_cost_the_others(tmp_path: Path) -> None:
+    """Every second slice is annotated: borders without surfels."""
+    sparse = two_organs(0)
+    sparse[::2] = 9
+    write(tmp_path / "ref/a.nii.gz", sparse)
+    pred = write_cases(tmp_path / "pred", {"a": 0})
+    evaluation = evaluate_folder(pred, tmp_path / "ref", {**LABELS, "IGNORE": 9})
+    assert not evaluation.failed
+    assert evaluation.values("pred", "dice").tolist() == [[1, 1]]
+    assert np.isnan(evaluation.values("pred", "nsd")).all()

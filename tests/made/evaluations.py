@@ -10,7 +10,7 @@ import numpy as np
 from volseg.evaluation.results import CaseResult, Evaluation, Settings
 from volseg.io.labels import LabelMap
 from volseg.metrics import case_scores
-from volseg.metrics.policy import ClassScores
+from volseg.metrics.table import ClassScores
 
 SHAPE = (6, 10, 12)
 

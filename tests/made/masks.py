@@ -22,7 +22,7 @@ def random_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.
 def random_pair(seed: int, largest: int = 14) -> tuple[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]]:
     """Prediction, reference and spacing; C and Fortran order in turn."""
     rng = np.random.default_rng(seed)
-    shape = tuple(int(n) for n in rng.integers(1, largest, 3))
+    shape = tuple(int(n) for n in rng.integers(2, largest, 3))  # a single slice is scored in its plane
     pred, ref = random_mask(rng, shape), random_mask(rng, shape)
     if seed % 2:
         pred = np.asfortranarray(pred)

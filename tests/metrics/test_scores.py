@@ -208,3 +208,95 @@ def test_what_cannot_be_scored_is_said(arguments: dict, error: type[Exception], 
     good = {"pred": np.zeros((2, 2, 2), np.uint8), "ref": np.zeros((2, 2, 2), np.uint8)}
     with pytest.raises(error, match=text):
         case_scores(**{**good, "spacing_mm": (1, 1, 1), "labels": [1], **arguments})
+
+
+@pytest.mark.parametrize("hd_mode", ["max", "pooled", "surfel"])
+def test_a_class_with_borders_and_no_surfels(hd_mode: str) -> None:
+    """One annotated slice of five: every cube of 2 x 2 x 2 voxels holds an ignored one (9)."""
+    ref = np.full((5, 20, 20), 9, np.uint8)
+    ref[2] = 0
+    ref[2, 5:12, 5:12] = 1
+    pred = np.zeros_like(ref)
+    pred[1:4, 5:12, 6:12] = 1
+    scores = case_scores(pred, ref, (3.0, 1.0, 1.0), {"organ": 1}, hd_mode=hd_mode, ignore_label=9)["organ"]
+    assert scores["status"] == "ok"
+    assert scores["dice"] == pytest.approx(2 * 42 / (42 + 49))
+    assert math.isnan(scores["nsd"])  # no annotated surface element: not defined
+    if hd_mode == "surfel":
+        assert math.isnan(scores["hd95"])
+    else:  # the 7 pixels of the left edge are 1 mm off, and so are the 5 inner pixels of the prediction's left edge
+        assert (scores["hd95"], scores["hd"]) == (1.0, 1.0)
+    assert scores["assd"] == pytest.approx((7 + 5) / (24 + 22))
+
+
+def test_sparse_annotation_keeps_every_class() -> None:
+    """Of class 1 every second slice is annotated, all of class 2 is ignored, class 3 does not occur."""
+    ref = np.zeros((9, 12, 12), np.uint8)
+    ref[1:8, 2:6, 2:6], ref[1:8, 7:10, 7:10] = 1, 2
+    pred = np.roll(ref, 1, axis=2)
+    ref[ref == 2] = 9
+    ref[::2] = 9
+    scores = case_scores(pred, ref, (1.0, 1.0, 1.0), {"a": 1, "b": 2, "c": 3}, ignore_label=9)
+    assert (scores["a"]["status"], scores["a"]["dice"]) == ("ok", 0.75)
+    assert scores["b"]["status"] == "spurious"  # its rightmost column lies beside the ignored voxels
+    assert scores["c"]["status"] == "both_empty"
+
+
+@pytest.mark.parametrize("hd_mode", ["max", "pooled", "surfel"])
+@pytest.mark.parametrize("seed", range(30))
+def test_no_pattern_of_ignored_voxels_is_an_error(seed: int, hd_mode: str) -> None:
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 8, 3))
+    pred, ref = (rng.integers(0, 3, shape).astype(np.uint8) for _ in range(2))
+    pattern = seed % 5
+    if pattern == 0:
+        ref[rng.random(shape) < rng.random()] = 9
+    elif pattern < 4:
+        np.moveaxis(ref, pattern - 1, 0)[:: int(rng.integers(1, 4))] = 9
+    else:
+        ref[ref == 1] = 9
+    for scores in case_scores(pred, ref, (3.0, 1.0, 0.5), [1, 2], hd_mode=hd_mode, ignore_label=9).values():
+        for name in ("dice", "iou", "nsd"):
+            assert math.isnan(scores[name]) or 0 <= scores[name] <= 1
+        for name in ("hd95", "hd", "assd"):
+            assert math.isnan(scores[name]) or 0 <= scores[name] < 100
+        assert math.isnan(scores["dice"]) == (scores["status"] == "both_empty")
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_single_slice_is_scored_in_its_plane_by_hand(axis: int) -> None:
+    """Squares of 4 x 4 pixels, 2 apart; a contour has 12 straight pieces of 1 mm and 4 corners of half a diagonal."""
+    ref, pred = np.zeros((1, 10, 12), np.uint8), np.zeros((1, 10, 12), np.uint8)
+    ref[0, 3:7, 3:7], pred[0, 3:7, 5:9] = 1, 1
+    masks = [np.moveaxis(mask, 0, axis) for mask in (pred, ref)]
+    spacing = np.insert(np.array([1.0, 1.0]), axis, 7.0)
+    scores = case_scores(*masks, spacing, [1])[1]
+    assert (scores["dice"], scores["hd95"], scores["hd"], scores["assd"]) == (0.5, 2.0, 2.0, 1.0)
+    corner = math.sqrt(0.5)
+    both_contours = 2 * (12 + 4 * corner)
+    # on the other contour: of the upper edge 2 straight pieces and a corner, the same below, and for both squares
+    on_contour = case_scores(*masks, spacing, [1], nsd_tolerance_mm=0.0)[1]["nsd"]
+    assert on_contour == pytest.approx((8 + 4 * corner) / both_contours)
+    # within 1 mm: one more piece of each of these edges, and the two ends of the side between them
+    assert scores["nsd"] == pytest.approx((16 + 4 * corner) / both_contours)
+
+
+def test_tolerances_that_cannot_be_used() -> None:
+    mask = box((2, 3, 4), (7, 12, 15))
+    for tolerance in (-1.0, math.inf, math.nan, "1", None, True):
+        with pytest.raises(DataError, match="tolerance of all classes"):
+            case_scores(mask, mask, SPACING, [1], nsd_tolerance_mm=tolerance)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="class 'b' is out of range"):
+        case_scores(mask, mask, SPACING, {"a": 1, "b": 2}, nsd_tolerance_mm={"a": 1.0, "b": math.inf})
+    with pytest.raises(DataError, match=r"without an NSD tolerance\n  found: 'b', 'c'"):
+        case_scores(mask, mask, SPACING, {"a": 1, "b": 2, "c": 3}, nsd_tolerance_mm={"a": 1.0})
+
+
+def test_masks_without_three_axes() -> None:
+    for shape in ((4,), (4, 5), (1, 2, 3, 4), ()):
+        with pytest.raises(GeometryError, match="need three axes"):
+            case_scores(np.zeros(shape, bool), np.zeros(shape, bool), (1, 1, 1), [1])
+    with pytest.raises(GeometryError, match="differ in shape"):
+        case_scores(np.zeros((2, 2), bool), np.zeros((2, 3), bool), (1, 1), [1])
+    with pytest.raises(GeometryError, match="no voxel"):
+        case_scores(np.zeros((2, 0, 3), bool), np.zeros((2, 0, 3), bool), (1, 1, 1), [1])

@@ -50,7 +50,7 @@ def test_bootstrap_equals_explicit_resampling() -> None:
 
 
 def test_chunks_do_not_change_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("volseg.metrics.statistics._CHUNK", 100)
+    monkeypatch.setattr("volseg.metrics.statistics.NUMBERS_AT_ONCE", 100)
     assert bootstrap_means(np.ones((30, 2)), resamples=10).shape == (10, 2)
 
 

@@ -15,7 +15,7 @@ def as_set(rows: np.ndarray) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("slab", [1, 300, 10**9])
 def test_border_voxels_equal_their_definition(seed: int, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surfaces, "_SLAB_VOXELS", slab)
+    monkeypatch.setattr(surfaces, "SLAB_VOXELS", slab)
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, rng.integers(1, 8, 3)).astype(np.uint8)
     found = find_surfaces(labels if seed % 2 else np.asfortranarray(labels))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 
 from volseg.geometry.grid import Grid
 from volseg.metrics import case_scores
-from volseg.report.figures import case_png
+from volseg.report.figures import case_png, draw_case
 from volseg.report.planes import CT_WINDOW_HU, CaseViews, largest_error
 
 SHAPE = (12, 20, 16)
@@ -107,6 +109,26 @@ def test_a_picture_of_anything(kind: str) -> None:
     assert len(png) > 10_000
 
 
+LONG_NAMES = ("W" * 40, "iliopsoas_right_and_a_very_long_remark" * 3)
+
+
+@pytest.mark.parametrize("name", ["liver", "inferior_vena_cava", *LONG_NAMES])
+def test_class_names_end_before_the_numbers(name: str) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[4:8, 8:12, 6:10] = 1
+    grid = grid_of("RAS")
+    scores = case_scores(np.roll(labels, 1, 1), labels, grid.spacing_mm, {name: 1})
+    figure = draw_case(CaseViews.of(None, labels, labels, grid), {name: (1,)}, scores, modality="mri")
+    texts = figure.axes[-1].texts
+    drawn = next(text for text in texts if text.get_text().rstrip("…") and name.startswith(text.get_text().rstrip("…")))
+    numbers = [t.get_window_extent() for t in texts if re.fullmatch(r"\d+\.\d+", t.get_text())]
+    assert len(numbers) == 3
+    assert drawn.get_window_extent().x1 < min(number.x0 for number in numbers)
+    assert (drawn.get_text() == name) == (name not in LONG_NAMES)
+    boxes = sorted(numbers, key=lambda number: number.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_drawing_needs_no_window_system() -> None:
     """pyplot picks a backend of the desktop; a fresh process shows that a picture is drawn without it."""
     script = """
@@ -114,7 +136,7 @@ import sys
 import numpy as np
 from volseg.geometry.grid import Grid
 from volseg.metrics import case_scores
-from volseg.report.figures import case_png
+from volseg.report.figures import case_png, draw_case
 from volseg.report.planes import CaseViews
 
 labels = np.zeros((12, 20, 16), np.uint8)

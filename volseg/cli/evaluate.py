@@ -13,8 +13,9 @@ from volseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from volseg.evaluation.results import Evaluation
+    from volseg.io.description import ListedPair
     from volseg.io.labels import LabelMap
-    from volseg.metrics.surface import HdMode
+    from volseg.metrics.pair import HdMode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pred", action="append", required=True, metavar="[NAME=]DIR", help="folder of predictions; repeat to compare"
     )
-    parser.add_argument("--ref", required=True, help="folder of reference masks")
+    parser.add_argument("--ref", help="folder of reference masks (default: the labels that --dataset lists)")
     parser.add_argument("--out", required=True, help="folder of the tables and the report")
     parser.add_argument("--dataset", help="dataset.json with the labels (default: the values found in the references)")
     parser.add_argument("--cases", metavar="FILE", help="score these only: names, one a line, or a run's splits.json")
@@ -41,14 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; see :func:`evaluate` for the exit code."""
-    from volseg.io.description import read_label_map
+    from volseg.io.description import read_description, required_labels
 
+    description = read_description(args.dataset) if args.dataset else None
     tolerance, class_tolerances = _tolerances(args.nsd_tolerance)
     return evaluate(
         _methods(args.pred),
         args.ref,
         args.out,
-        label_map=read_label_map(args.dataset) if args.dataset else None,
+        label_map=required_labels(description) if description else None,
+        pairs=description.pairs if description else (),
         dataset=args.dataset,
         images=args.images,
         hd_mode=args.hd_mode,
@@ -62,13 +65,14 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate(
     pred: Mapping[str, str | Path],
-    ref: str | Path,
+    ref: str | Path | Mapping[str, Path] | None,
     out: str | Path,
     *,
     label_map: LabelMap | None = None,
     dataset: str | Path | None = None,
     images: str | Path | None = None,
     cases: Sequence[str] | None = None,
+    pairs: Sequence[ListedPair] = (),
     hd_mode: HdMode = "max",
     nsd_tolerance_mm: float = 1.0,
     class_tolerance_mm: Mapping[str, float] | None = None,
@@ -79,12 +83,13 @@ def evaluate(
 
     Args:
         pred: Method name -> folder of predictions.
-        ref: Folder of references.
+        ref: Folder of references, or case -> file; ``None`` takes the labels of ``pairs``.
         out: Folder of ``cases.csv``, ``summary.json``, ``summary.md``, ``report.html`` and its pictures.
         label_map: The classes; default: the values found in the references.
         dataset: A ``dataset.json`` that lists the scans, for the pictures.
         images: Folder of the scans, for the pictures.
         cases: Score these cases only.
+        pairs: Images and labels that a ``dataset.json`` lists.
         hd_mode: Definition of HD95.
         nsd_tolerance_mm: Tolerance of NSD.
         class_tolerance_mm: Tolerances of single classes.
@@ -107,6 +112,7 @@ def evaluate(
             nsd_tolerance_mm=nsd_tolerance_mm,
             class_tolerance_mm=class_tolerance_mm,
             cases=cases,
+            pairs=pairs,
             workers=workers,
             progress=progress,
         )
@@ -116,7 +122,9 @@ def evaluate(
         from volseg.report.examples import find_images
         from volseg.report.html import write_report
 
-        files += write_report(out, evaluation, summary, find_images(images, dataset, ref))
+        files += write_report(
+            out, evaluation, summary, find_images(images, dataset, None if isinstance(ref, Mapping) else ref)
+        )
     print(markdown_text(summary))
     _print_problems(evaluation)
     print("written: " + ", ".join(str(file) for file in files), file=sys.stderr)

@@ -10,8 +10,8 @@ from volseg.evaluation.masks import CaseMask, empty_case_mask, read_case_mask
 from volseg.evaluation.results import CaseResult, Settings
 from volseg.evaluation.sources import MaskSource
 from volseg.io.labels import LabelMap
-from volseg.metrics.policy import ClassScores
 from volseg.metrics.scores import case_scores
+from volseg.metrics.table import ClassScores
 
 GRID_TOLERANCE_MM = 0.01
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from volseg.evaluation.results import Evaluation
 from volseg.metrics.statistics import Array, bootstrap_means, holm, interval, wilcoxon_p
+from volseg.metrics.table import METRICS
 
-HIGHER_IS_BETTER = {"dice": True, "iou": True, "hd95": False, "hd": False, "assd": False, "nsd": True}
 TIE = 1e-9  # differences up to this are rounding
 
 
@@ -27,12 +27,13 @@ def compare_methods(evaluation: Evaluation, resamples: int, seed: int) -> list[d
         {
             "a": a,
             "b": b,
-            "metric": metric,
-            "higher_is_better": higher,
-            **_compare(evaluation, a, b, metric, higher, resamples, seed),
+            "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
+            **_compare(evaluation, a, b, metric.name, metric.higher_is_better, resamples, seed),
         }
         for a, b in combinations(evaluation.methods, 2)
-        for metric, higher in HIGHER_IS_BETTER.items()
+        for metric in METRICS
+        if metric.higher_is_better is not None
     ]
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from volseg.errors import DataError
+from volseg.errors import DataError, suggestion
 from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.results import CaseResult, Evaluation, Settings
-from volseg.evaluation.sources import MaskFolder, find_masks
-from volseg.io.description import read_label_map
+from volseg.evaluation.sources import MaskFolder, find_masks, find_references
+from volseg.io.description import ListedPair, read_label_map
 from volseg.io.labels import LabelMap, check_agreement, make_label_map
-from volseg.metrics.policy import ClassScores
-from volseg.metrics.surface import HdMode
+from volseg.metrics.pair import HdMode
+from volseg.metrics.table import both_empty_scores
 from volseg.parallel import run_tasks
 
 logger = logging.getLogger(__name__)
@@ -24,13 +24,14 @@ Folder = str | Path
 
 def evaluate_folder(
     pred: Folder | Mapping[str, Folder],
-    ref: Folder,
+    ref: Folder | Mapping[str, Path] | None,
     labels: LabelMap | Mapping[str, object] | None = None,
     *,
     hd_mode: HdMode = "max",
     nsd_tolerance_mm: float = 1.0,
     class_tolerance_mm: Mapping[str, float] | None = None,
     cases: Sequence[str] | None = None,
+    pairs: Sequence[ListedPair] = (),
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -38,13 +39,15 @@ def evaluate_folder(
 
     Args:
         pred: Folder of predictions (the method then has its name), or method name -> folder.
-        ref: Folder of references.
+        ref: Folder of references, or case -> file; ``None`` takes the labels of ``pairs``.
         labels: Name -> value or values (several make a region); ``background`` and ``ignore`` have their usual meaning.
             Default: the values found in the references.
         hd_mode: Definition of HD95: ``max``, ``pooled`` or ``surfel``.
         nsd_tolerance_mm: Tolerance of NSD.
-        class_tolerance_mm: Tolerances of single classes.
+        class_tolerance_mm: Tolerances of single classes, by name.
         cases: Score these reference cases only.
+        pairs: Images and labels that a ``dataset.json`` lists; they take precedence over file names, see
+            :func:`~volseg.evaluation.sources.find_references`.
         workers: Processes; 0 works in this one.
         progress: Called after each case with the number of finished and of all cases.
 
@@ -52,15 +55,17 @@ def evaluate_folder(
         The scores. Missing predictions are scored as empty masks; cases that fail are named, the others finished.
 
     Raises:
-        DataError: A folder is missing or has no masks, or the label maps disagree.
+        DataError: A folder is missing or has no masks, the label maps disagree, or a tolerance names no class.
     """
-    references = find_masks(ref)
+    references = find_references(ref, pairs)
     named = pred if isinstance(pred, Mapping) else {Path(pred).resolve().name: pred}
     folders = {method: find_masks(folder) for method, folder in named.items()}
     names = _wanted_cases(references, cases)
     label_map = labels if isinstance(labels, LabelMap) or labels is None else make_label_map(labels)
     if label_map is None:
         label_map = _class_file_map(references)
+    if label_map is not None:
+        _check_tolerances(class_tolerance_mm or {}, label_map)
     extra_values = _check_predictions(folders, references, label_map)
     settings = Settings(hd_mode, nsd_tolerance_mm, dict(class_tolerance_mm or {}))
     tasks = [
@@ -87,6 +92,7 @@ def evaluate_folder(
     results = [found[method, name] for method in folders for name in names]
     if label_map is None:
         label_map, results = _with_found_labels(results)
+        _check_tolerances(class_tolerance_mm or {}, label_map)
     return Evaluation(
         label_map,
         settings,
@@ -108,6 +114,19 @@ def _wanted_cases(references: MaskFolder, cases: Sequence[str] | None) -> list[s
     if unknown:
         raise DataError("cases without a reference", file=references.root, found=", ".join(unknown))
     return sorted(set(cases))
+
+
+def _check_tolerances(class_tolerance_mm: Mapping[str, float], label_map: LabelMap) -> None:
+    """Check that tolerances are given for classes that exist."""
+    for name in class_tolerance_mm:
+        if name not in label_map.classes:
+            similar = suggestion(name, label_map.classes)
+            raise DataError(
+                "an NSD tolerance is given for a class that does not exist",
+                found=name,
+                expected=", ".join(label_map.classes),
+                hint=f"did you mean {similar}?" if similar else None,
+            )
 
 
 def _class_file_map(references: MaskFolder) -> LabelMap | None:
@@ -186,20 +205,3 @@ def _with_found_labels(results: Sequence[CaseResult]) -> tuple[LabelMap, list[Ca
         else:
             complete.append(result)
     return label_map, complete
-
-
-def both_empty_scores() -> ClassScores:
-    """Scores of a class that neither mask has."""
-    nan = float("nan")
-    return ClassScores(
-        dice=nan,
-        iou=nan,
-        hd95=nan,
-        hd=nan,
-        assd=nan,
-        nsd=nan,
-        volume_error=nan,
-        pred_voxels=0,
-        ref_voxels=0,
-        status="both_empty",
-    )

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from volseg.evaluation.sources import MaskSource
 from volseg.io.labels import LabelMap
-from volseg.metrics.policy import ClassScores
-from volseg.metrics.surface import HdMode
-
-METRICS = ("dice", "iou", "hd95", "hd", "assd", "nsd", "volume_error")
+from volseg.metrics.pair import HdMode
+from volseg.metrics.table import ClassScores
 
 
 @dataclass(frozen=True)
@@ -116,4 +114,4 @@ class Evaluation:
 def _value(result: CaseResult, name: str, metric: str) -> float:
     if name not in result.scores:
         return float("nan")
-    return float(result.scores[name][metric])  # type: ignore[literal-required]
+    return float(result.scores[name][metric])

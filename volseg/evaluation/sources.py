@@ -1,12 +1,13 @@
-"""What lies in a folder of masks: one label map a case, or one folder a case with one file a class."""
+"""Masks in folders: one label map per case, or one folder per case with one file per class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from volseg.errors import DataError
+from volseg.io.description import ListedPair
 from volseg.io.volumes import has_volume_suffix, volume_stem
 
 _QUIET_SUFFIXES = {".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".html", ".log", ".yaml", ".yml"}
@@ -74,6 +75,41 @@ def find_masks(root: str | Path) -> MaskFolder:
             )
         cases[name] = source
     return MaskFolder(root, dict(sorted(cases.items())), tuple(unknown))
+
+
+def find_references(ref: str | Path | Mapping[str, Path] | None, pairs: Sequence[ListedPair] = ()) -> MaskFolder:
+    """Find the reference of every case.
+
+    Args:
+        ref: Folder of references, or case -> file; ``None`` takes the labels of ``pairs``.
+        pairs: Images and labels that a ``dataset.json`` lists. They take precedence over file names: the listed label
+            of an image is the reference of the case named like the image, and a file in the same folder that merely has
+            that name is not. With a folder, only pairs whose label lies in it count.
+
+    Raises:
+        DataError: The folder does not exist, two files are masks of the same case, or there is no reference at all.
+    """
+    if isinstance(ref, Mapping):
+        return _listed_folder(ref)
+    listed = {volume_stem(pair.image): pair.label for pair in pairs}
+    if ref is None:
+        if not listed:
+            hint = "give --ref, or a dataset.json that lists its cases under 'training'"
+            raise DataError("no references are given", hint=hint)
+        return _listed_folder(listed)
+    folder = find_masks(ref)
+    root = folder.root.resolve()
+    listed = {case: label for case, label in listed.items() if label.resolve().parent == root}
+    listed_files = {volume_stem(label) for label in listed.values()}
+    others = {case: source for case, source in folder.cases.items() if case not in listed_files}
+    cases = others | {case: MaskSource(file=label) for case, label in listed.items()}
+    return MaskFolder(folder.root, dict(sorted(cases.items())), folder.unknown)
+
+
+def _listed_folder(files: Mapping[str, Path]) -> MaskFolder:
+    cases = {case: MaskSource(file=Path(path)) for case, path in sorted(files.items())}
+    root = next(iter(cases.values())).file if cases else None
+    return MaskFolder(root.parent if root is not None else Path(), cases, ())
 
 
 def _source(entry: Path) -> MaskSource | None:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from volseg.evaluation.compare import compare_methods
-from volseg.evaluation.results import METRICS, CaseResult, Evaluation
+from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.metrics.policy import STATUSES
 from volseg.metrics.statistics import RESAMPLES, SEED, Array, Description, bootstrap_means, describe, interval
+from volseg.metrics.table import HEADLINE, METRIC
 from volseg.version import __version__
 
 FORMAT = 1
-HEADLINE = ("dice", "hd95", "nsd")
 
 
 def summarize(evaluation: Evaluation, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:
@@ -63,15 +63,11 @@ def convention(evaluation: Evaluation) -> str:
     )
 
 
-def headline_means(evaluation: Evaluation, method: str) -> dict[str, float]:
-    """Mean over cases, then over classes, of every metric; NaN if nothing is defined."""
-    return {metric: _mean(_column_means(evaluation.values(method, metric))) for metric in METRICS}
-
-
 def _method(evaluation: Evaluation, method: str, resamples: int, seed: int) -> dict[str, Any]:
     results = evaluation.of_method(method)
-    tables = {metric: evaluation.values(method, metric) for metric in METRICS}
+    tables = {metric: evaluation.values(method, metric) for metric in METRIC}
     statuses = evaluation.statuses(method)
+    names = [metric.name for metric in HEADLINE]
     tables["hd95_detected"] = np.where(statuses == "ok", tables["hd95"], np.nan)
     described = {metric: describe(table, resamples, seed) for metric, table in tables.items()}
     return {
@@ -80,10 +76,8 @@ def _method(evaluation: Evaluation, method: str, resamples: int, seed: int) -> d
         "n_failed": sum(result.error is not None for result in results),
         "failed": {result.case: result.error for result in results if result.error is not None},
         "unmatched": list(evaluation.unmatched[method]),
-        "headline": {metric: _headline(tables[metric], resamples, seed) for metric in (*HEADLINE, "hd95_detected")},
-        "aggregations": {
-            metric: _aggregations(evaluation, method, metric, tables[metric], statuses) for metric in HEADLINE
-        },
+        "headline": {name: _headline(tables[name], resamples, seed) for name in (*names, "hd95_detected")},
+        "aggregations": {name: _aggregations(evaluation, method, name, tables[name], statuses) for name in names},
         "classes": {
             name: {
                 **{f"n_{status}": int((statuses[:, number] == status).sum()) for status in (*STATUSES, "failed")},
@@ -119,7 +113,7 @@ def _aggregations(
         "cases_with_reference_only": _mean(_column_means(np.where(has_reference, table, np.nan))),
         "detected_only": _mean(_column_means(np.where(statuses == "ok", table, np.nan))),
     }
-    if metric in ("dice", "nsd"):
+    if METRIC[metric].is_overlap:
         found["both_empty_as_1"] = _mean(_column_means(np.where(statuses == "both_empty", 1.0, table)))
     if metric == "dice":
         sizes = evaluation.values(method, "pred_voxels") + evaluation.values(method, "ref_voxels")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from volseg.metrics.policy import ClassScores
     from volseg.metrics.scores import case_scores
+    from volseg.metrics.table import ClassScores
 
 __all__ = ["ClassScores", "case_scores"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return case_scores
     if name == "ClassScores":
-        from volseg.metrics.policy import ClassScores
+        from volseg.metrics.table import ClassScores
 
         return ClassScores
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

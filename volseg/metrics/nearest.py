@@ -30,13 +30,15 @@ def nearest_distances_mm(
 
     Args:
         points: Voxel indices, shape (n, 3).
-        targets: Voxel indices, shape (m, 3), m > 0.
+        targets: Voxel indices, shape (m, 3).
         spacing_mm: Voxel size along the three axes.
         limit_mm: Distances above this limit may be given as infinity.
 
     Returns:
-        Distances in mm, shape (n,).
+        Distances in mm, shape (n,); infinite without targets.
     """
+    if not len(points) or not len(targets):
+        return np.full(len(points), np.inf)
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
     radius = min(_search_radius_mm(spacing), limit_mm)
     distances = np.full(len(points), np.inf)

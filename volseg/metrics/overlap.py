@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.geometry.volume import LARGEST_LABEL
-from volseg.metrics.policy import status_of
+from volseg.metrics.pair import ClassPair
 
 Counts = NDArray[np.int64]
 _SLAB_VOXELS = 1_000_000
 
 
 def count_voxels(pred: NDArray[np.integer], ref: NDArray[np.integer]) -> tuple[Counts, Counts, Counts]:
-    """Voxels of every label value in the prediction, in the reference, and in both at the same place.
+    """Count the voxels of every label value in the prediction, in the reference, and in both at the same place.
 
     Args:
         pred: Labels 0 to 65535, shape (D, H, W).
@@ -31,13 +31,13 @@ def count_voxels(pred: NDArray[np.integer], ref: NDArray[np.integer]) -> tuple[C
     step = max(1, _SLAB_VOXELS // max(1, ref[0].size))
     for start in range(0, len(ref), step):
         p, r = pred[start : start + step], ref[start : start + step]
-        for total, found in zip(totals, (p[p != 0], r[r != 0], r[(p == r) & (r != 0)]), strict=True):
-            total += np.bincount(found, minlength=size)
+        for total, labels in zip(totals, (p[p != 0], r[r != 0], r[(p == r) & (r != 0)]), strict=True):
+            total += np.bincount(labels, minlength=size)
     return totals[0], totals[1], totals[2]
 
 
 def label_values(labels: NDArray[np.integer]) -> tuple[int, ...]:
-    """The values that occur in a label map, in order."""
+    """Return the values that occur in a label map, ascending."""
     values: set[int] = set()
     for part in labels.T if labels.flags.f_contiguous else labels:
         low, high = int(part.min(initial=0)), int(part.max(initial=0))
@@ -50,20 +50,16 @@ def label_values(labels: NDArray[np.integer]) -> tuple[int, ...]:
     return tuple(sorted(values))
 
 
-def dice(pred_voxels: int, ref_voxels: int, both: int) -> float:
-    """2 |P and R| / (|P| + |R|); NaN when both are empty. Source: Dice 1945."""
-    if status_of(pred_voxels, ref_voxels) == "both_empty":
-        return math.nan
-    return 2 * both / (pred_voxels + ref_voxels)
+def dice(pair: ClassPair) -> float:
+    """Return 2 |P and R| / (|P| + |R|). Source: Dice 1945."""
+    return 2 * pair.both_voxels / (pair.pred_voxels + pair.ref_voxels)
 
 
-def iou(pred_voxels: int, ref_voxels: int, both: int) -> float:
-    """|P and R| / |P or R|; NaN when both are empty. Source: Jaccard 1912."""
-    if status_of(pred_voxels, ref_voxels) == "both_empty":
-        return math.nan
-    return both / (pred_voxels + ref_voxels - both)
+def iou(pair: ClassPair) -> float:
+    """Return |P and R| / |P or R|. Source: Jaccard 1912."""
+    return pair.both_voxels / (pair.pred_voxels + pair.ref_voxels - pair.both_voxels)
 
 
-def volume_error(pred_voxels: int, ref_voxels: int) -> float:
-    """(|P| - |R|) / |R|; NaN without a reference."""
-    return (pred_voxels - ref_voxels) / ref_voxels if ref_voxels else math.nan
+def volume_error(pair: ClassPair) -> float:
+    """Return (|P| - |R|) / |R|; NaN without a reference."""
+    return (pair.pred_voxels - pair.ref_voxels) / pair.ref_voxels if pair.ref_voxels else math.nan

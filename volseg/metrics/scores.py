@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from volseg.errors import DataError, GeometryError
 from volseg.geometry.volume import LARGEST_LABEL
-from volseg.metrics.overlap import count_voxels, dice, iou, volume_error
-from volseg.metrics.policy import ClassScores, image_diagonal_mm, status_of
-from volseg.metrics.surface import HD_MODES, HdMode, surface_scores
-from volseg.metrics.surfaces import NO_SURFACE, find_surfaces
+from volseg.metrics.overlap import count_voxels
+from volseg.metrics.pair import HD_MODES, ClassPair, HdMode
+from volseg.metrics.policy import image_diagonal_mm
+from volseg.metrics.surfaces import NO_SURFACE, find_borders
 from volseg.metrics.surfels import surfel_areas_mm2
+from volseg.metrics.table import ClassScores, class_scores
 
 Label = TypeVar("Label", bound=Hashable)
 Labels = NDArray[np.integer]
@@ -31,7 +32,9 @@ def case_scores(
     *,
     ignore_label: int | None = None,
 ) -> dict[Label, ClassScores]:
-    """Dice, IoU, HD95, HD, ASSD, NSD and volume error of every class.
+    """Compute Dice, IoU, HD95, HD, ASSD, NSD and volume error of every class.
+
+    A volume of one slice is scored in the plane of the slice: a face towards the missing neighbour slices is no border.
 
     Args:
         pred: Predicted labels, integer or bool, shape (D, H, W).
@@ -42,17 +45,19 @@ def case_scores(
         hd_mode: Definition of HD95. ``max``: larger of the two directed percentiles between voxel borders (MONAI,
             MetricsReloaded). ``pooled``: percentile of both directions together (MedPy). ``surfel``: weighted by
             surface area (DeepMind); HD then is taken of the surfels, too.
-        nsd_tolerance_mm: Tolerance of NSD, for all classes or per class.
+        nsd_tolerance_mm: Tolerance of NSD, finite; for all classes, or a mapping with every class.
         ignore_label: Reference voxels of this value are left out of everything; their border is no surface.
 
     Returns:
-        Class -> scores, keyed by what iterating ``labels`` gives. NaN where a score is not defined (see ``policy``).
+        Class -> scores, keyed by what iterating ``labels`` gives. NaN where a score is not defined (see
+        :mod:`volseg.metrics.policy`).
 
     Raises:
         GeometryError: The shapes differ or the spacing is not three positive numbers.
         DataError: A label value, tolerance or mode is not usable.
 
-    Source: HD95 and NSD as in Maier-Hein, Reinke et al. 2024 (Metrics Reloaded); NSD by Nikolov et al. 2018.
+    Source: HD95 in mode ``max`` as in MONAI and MetricsReloaded (Maier-Hein, Reinke et al. 2024); NSD over surface
+    areas as in DeepMind's surface-distance (Nikolov et al. 2018).
     """
     spacing = _checked_spacing(pred, ref, spacing_mm)
     if hd_mode not in HD_MODES:
@@ -66,33 +71,25 @@ def case_scores(
     for layer in _layers(groups):
         layer_pred, layer_ref, values, ignore = _as_layer(small_pred, small_ref, layer, ignore_label)
         counts = count_voxels(layer_pred, layer_ref)
-        pred_surfaces, ref_surfaces = find_surfaces(layer_pred, ignore), find_surfaces(layer_ref, ignore)
+        pred_surfaces, ref_surfaces = find_borders(layer_pred, ignore), find_borders(layer_ref, ignore)
         for label, value in values.items():
             n_pred, n_ref, both = (int(count[value]) if value < len(count) else 0 for count in counts)
             surfaces = pred_surfaces.pop(value, NO_SURFACE), ref_surfaces.pop(value, NO_SURFACE)
-            surface = surface_scores(*surfaces, spacing, areas, diagonal, hd_mode, tolerances[label])
-            scores[label] = ClassScores(
-                dice=dice(n_pred, n_ref, both),
-                iou=iou(n_pred, n_ref, both),
-                hd95=surface.hd95,
-                hd=surface.hd,
-                assd=surface.assd,
-                nsd=surface.nsd,
-                volume_error=volume_error(n_pred, n_ref),
-                pred_voxels=n_pred,
-                ref_voxels=n_ref,
-                status=status_of(n_pred, n_ref),
-            )
+            pair = ClassPair(n_pred, n_ref, both, *surfaces, spacing, areas, diagonal, hd_mode, tolerances[label])
+            scores[label] = class_scores(pair)
     return {label: scores[label] for label in groups}
 
 
 def _checked_spacing(
     pred: NDArray[np.generic], ref: NDArray[np.generic], spacing_mm: Sequence[float]
 ) -> tuple[float, float, float]:
-    if pred.shape != ref.shape or ref.ndim != 3:
-        raise GeometryError(
-            "prediction and reference do not have the same shape", found=pred.shape, expected=f"{ref.shape} (D, H, W)"
-        )
+    if pred.shape != ref.shape:
+        raise GeometryError("prediction and reference differ in shape", found=pred.shape, expected=ref.shape)
+    if ref.ndim != 3:
+        hint = "give a 2D mask as (1, H, W) and the slice thickness as its first spacing" if ref.ndim == 2 else None
+        raise GeometryError("masks need three axes", found=ref.shape, expected="(D, H, W)", hint=hint)
+    if 0 in ref.shape:
+        raise GeometryError("the masks hold no voxel", found=ref.shape, expected="(D, H, W), each >= 1")
     spacing = tuple(float(step) for step in spacing_mm)
     if len(spacing) != 3 or not all(np.isfinite(step) and step > 0 for step in spacing):
         raise GeometryError("spacing_mm is not usable", found=spacing, expected="three positive numbers")
@@ -120,12 +117,25 @@ def _groups(labels: Mapping[Label, int | Sequence[int]] | Iterable[Label], ignor
     return groups
 
 
-def _tolerances(given: float | Mapping[Label, float], groups: Groups[Label]) -> dict[Label, float]:
-    tolerances = {label: float(given[label] if isinstance(given, Mapping) else given) for label in groups}
-    for label, tolerance in tolerances.items():
-        if not tolerance >= 0:
-            raise DataError(f"NSD tolerance of class {label!r} is out of range", found=tolerance, expected=">= 0 mm")
-    return tolerances
+def _tolerances(tolerance_mm: float | Mapping[Label, float], groups: Groups[Label]) -> dict[Label, float]:
+    """The tolerance of every class."""
+    if not isinstance(tolerance_mm, Mapping):
+        return dict.fromkeys(groups, _checked_tolerance(tolerance_mm, "all classes"))
+    missing = [repr(label) for label in groups if label not in tolerance_mm]
+    if missing:
+        raise DataError(
+            "classes without an NSD tolerance",
+            found=", ".join(missing),
+            expected="a tolerance in mm for every class, or one number for all",
+        )
+    return {label: _checked_tolerance(tolerance_mm[label], f"class {label!r}") for label in groups}
+
+
+def _checked_tolerance(tolerance_mm: object, what: str) -> float:
+    valid = isinstance(tolerance_mm, (int, float, np.integer, np.floating)) and not isinstance(tolerance_mm, bool)
+    if not valid or not 0 <= float(tolerance_mm) < np.inf:  # type: ignore[arg-type]
+        raise DataError(f"NSD tolerance of {what} is out of range", found=tolerance_mm, expected="finite and >= 0 mm")
+    return float(tolerance_mm)  # type: ignore[arg-type]
 
 
 def _small(labels: NDArray[np.generic]) -> Labels:

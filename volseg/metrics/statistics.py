@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 RESAMPLES = 10_000
 SEED = 0
-_CHUNK = 2_000_000  # numbers drawn together
+NUMBERS_AT_ONCE = 2_000_000
+"""Random numbers that the bootstrap draws together, which bounds its memory."""
 _EXACT = 300  # differences up to which the signed-rank test is exact
 
 
@@ -65,7 +66,7 @@ def bootstrap_means(values: ArrayLike, resamples: int = RESAMPLES, seed: int = S
     cases = len(table)
     chance = np.full(cases, 1 / cases)
     parts = []
-    step = max(1, _CHUNK // cases)
+    step = max(1, NUMBERS_AT_ONCE // cases)
     for start in range(0, resamples, step):
         drawn = rng.multinomial(cases, chance, size=min(step, resamples - start)).astype(np.float64)
         n = drawn @ known

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from volseg.metrics.surfels import CODE_BITS
 
 Labels = NDArray[np.integer]
-_SLAB_VOXELS = 1_000_000  # voxels looked at together: small enough for the processor's cache
+SLAB_VOXELS = 1_000_000  # voxels looked at together: small enough for the processor's cache
 _CORNERS = list(product((0, 1), repeat=3))
 
 
@@ -38,6 +38,37 @@ class Surface:
 
 
 NO_SURFACE = Surface(np.zeros((0, 3), np.int32), np.zeros((0, 3), np.int32), np.zeros(0, np.uint8))
+
+
+def find_borders(labels: Labels, ignore: int | None = None) -> dict[int, Surface]:
+    """Find the borders of all classes; along an axis of one voxel nothing is a border.
+
+    A volume of one slice is a section through an organ, so its border is a contour: faces towards the neighbour slices,
+    which do not exist, would make every voxel a border voxel. The slice is repeated on both sides, the borders of the
+    three slices are found, and those of the middle slice are kept. Its surfels are pieces of wall along the contour,
+    whose areas are proportional to the contour's length.
+
+    Args:
+        labels: As in :func:`find_surfaces`.
+        ignore: As there.
+
+    Returns:
+        Label value -> its surface; as :func:`find_surfaces` where no axis, or every axis, has one voxel.
+    """
+    single = [axis for axis, size in enumerate(labels.shape) if size == 1]
+    if not single or len(single) == labels.ndim:
+        return find_surfaces(labels, ignore)
+    for axis in single:
+        labels = np.repeat(labels, 3, axis=axis)
+    surfaces = {}
+    for value, surface in find_surfaces(labels, ignore).items():
+        middle_voxels = (surface.voxels[:, single] == 1).all(axis=1)
+        middle_surfels = (surface.surfels[:, single] == 1).all(axis=1)
+        voxels, surfels = surface.voxels[middle_voxels], surface.surfels[middle_surfels]
+        voxels[:, single] = surfels[:, single] = 0
+        if len(voxels) or len(surfels):
+            surfaces[value] = Surface(voxels, surfels, surface.codes[middle_surfels])
+    return surfaces
 
 
 def find_surfaces(labels: Labels, ignore: int | None = None) -> dict[int, Surface]:
@@ -79,7 +110,7 @@ def _group(values: Labels) -> tuple[NDArray[np.intp], dict[int, slice]]:
 def _slabs(labels: Labels, bits: Labels, ignore: int | None) -> Iterator[tuple[NDArray[np.generic], ...]]:
     """Border voxels and surfels of each slab of slices, with their labels and codes."""
     depth, height, width = labels.shape
-    step = max(1, _SLAB_VOXELS // (height * width))
+    step = max(1, SLAB_VOXELS // (height * width))
     for start in range(0, depth + 1, step):  # cubes reach one beyond the last slice
         count = min(step, depth + 1 - start)
         slab = np.zeros((count + 2, height + 2, width + 2), labels.dtype)  # one voxel of background on every side

@@ -59,8 +59,8 @@ class Picture:
         return re.sub(r"[^\w.-]", "_", f"{self.method}_{self.rank}") + ".png"
 
 
-def find_images(images: str | Path | None, dataset: str | Path | None, ref: str | Path) -> Images:
-    """Where the scans are: the folder given, else as ``dataset.json`` lists them, else beside the references.
+def find_images(images: str | Path | None, dataset: str | Path | None, ref: str | Path | None) -> Images:
+    """Find the scans: in the folder given, else as ``dataset.json`` lists them, else beside the references.
 
     Args:
         images: Folder of scans (``case.nii.gz`` or ``case_0000.nii.gz``), or ``None``.
@@ -71,10 +71,11 @@ def find_images(images: str | Path | None, dataset: str | Path | None, ref: str 
     modality = description.modality if description is not None else None
     if images is None and description is not None and description.pairs:
         listed = {volume_stem(pair.label): pair.image for pair in description.pairs}
+        listed |= {volume_stem(pair.image): pair.image for pair in description.pairs}  # the name of the scored case
         return Images({case: path for case, path in listed.items() if path.is_file()}, modality)
-    ref = Path(ref).resolve()
-    folder = Path(images) if images else ref.with_name(ref.name.replace("labels", "images", 1))
-    if not folder.is_dir() or folder.resolve() == ref:
+    beside = Path(ref).resolve() if ref is not None else None
+    folder = Path(images) if images else beside and beside.with_name(beside.name.replace("labels", "images", 1))
+    if folder is None or not folder.is_dir() or folder.resolve() == beside:
         return Images({}, modality)
     files = {volume_stem(path): path for path in sorted(folder.iterdir()) if has_volume_suffix(path)}
     first_channels = {name.removesuffix("_0000"): path for name, path in files.items() if name.endswith("_0000")}

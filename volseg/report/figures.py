@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.metrics.policy import ClassScores
+from volseg.metrics.table import HEADLINE, ClassScores, Metric
 from volseg.report.planes import CaseViews, View
 from volseg.report.tables import number_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 COLOURS = ("#ff6b6b", "#4dabf7", "#ffd43b", "#51cf66", "#cc5de8", "#ff922b", "#22d3c5", "#f783ac", "#a9e34b", "#91a7ff")
 BACKGROUND, _TEXT, _FAINT = "#101317", "#e9ecef", "#98a1ab"
@@ -41,19 +42,19 @@ def case_png(
         title: Line above the picture.
     """
     stream = io.BytesIO()
-    figure = _draw_case(views, classes, scores, modality=modality, title=title)
+    figure = draw_case(views, classes, scores, modality=modality, title=title)
     figure.savefig(stream, format="png", dpi=110, facecolor=BACKGROUND)
     return stream.getvalue()
 
 
-def _draw_case(
+def draw_case(
     views: CaseViews, classes: Classes, scores: Mapping[str, ClassScores], *, modality: str, title: str = ""
 ) -> Figure:
-    """The picture as a matplotlib figure that belongs to no window and no global state."""
+    """Draw one case as a matplotlib figure that belongs to no window and no global state; see :func:`case_png`."""
     from matplotlib.figure import Figure
 
     widths = [_HEIGHT_INCHES * view.aspect for view in views.planes]
-    table_width = 3.1
+    table_width = 4.2
     figure = Figure(figsize=(sum(widths) + table_width, _HEIGHT_INCHES + 0.5), facecolor=BACKGROUND)
     layout = figure.add_gridspec(
         1, 4, width_ratios=[*widths, table_width], left=0.01, right=0.99, bottom=0.02, top=0.88, wspace=0.04
@@ -104,20 +105,19 @@ def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, Cl
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(-_ROWS - 2.5, 0.5)
-    columns = (0.55, 0.82, 1.0)
-    for place, head in zip(columns, ("Dice", "HD95 mm", "NSD"), strict=True):
-        axes.text(place, 0, head, color=_FAINT, fontsize=9.5, ha="right", va="center")
+    right_edges = [1.0 - 0.2 * column for column in reversed(range(len(HEADLINE)))]
+    for edge, metric in zip(right_edges, HEADLINE, strict=True):
+        axes.text(edge, 0, metric.column_title, color=_FAINT, fontsize=9.5, ha="right", va="center")
     names = [name for name in colours if scores[name]["status"] != "both_empty"]
     shown = names if len(names) <= _ROWS else sorted(names, key=lambda name: scores[name]["dice"])[:_ROWS]
     for row, name in enumerate(shown, start=1):
-        found = scores[name]
-        text = name if len(name) <= 16 else name[:15] + "…"
         axes.plot([0.0, 0.035], [-row, -row], color=colours[name], linewidth=3, solid_capstyle="butt")
-        axes.text(0.055, -row, text, color=_TEXT, fontsize=10.5, va="center", parse_math=False)
-        hd95 = number_text(found["hd95"], 1) if found["status"] == "ok" else found["status"]
-        cells = (number_text(found["dice"]), hd95, number_text(found["nsd"]))
-        for place, cell in zip(columns, cells, strict=True):
-            axes.text(place, -row, cell, color=_TEXT, fontsize=10.5, ha="right", va="center")
+        cells = [
+            axes.text(edge, -row, _cell(metric, scores[name]), color=_TEXT, fontsize=10.5, ha="right", va="center")
+            for edge, metric in zip(right_edges, HEADLINE, strict=True)
+        ]
+        label = axes.text(0.055, -row, name, color=_TEXT, fontsize=10.5, va="center", parse_math=False)
+        _shorten(label, cells[0])
     rest = len(names) - len(shown)
     if rest:
         axes.text(0.0, -len(shown) - 1, f"and {rest} better classes", color=_FAINT, fontsize=9.5, va="center")
@@ -126,3 +126,20 @@ def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, Cl
     axes.text(0.1, bottom, "reference", color=_FAINT, fontsize=9.5, va="center")
     axes.plot([0.42, 0.5], [bottom, bottom], color=_TEXT, linewidth=1.0)
     axes.text(0.52, bottom, "prediction", color=_FAINT, fontsize=9.5, va="center")
+
+
+def _cell(metric: Metric, scores: ClassScores) -> str:
+    """A number; the status in place of the distance of a missed or spurious class."""
+    if metric.one_empty == "diagonal" and scores["status"] != "ok":
+        return str(scores["status"])
+    return number_text(scores[metric.name], metric.digits)
+
+
+def _shorten(label: Text, neighbour: Text) -> None:
+    """Cut a class name until it ends before the number to its right."""
+    name = label.get_text()
+    limit = neighbour.get_window_extent().x0 - 4  # pixels
+    for length in range(len(name) - 1, 0, -1):
+        if label.get_window_extent().x1 <= limit:
+            return
+        label.set_text(name[:length] + "…")

@@ -11,8 +11,9 @@ import numpy as np
 
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.io.atomic import atomic_file
+from volseg.metrics.table import HEADLINE, METRIC
 from volseg.report.examples import Images, Picture, example_pictures
-from volseg.report.plots import METHOD_COLOURS, METRIC_NAMES, difference_svg, distribution_svg
+from volseg.report.plots import METHOD_COLOURS, difference_svg, distribution_svg
 from volseg.report.tables import number_text, p_text
 
 _CLASS_COLUMNS = 8  # up to so many classes, the table of cases has a column for each
@@ -51,20 +52,22 @@ def render_report(evaluation: Evaluation, summary: Mapping[str, Any], pictures: 
 
     environment = Environment(loader=PackageLoader("volseg", "report"), autoescape=True, trim_blocks=True)
     environment.filters |= {"number": number_text, "p_value": p_text}
+    names = [metric.name for metric in HEADLINE]
     scored = any(result.scores for result in evaluation.results)
     return environment.get_template("report.html.j2").render(
         summary=summary,
         methods=evaluation.methods,
         classes=evaluation.classes,
         colours={m: METHOD_COLOURS[i % len(METHOD_COLOURS)] for i, m in enumerate(evaluation.methods)},
-        distributions=[Markup(distribution_svg(evaluation, m)) for m in METRIC_NAMES] if scored else [],
+        distributions=[Markup(distribution_svg(evaluation, m)) for m in names] if scored else [],
         differences=[
             Markup(difference_svg(evaluation, comparison))
             for comparison in summary["comparisons"]
-            if comparison["metric"] in METRIC_NAMES
+            if comparison["metric"] in names
         ],
-        comparisons=[c for c in summary["comparisons"] if c["metric"] in METRIC_NAMES],
-        metric_names=METRIC_NAMES,
+        comparisons=[c for c in summary["comparisons"] if c["metric"] in names],
+        headline=HEADLINE,
+        metric=METRIC,
         pictures=pictures,
         class_columns=evaluation.classes if len(evaluation.classes) <= _CLASS_COLUMNS else (),
         nan=math.nan,
@@ -83,14 +86,12 @@ def _row(result: CaseResult) -> dict[str, Any]:
     return {
         "method": result.method,
         "case": result.case,
-        "dice": _mean(result, "dice"),
-        "hd95": _mean(result, "hd95"),
-        "nsd": _mean(result, "nsd"),
+        "means": {metric.name: _mean(result, metric.name) for metric in HEADLINE},
         "classes": {name: float(scores["dice"]) for name, scores in result.scores.items()},
         "remark": "; ".join([*remarks, *result.notes]),
     }
 
 
 def _mean(result: CaseResult, metric: str) -> float:
-    values = np.array([scores[metric] for scores in result.scores.values()], dtype=np.float64)  # type: ignore[literal-required]
+    values = np.array([scores[metric] for scores in result.scores.values()], dtype=np.float64)
     return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else math.nan

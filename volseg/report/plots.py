@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.evaluation.results import Evaluation
+from volseg.metrics.table import METRIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 METHOD_COLOURS = ("#4c7df0", "#e8590c", "#2f9e44", "#ae3ec9", "#0c8599", "#e64980", "#f08c00", "#868e96")
-METRIC_NAMES = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
 _INK = "#010203"  # stands for the page's text colour
 _MANY_POINTS = 5000  # above this, boxes without dots: the file would grow, and nothing could be told apart
 Array = NDArray[np.float64]
@@ -38,11 +38,11 @@ def distribution_svg(evaluation: Evaluation, metric: str) -> str:
         if values.size * len(methods) <= _MANY_POINTS:
             _points(axes, values, ok, places, colour, marker="o")
         _points(axes, values, ~ok & ~np.isnan(values), places, colour, marker="x")
-    if metric == "hd95":
+    if not METRIC[metric].is_overlap:
         _distance_axis(axes, max(float(np.nanmax(np.nan_to_num(values))) for values in tables))
     else:
         axes.set_xlim(-0.02, 1.02)
-    _finish(axes, classes, METRIC_NAMES[metric])
+    _finish(axes, classes, METRIC[metric].axis_title)
     return _svg(figure, f"distribution-{metric}")
 
 
@@ -61,7 +61,7 @@ def difference_svg(evaluation: Evaluation, comparison: Mapping[str, Any]) -> str
         if paired["ci95"][0] is not None:
             axes.plot(paired["ci95"], [row, row], color=_INK, linewidth=1.6)
     better = "right" if comparison["higher_is_better"] else "left"
-    _finish(axes, evaluation.classes, f"{METRIC_NAMES[metric]}: {a} − {b}   ({a} better to the {better})")
+    _finish(axes, evaluation.classes, f"{METRIC[metric].axis_title}: {a} − {b}   ({a} better to the {better})")
     return _svg(figure, f"difference-{a}-{b}-{metric}")
 
 

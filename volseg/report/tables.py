@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.evaluation.results import METRICS, Evaluation
+from volseg.evaluation.results import Evaluation
 from volseg.io.atomic import atomic_file
+from volseg.metrics.table import HEADLINE, METRIC
 
-COLUMNS = ("method", "case", "class", "status", *METRICS, "pred_voxels", "ref_voxels", "missing", "error")
+COLUMNS = ("method", "case", "class", "status", *METRIC, "pred_voxels", "ref_voxels", "missing", "error")
 
 
 def csv_text(evaluation: Evaluation) -> str:
@@ -23,10 +24,10 @@ def csv_text(evaluation: Evaluation) -> str:
     writer.writerow(COLUMNS)
     for result in evaluation.results:
         if result.error is not None:
-            blank = [""] * (len(METRICS) + 2)
+            blank = [""] * (len(METRIC) + 2)
             writer.writerow([result.method, result.case, "", "failed", *blank, int(result.missing), result.error])
         for name, scores in result.scores.items():
-            values = [_csv_number(float(scores[metric])) for metric in METRICS]  # type: ignore[literal-required]
+            values = [_csv_number(float(scores[metric])) for metric in METRIC]
             counts = [scores["pred_voxels"], scores["ref_voxels"]]
             writer.writerow(
                 [result.method, result.case, name, scores["status"], *values, *counts, int(result.missing), ""]
@@ -88,18 +89,14 @@ def p_text(value: float | None) -> str:
 
 
 def _method_table(name: str, method: Mapping[str, Any]) -> str:
-    header = ["class", "n", "Dice", "HD95 mm", "NSD", "missed", "spurious", "both empty"]
+    header = ["class", "n", *(metric.column_title for metric in HEADLINE), "missed", "spurious", "both empty"]
     rows = [header]
     for class_name, scores in method["classes"].items():
-        values = [
-            _with_interval(scores["dice"], 3),
-            _with_interval(scores["hd95"], 2),
-            _with_interval(scores["nsd"], 3),
-        ]
+        values = [_with_interval(scores[metric.name], metric.digits) for metric in HEADLINE]
         counts = [str(scores[f"n_{status}"]) for status in ("missed", "spurious", "both_empty")]
         rows.append([class_name, str(scores["dice"]["n"]), *values, *counts])
     headline = method["headline"]
-    values = [_with_interval(headline[metric], digits) for metric, digits in (("dice", 3), ("hd95", 2), ("nsd", 3))]
+    values = [_with_interval(headline[metric.name], metric.digits) for metric in HEADLINE]
     counts = [
         str(sum(scores[f"n_{status}"] for scores in method["classes"].values()))
         for status in ("missed", "spurious", "both_empty")
@@ -113,15 +110,15 @@ def _method_table(name: str, method: Mapping[str, Any]) -> str:
 def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
     rows = [["comparison", "metric", "class", "n", "difference", "p (Holm)", "wins", "ties", "losses"]]
     for entry in comparisons:
-        if entry["metric"] not in ("dice", "hd95", "nsd"):
+        metric = METRIC[entry["metric"]]
+        if not metric.headline:
             continue
-        digits = 2 if entry["metric"] == "hd95" else 3
         for name, paired in [*entry["classes"].items(), ("mean over classes", entry["mean_over_classes"])]:
             p = paired.get("holm_p", paired["wilcoxon_p"])
             counts = [str(paired[key]) for key in ("wins", "ties", "losses")]
-            difference = _with_interval({"mean": paired["mean_difference"], **paired}, digits)
+            difference = _with_interval({"mean": paired["mean_difference"], **paired}, metric.digits)
             pair = f"{entry['a']} − {entry['b']}"
-            rows.append([pair, entry["metric"], name, str(paired["n"]), difference, p_text(p), *counts])
+            rows.append([pair, metric.name, name, str(paired["n"]), difference, p_text(p), *counts])
     return aligned_table(rows)
 
 

@@ -1,4 +1,4 @@
-"""Validation on whole volumes: the masks that a user would get, scored on the scans' own grids."""
+"""Validation during training: whole volumes, predicted and scored on their own grids as after training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from volseg.training.experiment import Experiment
 
 
 def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.device, limit: int) -> dict[str, Any]:
-    """Predict and score the first ``limit`` held-out cases.
+    """Predict and score the first ``limit`` held-out cases; voxels of the ignore label do not count.
 
     Returns:
         ``val_dice`` and ``val_hd95`` (mm): means over cases, then over foreground classes; ``val_dice_by_class``;
@@ -30,7 +30,15 @@ def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.d
     for case in cases:
         assert case.label is not None
         mask, reference = predictor.predict(case.images), read_mask(case.label)
-        scores.append(case_scores(mask.labels, reference.labels, reference.grid.spacing_mm, labels))
+        scores.append(
+            case_scores(
+                mask.labels,
+                reference.labels,
+                reference.grid.spacing_mm,
+                labels,
+                ignore_label=plan.ignore_label,
+            )
+        )
     dice = {name: _mean([score[name]["dice"] for score in scores]) for name in labels}
     hd95 = [_mean([score[name]["hd95"] for score in scores]) for name in labels]
     return {
@@ -42,6 +50,6 @@ def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.d
 
 
 def _mean(values: list[float]) -> float:
-    """Mean of what is defined; a class that is absent in reference and prediction has no score."""
+    """Mean of the defined scores; a class that is absent in reference and prediction has none."""
     defined = [value for value in values if not math.isnan(value)]
     return fmean(defined) if defined else float("nan")
