@@ -1,4 +1,4 @@
-"""Where a network runs, and in which precision."""
+"""Devices that a network runs on, and their precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The named device, or the fastest there is.
+    """Return the named device; ``auto`` is the fastest available one.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device.
 
     Raises:
-        ConfigError: There is no such device here.
+        ConfigError: The device is not available.
     """
     if str(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -24,18 +27,18 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            "there is no such device here", found=name, expected="auto, cpu, cuda, cuda:1, mps", hint="use device cpu"
+            "the device is not available", found=name, expected="auto, cpu, cuda, cuda:1, mps", hint="use device cpu"
         ) from error
     return device
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the hardware computes in bf16: most GPUs, and CPUs with Intel's AMX. Emulated it is far slower."""
+    """Return whether the hardware computes in bf16: most GPUs, and CPUs with Intel's AMX. Emulation is far slower."""
     if device.type == "cpu":
         return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def prediction_dtype(device: torch.device) -> torch.dtype:
-    """Precision of prediction: bf16 on a GPU that has it; float32 on every CPU, so that all give the same mask."""
+    """Return the precision of prediction: bf16 on GPUs with native bf16; float32 on all CPUs, for identical masks."""
     return torch.bfloat16 if device.type != "cpu" and has_native_bf16(device) else torch.float32

@@ -1,4 +1,4 @@
-"""Optional libraries: imported when a setting asks for them, and named when they are missing."""
+"""Optional libraries, imported when a setting needs them; the error names the extra to install."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from volseg.errors import MissingExtraError
 
 
 def import_extra(module: str, extra: str, setting: str) -> ModuleType:
-    """Import a library that only an extra installs.
+    """Import a library that is installed by an extra.
 
     Args:
-        module: What to import, for example ``xformers.ops``.
-        extra: The extra of this package that installs it.
-        setting: The setting that asks for it, for example ``model.attention=xformers``.
+        module: Module to import, for example ``xformers.ops``.
+        extra: Extra of this package that installs it.
+        setting: Setting that needs it, for example ``model.attention=xformers``.
 
     Raises:
         MissingExtraError: It is not installed, or cannot be loaded here.

@@ -1,4 +1,4 @@
-"""Plans as the models see them, small enough for a test."""
+"""Plans with the fields that networks are built from, small enough for a test."""
 
 from __future__ import annotations
 

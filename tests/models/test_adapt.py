@@ -1,4 +1,4 @@
-"""Adaptation: what trains trains, what is frozen stays to the bit."""
+"""Adaptation: gradients reach what trains, and frozen weights stay bitwise identical."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_gradient_reaches_every_trainable_parameter_and_no_frozen_one(build: Bui
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_step_moves_what_trains_and_leaves_the_rest_to_the_bit(build: Build, mode: str) -> None:
+def test_a_step_moves_what_trains_and_changes_nothing_else(build: Build, mode: str) -> None:
     model = build(mode, lora_mlp=True).train()
     fill_zero_weights(model)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -157,18 +157,18 @@ def test_a_layer_decay_out_of_range_is_refused(decay: float) -> None:
         TrainConfig(layer_decay=decay)
 
 
-def rates(model: nn.Module, **settings: float) -> dict[str, tuple[float, float]]:
+def learning_rates(model: nn.Module, **settings: float) -> dict[str, tuple[float, float]]:
     """Parameter name -> learning rate and weight decay."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, lr=1.0, weight_decay=0.5, **settings)
-    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert len(found) == sum(len(group["params"]) for group in groups)
-    assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return found
+    rates = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in groups)
+    assert rates.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return rates
 
 
 def test_each_layer_of_a_pretrained_encoder_learns_slower_than_the_one_above(build: Build, tmp_path: Path) -> None:
-    found = rates(pretrained(build, "full", tmp_path), encoder_lr_scale=0.1, layer_decay=0.5)
+    rates = learning_rates(pretrained(build, "full", tmp_path), encoder_lr_scale=0.1, layer_decay=0.5)
     expected = {
         "encoder.vit.norm.weight": (0.1, 0.0),
         "encoder.vit.blocks.1.attn.qkv.weight": (0.05, 0.5),
@@ -180,23 +180,23 @@ def test_each_layer_of_a_pretrained_encoder_learns_slower_than_the_one_above(bui
         "aggregator.query.weight": (1.0, 0.5),
     }
     for name, (lr, decay) in expected.items():
-        assert found[name] == (pytest.approx(lr), decay), name
-    assert {lr for name, (lr, _) in found.items() if not name.startswith("encoder.")} == {1.0}
+        assert rates[name] == (pytest.approx(lr), decay), name
+    assert {lr for name, (lr, _) in rates.items() if not name.startswith("encoder.")} == {1.0}
 
 
 def test_the_layer_is_read_as_a_number(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CATALOGUE, "dinov2_s14", small_entry(width=32, depth=12, heads=2, grid=5))
-    found = rates(pretrained(build, "full", tmp_path), layer_decay=0.5)
-    lr = [found[f"encoder.vit.blocks.{index}.norm1.weight"][0] for index in range(12)]
+    rates = learning_rates(pretrained(build, "full", tmp_path), layer_decay=0.5)
+    lr = [rates[f"encoder.vit.blocks.{index}.norm1.weight"][0] for index in range(12)]
     assert lr == pytest.approx([0.5 ** (12 - index) for index in range(12)])
 
 
-def test_what_starts_anew_learns_at_the_full_rate(build: Build, tmp_path: Path) -> None:
+def test_random_weights_learn_at_the_full_rate(build: Build, tmp_path: Path) -> None:
     settings = {"encoder_lr_scale": 0.1, "layer_decay": 0.5}
-    assert {lr for lr, _ in rates(build("full"), **settings).values()} == {1.0}
-    lora = rates(pretrained(build, "lora", tmp_path), **settings)
+    assert {lr for lr, _ in learning_rates(build("full"), **settings).values()} == {1.0}
+    lora = learning_rates(pretrained(build, "lora", tmp_path), **settings)
     assert {value for name, value in lora.items() if name.startswith("encoder.")} == {(1.0, 0.5)}
-    bitfit = rates(pretrained(build, "bitfit", tmp_path), **settings)
+    bitfit = learning_rates(pretrained(build, "bitfit", tmp_path), **settings)
     assert bitfit["encoder.vit.norm.bias"] == (pytest.approx(0.1), 0.0)
     assert bitfit["encoder.vit.patch_embed.proj.bias"] == (pytest.approx(0.0125), 0.0)
     assert {decay for name, (_, decay) in bitfit.items() if name.startswith("encoder.")} == {0.0}

@@ -107,7 +107,7 @@ def test_positions_are_millimetres(stack: object, slices: int, spacing_mm: float
 
 
 def test_it_starts_looking_near() -> None:
-    """Equal tokens: attention falls off with the distance in mm, whatever the content."""
+    """Equal tokens: attention decreases with the distance in mm."""
     module = DepthAttention(SPEC, 2)
     positions = 5.0 * torch.arange(20.0)[None]
     rotated = module.rotate(module.query_norm.bias.detach().expand(1, 1, 20, 16), positions)[0, 0]

@@ -1,4 +1,4 @@
-"""Attention kernels: the same numbers, the right layout, and a clear word where one cannot run."""
+"""Attention kernels: equal numbers, their layouts, and a clear error where one cannot run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tokens(*, heads: int = 3, count: int = 5, size: int = 8, seed: int = 0) -> l
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a module in the place of ``xformers.ops``, with a kernel of our own."""
+    """Replace ``xformers.ops`` by a module with another kernel."""
 
     def put(kernel: Callable[..., torch.Tensor]) -> None:
         module = ModuleType("xformers.ops")
@@ -50,7 +50,7 @@ def cuda_only(query: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
     raise NotImplementedError(f"no operator for {query.device}")
 
 
-def test_math_equals_attention_written_as_a_loop() -> None:
+def test_the_reference_equals_attention_written_as_a_loop() -> None:
     query, key, value = (x.detach() for x in tokens())
     expected = torch.zeros_like(value)
     for b, head, i in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(5)).tolist():
@@ -163,16 +163,16 @@ def test_training_stops_before_it_starts_where_the_kernel_refuses(install: Insta
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
 def test_training_tries_the_kernel_in_its_own_precision(install: Install, precision: str, dtype: torch.dtype) -> None:
-    seen = []
+    dtypes = []
 
     def kernel(*inputs: torch.Tensor) -> torch.Tensor:
-        seen.append(inputs[0].dtype)
+        dtypes.append(inputs[0].dtype)
         return heads_third(*inputs)
 
     install(kernel)
     model = ModelConfig(**TINY, attention="xformers")
     TrainingState(Config(device="cpu", precision=precision, model=model, train=TrainConfig(max_steps=1)), StubPlan())
-    assert seen == [dtype]
+    assert dtypes == [dtype]
 
 
 def test_a_kernel_without_a_backward_pass_is_refused(install: Install) -> None:

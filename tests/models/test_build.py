@@ -91,7 +91,7 @@ def test_what_two_networks_share_starts_with_the_same_weights(change: dict[str, 
 
 @torch.no_grad()
 def test_a_network_starts_as_its_control() -> None:
-    """The tokens' way into the decoder opens from zero, so whatever the encoder changes, it has learned to."""
+    """The projections of the tokens start at zero, so every effect of the encoder is learned."""
     outputs, image = [], torch.randn(1, 1, 10, 32, 32)
     for config in (CONFIG, replace(CONFIG, encoder="identity")):
         torch.manual_seed(5)

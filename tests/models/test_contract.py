@@ -1,7 +1,7 @@
 """One contract for every encoder x aggregator x decoder x adaptation, and for the baseline (STYLE 10).
 
-The choices come from the schema, so a new one joins by itself. Encoders that differ in numbers only are the same once
-their numbers are made small; one of them stands for all.
+The choices come from schema and catalogue, so new ones are included. Encoders that differ in numbers only become equal
+when their numbers are made small, and are tested once.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def test_training_reaches_every_trainable_parameter_and_no_frozen_one(
     fill_zero_weights(model.train())
     for module in model.modules():
         if isinstance(module, DropPath):
-            module.rate = 0.0  # a dropped branch has no gradient by chance
+            module.rate = 0.0  # a dropped branch has no gradient
     logits = model(image(plan, model, batch=2))
     strides = [(1, 1, 1), *model.deep_strides]
     expected = [tuple(-(-n // s) for n, s in zip(plan.patch_size, stride, strict=True)) for stride in strides]
@@ -138,7 +138,7 @@ def test_any_size_one_by_one_or_in_a_batch(model: nn.Module, config: ModelConfig
     assert [tuple(tap.shape[2:]) for tap in taps] == [tokens] * expected
 
 
-def test_save_and_load_is_bit_equal_and_evaluation_deterministic(
+def test_save_and_load_is_bitwise_identical_and_evaluation_deterministic(
     model: nn.Module, config: ModelConfig, plan: StubPlan
 ) -> None:
     torch.manual_seed(5)

@@ -42,10 +42,10 @@ def test_exact_channels_last(shape: tuple[int, ...], mean: float, tolerance: flo
 def test_gradients(shape: tuple[int, ...], mean: float) -> None:
     layer, x = norm(shape[1]), volume(shape, mean).requires_grad_()
     direction = torch.randn(shape)
-    found = torch.autograd.grad((layer(x) * direction).sum(), [x, layer.weight, layer.bias])
-    wanted = torch.autograd.grad((exact(layer, x) * direction).sum(), [x, layer.weight, layer.bias])
-    for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    ours = torch.autograd.grad((layer(x) * direction).sum(), [x, layer.weight, layer.bias])
+    theirs = torch.autograd.grad((exact(layer, x) * direction).sum(), [x, layer.weight, layer.bias])
+    for gradient, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("mean", [0.5, 30.0])
@@ -55,12 +55,12 @@ def test_bf16_is_exact_but_for_its_own_rounding(mean: float) -> None:
     result = layer(x)
     assert result.is_contiguous(memory_format=torch.channels_last_3d)
     assert torch.equal(layer(x[1:]), result[1:])
-    found = torch.autograd.grad((result * direction).sum(), [x, layer.weight, layer.bias])
-    assert found[0].is_contiguous(memory_format=torch.channels_last_3d)
-    wanted = torch.autograd.grad((exact(layer, x) * direction).sum(), [x, layer.weight, layer.bias])
+    ours = torch.autograd.grad((result * direction).sum(), [x, layer.weight, layer.bias])
+    assert ours[0].is_contiguous(memory_format=torch.channels_last_3d)
+    theirs = torch.autograd.grad((exact(layer, x) * direction).sum(), [x, layer.weight, layer.bias])
     rounding = 2**-8  # of a value that bf16 rounds once
-    for ours, theirs in zip((result, *found), (exact(layer, x), *wanted), strict=True):
-        error = (ours - theirs).abs().max() / theirs.abs().max()
+    for value, expected in zip((result, *ours), (exact(layer, x), *theirs), strict=True):
+        error = (value - expected).abs().max() / expected.abs().max()
         assert error <= rounding
 
 

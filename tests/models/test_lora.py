@@ -54,7 +54,7 @@ def test_the_layer_is_the_formula() -> None:
 
 @pytest.mark.parametrize("entry", [MLP, SWIGLU])
 @pytest.mark.parametrize("mlp", [False, True])
-def test_the_start_is_the_given_network_to_the_bit(entry: EncoderEntry, mlp: bool) -> None:
+def test_the_initial_network_is_bitwise_identical(entry: EncoderEntry, mlp: bool) -> None:
     start = adapted(entry, noise=False, mlp=mlp, dropout=0.5)
     for model in (start.eval(), start.train()):
         assert torch.equal(model(images()), vit(entry)(images()))
@@ -69,10 +69,10 @@ def test_the_start_is_the_given_network_to_the_bit(entry: EncoderEntry, mlp: boo
         (SWIGLU, True, ["attn.qkv", "attn.proj", "mlp.w12", "mlp.w3"]),
     ],
 )
-def test_the_layers_it_joins(entry: EncoderEntry, mlp: bool, layers: list[str]) -> None:
+def test_the_adapted_layers(entry: EncoderEntry, mlp: bool, layers: list[str]) -> None:
     model = adapted(entry, mlp=mlp)
-    found = [name for name, module in model.named_modules() if isinstance(module, LoraLinear)]
-    assert found == [f"blocks.{block}.{layer}" for block in range(2) for layer in layers]
+    names = [name for name, module in model.named_modules() if isinstance(module, LoraLinear)]
+    assert names == [f"blocks.{block}.{layer}" for block in range(2) for layer in layers]
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {name for name, _ in model.named_parameters() if is_lora(name)}
     if not mlp:

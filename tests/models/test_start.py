@@ -150,7 +150,7 @@ def test_encoder_weights_without_an_encoder_are_refused(tmp_path: Path) -> None:
 def test_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert weight_file(CONFIG) is None
     assert weight_file(replace(CONFIG, encoder="identity", weights=None)) is None
-    with pytest.raises(ConfigError, match="weights are not given"):
+    with pytest.raises(ConfigError, match="is not set for the encoder"):
         weight_file(replace(CONFIG, weights=None))
     with pytest.raises(ModelFileError, match="does not exist"):
         weight_file(replace(CONFIG, weights=str(tmp_path / "none.pth")))

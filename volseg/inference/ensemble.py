@@ -60,15 +60,15 @@ def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
     first = networks[0].plan
     for network, path in zip(networks[1:], paths[1:], strict=True):
         plan = network.plan
-        for name, found, expected in (
+        for name, value, expected in (
             ("labels", plan.labels, first.labels),
             ("channels", plan.channels, first.channels),
         ):
-            if found != expected:
+            if value != expected:
                 raise ConfigError(
                     f"the models of an ensemble have other {name}",
                     file=path,
-                    found=found,
+                    found=value,
                     expected=f"{expected}, as in {paths[0]}",
                 )
 

@@ -13,7 +13,7 @@ def read_torch_file(path: Path, problem: str, hint: str) -> Any:
 
     Args:
         path: The file.
-        problem: What the error says first, for example "the checkpoint cannot be read".
+        problem: First line of the error, for example "the checkpoint cannot be read".
         hint: How to fix it.
 
     Raises:

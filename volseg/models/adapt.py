@@ -9,7 +9,7 @@ from volseg.models.lora import add_lora
 
 
 def adapt(encoder: SliceEncoder, model: ModelConfig) -> None:
-    """Prepare an encoder that has its weights, in place, for one kind of adaptation (``model.adaptation``).
+    """Prepare an encoder with its initial weights, in place, for an adaptation (``model.adaptation``).
 
     - ``frozen`` and ``linear`` train nothing: no gradients and no graph, and evaluation mode even after
       ``model.train()`` (so no stochastic depth). ``linear`` is the linear probe, which also needs its decoder and

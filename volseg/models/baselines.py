@@ -34,11 +34,11 @@ def unet_topology(spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tup
         if not large:
             break
         finest = min(spacing[axis] for axis in large)
-        chosen = [axis for axis in large if spacing[axis] / finest < 2]
-        if len(chosen) == 1 and size[chosen[0]] < 3 * MIN_FEATURE_MAP:
+        halved = [axis for axis in large if spacing[axis] / finest < 2]
+        if len(halved) == 1 and size[halved[0]] < 3 * MIN_FEATURE_MAP:
             break
         kernel = [3 if kernel[axis] == 3 or spacing[axis] / min(spacing) < 2 else 1 for axis in range(3)]
-        step = [2 if axis in chosen else 1 for axis in range(3)]
+        step = [2 if axis in halved else 1 for axis in range(3)]
         spacing = [value * factor for value, factor in zip(spacing, step, strict=True)]
         size = [-(-value // factor) for value, factor in zip(size, step, strict=True)]
         strides.append((step[0], step[1], step[2]))

@@ -1,7 +1,7 @@
-"""What is computed differently on different devices: layers that pick the fastest exact kernel for theirs.
+"""Device-specific code of the networks: layers that choose the fastest exact kernel of their device.
 
-Each layer has the parameters and results of the torch layer that it replaces, so that the network's files need not know
-about devices.
+Each layer has the parameters and the results of the torch layer that it replaces, so that no other file of the networks
+depends on the device.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SHORT = 64
 
 
 def prefers_matrix_attention(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether two matrix products are faster than torch's fused attention: short sequences in bf16 on a CPU.
+    """Return whether two matrix products are faster than torch's fused attention: short sequences in bf16 on a CPU.
 
-    There the fused kernel takes ten times as long for the backward pass.
+    The backward pass of the fused kernel takes ten times as long there.
 
     Args:
         query: ``(B, heads, N, E)``.
@@ -34,8 +34,8 @@ def prefers_matrix_attention(query: torch.Tensor, key: torch.Tensor) -> bool:
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
     """Return ``(B, C, D, H, W)`` with the channels of a voxel side by side; every later layer keeps the format.
 
-    On a CPU convolutions are faster so, and the sums of `InstanceNorm` are matrix products. (`contiguous` would leave a
-    single channel's strides as they are.)
+    On a CPU, convolutions in this format are faster, and the sums of `InstanceNorm` are matrix products. (`contiguous`
+    would not change the strides of a single channel.)
     """
     return x.to(memory_format=torch.channels_last_3d)
 
@@ -43,8 +43,8 @@ def to_channels_last(x: torch.Tensor) -> torch.Tensor:
 class PatchConv(nn.Conv2d):
     """Convolution of patches that do not overlap.
 
-    It is one matrix product, and in bf16 a CPU computes it so: its convolution takes many times as long for the
-    backward pass. In float32 both take the same time, and the convolution rounds as other implementations do.
+    It is one matrix product, and computed as such in bf16 on a CPU, where the backward pass of the convolution takes
+    many times as long. In float32 both take the same time, and the convolution rounds as other implementations do.
     """
 
     def __init__(self, in_channels: int, width: int, patch: int) -> None:
@@ -88,7 +88,7 @@ class Conv3d(nn.Conv3d):
 class InstanceNorm(nn.GroupNorm):
     """Instance norm with learned scale and offset, as group norm with one channel per group.
 
-    The same numbers as `torch.nn.InstanceNorm3d`; a map of one voxel gives the offset instead of an error.
+    The same numbers as `torch.nn.InstanceNorm3d`; a map of one voxel becomes the offset instead of an error.
 
     In float32 and channels last, torch's group norm on the CPU computes the variance as a difference of two long sums:
     it is 1e-3 off on a window of 32x128x128 voxels, and a tenth where the mean is thirty times the deviation, as in a

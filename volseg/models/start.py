@@ -34,7 +34,7 @@ def weight_file(model: ModelConfig) -> Path | None:
     """
     if model.weights is None and model.encoder != "identity" and model.baseline is None:
         raise ConfigError(
-            "the encoder's weights are not given",
+            "model.weights is not set for the encoder",
             expected="the path of an encoder weight file or a volseg model file, official, or random",
             hint="set model.weights=official or FILE, or model.weights=random to train from scratch",
         )
@@ -76,7 +76,7 @@ def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
         _load_network(network, path, _class_names(metadata, path), plan.class_names)
     elif network.encoder is None:
         raise ConfigError(
-            "encoder weights are given, but the network has no encoder",
+            "model.weights is an encoder's weight file, but the network has no encoder",
             file=path,
             hint="set model.weights=random beside model.encoder=identity",
         )
@@ -90,7 +90,7 @@ def _load_network(network: Segmenter, path: Path, classes: tuple[str, ...], own_
     heads = [key for key in own if HEAD.match(key)]
     if classes != own_classes:
         state = {key: value for key, value in state.items() if not HEAD.match(key)} | {key: own[key] for key in heads}
-    hint = "start with the model settings and the plan of that model, or give encoder weights"
+    hint = "use the model settings and the plan of that model, or set model.weights to encoder weights"
     check_fit(state, own, path, "the model does not fit the network", hint)
     network.load_state_dict(state, strict=True)
     logger.info("all weights from %s", path)

@@ -23,7 +23,7 @@ from volseg.inference.ensemble import Network
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
 from volseg.inference.restore import Member, restore_mask
-from volseg.inference.sliding import memory as schedule_module
+from volseg.inference.sliding import memory
 from volseg.inference.sliding.columns import Flips
 from volseg.inference.sliding.memory import Schedule, choose_schedule
 from volseg.inference.sliding.slabs import ArraySlabs, ScanSlabs
@@ -158,17 +158,17 @@ def test_tokens_that_do_not_fit_are_encoded_again(make_plan: MakePlan, build: Bu
     assert 1 < tight.encodings(layout) <= 1.3
 
 
-def test_without_a_bound_what_is_needed_is_taken(
+def test_without_a_limit_more_than_the_default_is_allowed(
     make_plan: MakePlan, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The default suffices for most scans; where it does not, nobody asked for a refusal."""
+    """The default limit is enough for most scans; beyond it a prediction is not refused."""
     plan = make_plan()
     model, layout, flips = build(plan), Layout.of((80, 200, 200), plan.patch_size), Flips.along(())
     assert choose_schedule([model], plan, layout, flips, 40_000, None) == Schedule(windows=1)
-    monkeypatch.setattr(schedule_module, "DEFAULT_BYTES", 1000)
+    monkeypatch.setattr(memory, "DEFAULT_BYTES", 1000)
     with caplog.at_level("INFO"):
-        thrifty = choose_schedule([model], plan, layout, flips, 40_000, None)
-    assert not thrifty.keep_tokens
+        smallest = choose_schedule([model], plan, layout, flips, 40_000, None)
+    assert not smallest.keep_tokens
     assert "prediction needs about 0.0 GB" in caplog.text
 
 
@@ -230,14 +230,14 @@ def test_probabilities_and_uncertainty(make_plan: MakePlan, build: Build, tmp_pa
     data = np.zeros((20, 18, 14), np.float32)
     data[3:, 2:-1, 1:] = np.random.default_rng(0).normal(0, 1, (17, 15, 13))
     affine = np.diag([1.5, -2.0, 2.0, 1.0])
-    found = predictor.segment(
+    result = predictor.segment(
         predictor.read(data, affine), probabilities=tmp_path / "p.npy", uncertainty=tmp_path / "u.nii.gz"
     )
     probabilities = np.load(tmp_path / "p.npy")
     assert probabilities.dtype == np.float16
     assert probabilities.shape == (4, *data.shape)
     np.testing.assert_allclose(probabilities.astype(np.float32).sum(axis=0), 1, atol=2e-3)
-    assert (np.array(plan.label_values)[probabilities.argmax(axis=0)] == found.mask.labels).mean() > 0.98
+    assert (np.array(plan.label_values)[probabilities.argmax(axis=0)] == result.mask.labels).mean() > 0.98
     assert (probabilities[0, :3] == 1).all()
     image = nibabel.load(tmp_path / "u.nii.gz")
     entropy = np.asanyarray(image.dataobj)
@@ -256,9 +256,9 @@ def test_slices_of_probabilities_lie_close_together(
     plan = make_plan(slice_axis=slice_axis)
     predictor = Predictor.from_model(build(plan), plan, device="cpu")
     data = np.random.default_rng(0).normal(0, 1, (16, 17, 18)).astype(np.float32)
-    found = predictor.segment(scan_of(data, 2.0)[0], probabilities=tmp_path / "p.npy")
+    result = predictor.segment(scan_of(data, 2.0)[0], probabilities=tmp_path / "p.npy")
     probabilities = np.load(tmp_path / "p.npy")
-    assert (np.array(plan.label_values)[probabilities.argmax(axis=0)] == found.mask.labels).mean() > 0.98
+    assert (np.array(plan.label_values)[probabilities.argmax(axis=0)] == result.mask.labels).mean() > 0.98
     axis = {"S": 3, "R": 1}[slice_axis]
     others = [stride for number, stride in enumerate(probabilities.strides) if number not in (0, axis)]
     assert probabilities.strides[axis] > max(others)
@@ -283,7 +283,7 @@ def test_a_full_disk_is_an_error_before_anything_is_mapped(
     assert [path.name for path in tmp_path.iterdir()] == ([] if full else ["p.npy"])
 
 
-def test_windows_of_air_are_left_out(make_plan: MakePlan, build: Build) -> None:
+def test_windows_of_air_are_skipped(make_plan: MakePlan, build: Build) -> None:
     """The right half of the scan is air: its windows are skipped and become background; the rest stays the same."""
     plan = make_plan(air_below=-500.0, mirror_axes=(0, 2))
     model = build(plan)
@@ -299,7 +299,7 @@ def test_windows_of_air_are_left_out(make_plan: MakePlan, build: Build) -> None:
     assert some.counts["encodings_per_slice"] < 0.6
 
 
-def test_air_is_judged_by_all_that_a_window_sees(make_plan: MakePlan) -> None:
+def test_air_is_decided_by_the_whole_input_of_a_window(make_plan: MakePlan) -> None:
     """Resampling and neighbouring slices reach beyond the window's own voxels."""
     plan = make_plan(spacing_mm=(3.0, 3.0, 3.0))
     data = np.full((1, 40, 40, 40), -1000, np.int16)

@@ -1,4 +1,4 @@
-"""The engine against the straightforward way: every window through the whole network."""
+"""Sliding-window inference against an oracle that runs the whole network on every window."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def noise(shape: tuple[int, int, int], channels: int = 1) -> NDArray[np.float32]
 
 
 @torch.inference_mode()
-def straightforward(model: nn.Module, image: NDArray[np.float32], plan: Plan, axes: tuple[int, ...] = ()) -> Tensor:
-    """Flip each window in every way, push it through the network, flip back, average; blend."""
+def whole_windows(model: nn.Module, image: NDArray[np.float32], plan: Plan, axes: tuple[int, ...] = ()) -> Tensor:
+    """Run the network on every flip of each window, flip back, average, and blend."""
     halo = model.halo
     assert isinstance(halo, int)
     padded, before = pad_to_size(image, plan.patch_size)
@@ -56,7 +56,7 @@ def test_equals_whole_windows(shape: Any, adjacent: int, make_plan: MakePlan, bu
     image = noise(shape)
     torch.testing.assert_close(
         predict_logits(model, image, plan, schedule=Schedule(chunk=3)),
-        straightforward(model, image, plan),
+        whole_windows(model, image, plan),
         atol=1e-5,
         rtol=0,
     )
@@ -68,7 +68,7 @@ def test_mirroring_equals_whole_windows(axes: tuple[int, ...], make_plan: MakePl
     model = build(plan)
     image = noise((6, 18, 16), channels=2)
     mirrored = predict_logits(model, image, plan, tta_axes=axes)
-    torch.testing.assert_close(mirrored, straightforward(model, image, plan, axes), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mirrored, whole_windows(model, image, plan, axes), atol=1e-5, rtol=0)
     assert (mirrored - predict_logits(model, image, plan)).abs().max() > 1e-3
 
 
@@ -79,7 +79,7 @@ def test_networks_without_tokens(settings: dict[str, str], make_plan: MakePlan, 
     plan = make_plan(patch_size=(8, 16, 16))
     model = build(plan, **settings)
     image = noise((10, 16, 20))
-    expected = straightforward(model, image, plan, (0, 1))
+    expected = whole_windows(model, image, plan, (0, 1))
     torch.testing.assert_close(predict_logits(model, image, plan, tta_axes=(0, 1)), expected, atol=1e-5, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""The official weights: addresses; fetching, going on and failing, against a server on this machine."""
+"""Official weights: addresses; download, resume and failure, against a server on this machine."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         assert isinstance(server, WeightServer)
-        asked = self.headers["Range"]
-        server.requests.append((self.path, asked))
+        span = self.headers["Range"]
+        server.requests.append((self.path, span))
         if not self.path.endswith(f"/dinov2_vitb14/{NAME}"):
             self.send_error(404)
             return
-        first = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.mode != "plain" else 0
+        first = int(span.removeprefix("bytes=").rstrip("-")) if span and server.mode != "plain" else 0
         if first >= len(CONTENT):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
@@ -73,7 +73,7 @@ def point_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightServer]:
-    """A server in the place of the official one, and an empty home."""
+    """A server instead of the official one, and an empty home folder."""
     monkeypatch.setattr(download.Path, "home", lambda: tmp_path)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with WeightServer() as made:
@@ -132,7 +132,7 @@ def test_a_terminal_shows_a_bar(
     assert f"{NAME}:   0%" in capsys.readouterr().err
 
 
-def test_a_cut_download_says_so_and_the_next_one_goes_on(server: WeightServer, target: Path) -> None:
+def test_a_cut_download_is_an_error_and_the_next_one_resumes(server: WeightServer, target: Path) -> None:
     server.mode = "cut"
     with pytest.raises(ModelFileError, match=r"3000 bytes arrived, the file has 10240") as error:
         official_file("dinov2_b14_reg")
@@ -141,10 +141,10 @@ def test_a_cut_download_says_so_and_the_next_one_goes_on(server: WeightServer, t
     server.mode = "ranges"
     official_file("dinov2_b14_reg")
     assert target.read_bytes() == CONTENT
-    assert [asked for _, asked in server.requests] == [None, "bytes=3000-"]
+    assert [span for _, span in server.requests] == [None, "bytes=3000-"]
 
 
-def test_a_server_that_cannot_go_on_starts_over(server: WeightServer, target: Path) -> None:
+def test_a_server_that_cannot_resume_starts_over(server: WeightServer, target: Path) -> None:
     part_of(target, b"something else")
     server.mode = "plain"
     official_file("dinov2_b14_reg")
@@ -177,8 +177,8 @@ def test_a_web_page_is_not_taken_for_weights(server: WeightServer, target: Path)
 
 def test_two_at_a_time_fetch_once(server: WeightServer, target: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(official_file, ["dinov2_b14_reg"] * 2))
-    assert found == [target, target]
+        paths = list(pool.map(official_file, ["dinov2_b14_reg"] * 2))
+    assert paths == [target, target]
     assert target.read_bytes() == CONTENT
     assert len(server.requests) == 1
 
@@ -188,7 +188,7 @@ def test_without_a_network_it_says_what_to_put_where(
 ) -> None:
     monkeypatch.setattr(download.Path, "home", lambda: tmp_path)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.socket() as closed:  # a port that nobody listens on
+    with socket.socket() as closed:  # a port without a listener
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/dinov2_vitb14/{NAME}"
         point_to(closed.getsockname()[1], monkeypatch)

@@ -30,10 +30,10 @@ def official_state(entry: EncoderEntry) -> dict[str, torch.Tensor]:
     return {key: torch.randn_like(value) for key, value in DinoV2(entry).state_dict().items()}
 
 
-def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_equal(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert state.keys() == expected.keys()
     for key, value in expected.items():
-        assert torch.equal(found[key], value), key
+        assert torch.equal(state[key], value), key
 
 
 @pytest.mark.parametrize("prefixed", [False, True], ids=["bare", "prefixed"])

@@ -26,11 +26,11 @@ from volseg.models.encoders.layers import Block, PatchEmbed
 class DinoV2(ImageEncoder):
     """A DINOv2 vision transformer.
 
-    With registers the position embedding is resized to the exact size with antialiasing, without them by a scale with
-    an offset of 0.1, as each family was trained.
+    The models with registers resize the position embedding to the exact size with antialiasing, the models without by a
+    scale with an offset of 0.1; both as trained.
 
     Args:
-        entry: Its numbers.
+        entry: Its catalogue entry.
         in_channels: Image channels.
         attend: Attention kernel.
         drop_path: Stochastic-depth rate of the last block; it rises linearly from 0.
@@ -87,13 +87,13 @@ class DinoV2(ImageEncoder):
         return official_names(state)
 
     def position(self, height: int, width: int) -> torch.Tensor:
-        """Position embedding of a ``height`` x ``width`` token grid, class position first: ``(1, 1 + h * w, E)``.
+        """Return the position embedding of a token grid, class position first: ``(1, 1 + height * width, E)``.
 
-        Kept from call to call while no gradient is asked for and the parameter does not change. Changes through
-        ``pos_embed.data`` are not noticed, as autograd does not notice them; copy under ``torch.no_grad`` instead.
+        Without gradients the result is cached until the parameter changes. Like autograd, the cache does not detect
+        changes through ``pos_embed.data``; copy under ``torch.no_grad`` instead.
         """
-        learns = torch.is_grad_enabled() and self.pos_embed.requires_grad
-        if learns or self.pos_embed.is_inference():  # which counts no changes
+        trains = torch.is_grad_enabled() and self.pos_embed.requires_grad
+        if trains or self.pos_embed.is_inference():  # inference tensors have no version counter
             return resize_position(self.pos_embed, height, width, exact=self.register_tokens is not None)
         parameter = self.pos_embed
         state = (height, width, parameter.device, parameter.dtype, parameter.data_ptr(), parameter._version)
@@ -103,7 +103,7 @@ class DinoV2(ImageEncoder):
         return self._resized_position[1]
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Tokens that enter the first block: class, registers, patches ``(B, 1 + R + h * w, E)``."""
+        """Return the input of the first block: class, register and patch tokens ``(B, 1 + R + h * w, E)``."""
         height, width = (side // self.patch for side in images.shape[-2:])
         patches = self.patch_embed(images)  # (B, h * w, E)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
@@ -137,11 +137,11 @@ class DinoV2(ImageEncoder):
         return taps
 
     def patch_tokens(self, images: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W)`` -> ``(B, h * w, E)``: last block, normalised, no class or register tokens."""
+        """Return the patch tokens after the last block and the final norm: ``(B, C, H, W)`` -> ``(B, h * w, E)``."""
         return self.taps(images, [len(self.blocks) - 1])[0]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The same as `patch_tokens`."""
+        """Return `patch_tokens`."""
         return self.patch_tokens(images)
 
 
@@ -152,8 +152,8 @@ def resize_position(pos_embed: torch.Tensor, height: int, width: int, *, exact: 
         pos_embed: ``(1, 1 + M * M, E)``, class position first.
         height: Token rows.
         width: Token columns.
-        exact: The rule of the register models (to the exact size, antialiased) instead of the base models' (scale
-            factor ``(size + 0.1) / M``, which shifts the samples slightly; not antialiased).
+        exact: Rule of the models with registers (exact size, antialiased) instead of those without (scale factor
+            ``(size + 0.1) / M``, which shifts the samples slightly; not antialiased).
 
     Returns:
         ``(1, 1 + height * width, E)`` in the dtype of ``pos_embed``; the interpolation runs in float32.

@@ -30,7 +30,7 @@ def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -
     state, name = encoder.vit.official_state(read_weights(path)), encoder.vit.input_weight
     if name in state and state[name].shape[1:2] == (3,):
         state[name] = inflate_patch_embedding(state[name], image_channels, encoder.adjacent_slices)
-    hint = "set model.encoder to the model these weights belong to"
+    hint = "set model.encoder to the encoder of these weights"
     check_fit(state, encoder.vit.state_dict(), path, "the weights do not fit the encoder", hint)
     encoder.vit.load_state_dict(state, strict=True)
     logger.info("encoder weights from %s", path)
@@ -89,7 +89,7 @@ def check_fit(state: State, expected: State, path: Path, problem: str, hint: str
         state: The state dict of a file.
         expected: The network's own state dict.
         path: The file.
-        problem: What the error says first.
+        problem: First line of the error.
         hint: How to fix it.
 
     Raises:
