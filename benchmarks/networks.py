@@ -46,7 +46,7 @@ def plan_for(window: Size, token_stride: int, classes: int, spacing_mm: float = 
 
 def hippocampus_plan() -> Plan:
     """The plan of the Decathlon's hippocampus, as a run in ``results/`` made it."""
-    return Plan.load(HERE / "results" / "hippocampus_60min" / "plan.json")
+    return Plan.load(HERE / "results" / "hippocampus" / "run_60min" / "plan.json")
 
 
 def random_network(plan: Plan, **settings: Any) -> SegmentationNetwork:

@@ -10,7 +10,7 @@ from volseg.cli.main import main
 from volseg.planning.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAN = str(ROOT / "benchmarks" / "results" / "hippocampus_60min" / "plan.json")
+PLAN = str(ROOT / "benchmarks" / "results" / "hippocampus" / "run_60min" / "plan.json")
 CONFIG = str(ROOT / "configs" / "hippocampus.yaml")
 
 
