@@ -37,7 +37,12 @@ MODULES = {
         "volseg.models.encoders.dinov2",
         "volseg.models.lora",
     ],
-    "Metrics and evaluation": ["volseg.metrics.scores", "volseg.evaluation.folder", "volseg.evaluation.summary"],
+    "Metrics and evaluation": [
+        "volseg.metrics.scores",
+        "volseg.metrics.table",
+        "volseg.evaluation.folder",
+        "volseg.evaluation.summary",
+    ],
     "Settings": ["volseg.config.schema", "volseg.config.load"],
     "Errors": ["volseg.errors"],
 }
