@@ -135,12 +135,12 @@ def backward(precision: AbstractContextManager[Any], part: Callable[[], list[Any
 def precision_of_training(config: Any, device: Any) -> Any:
     """What the source chooses for this configuration."""
     try:
-        from volseg.training.state import compute_dtype
+        from volseg.device import training_dtype
     except ImportError:  # before a CPU could choose
         import torch
 
         return torch.float32
-    return compute_dtype(config, device)
+    return training_dtype(config.precision, device)
 
 
 def reuse_memory_as_the_command_does() -> None:

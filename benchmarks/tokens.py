@@ -18,8 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.config.load import load_config
 from volseg.config.schema import Config
-from volseg.device import choose_device
+from volseg.device import choose_device, training_dtype
 from volseg.training.experiment import Experiment, prepare
-from volseg.training.loop import batches, training_samples
-from volseg.training.state import TrainingState, compute_dtype
+from volseg.training.samples import batches, training_samples
+from volseg.training.state import TrainingState
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = ["model.encoder=dinov2_s14", "model.adaptation=frozen", "model.weights=random", "data.workers=0", "device=cpu"]
@@ -76,7 +75,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         overrides = [*FIXED, f"data.root={args.data}", f"data.shots={args.cases}", f"output={scratch}/run"]
         config = load_config(args.config, [*overrides, "train.max_steps=1000000", *args.overrides])
-        experiment = prepare(config, silent, resume=False)
+        experiment = prepare(config)
         arms, build = make_arms(experiment)
         measure(arms, args.pairs, args.steps)
         record = {**origin(), **describe(experiment), "build": build, **results(arms, config, args.steps)}
@@ -104,12 +103,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@contextmanager
-def silent(what: str) -> Iterator[Callable[[int, int], None]]:
-    """No progress bar."""
-    yield lambda done, total: None
-
-
 def make_arms(experiment: Experiment) -> tuple[dict[str, Arm], dict[str, Any]]:
     """The arms, and what building the cache took."""
     config = experiment.config
@@ -120,7 +113,7 @@ def make_arms(experiment: Experiment) -> tuple[dict[str, Arm], dict[str, Any]]:
         changed_experiment = replace(experiment, config=changed)
         state = TrainingState(changed, experiment.plan)
         started = time.perf_counter()
-        samples = training_samples(changed_experiment, state.model, silent)
+        samples = training_samples(changed_experiment, state.model, None)
         if changed.data.cache_tokens:
             build = cache_record(samples, time.perf_counter() - started)
         arms[name] = Arm(state, batches(samples, changed, 0))
@@ -191,7 +184,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "aggregator": config.model.aggregator,
         "encoder": config.model.encoder,
         "workers": config.data.workers,
-        "precision": str(compute_dtype(config, choose_device(config.device))).removeprefix("torch."),
+        "precision": str(training_dtype(config.precision, choose_device(config.device))).removeprefix("torch."),
     }
 
 

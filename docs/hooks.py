@@ -98,19 +98,14 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def settings_page() -> str:
     """Return the table of all settings from the schema, and of the plan's fields that can be overridden."""
-    from volseg.config.reference import attribute_docs, settings
-    from volseg.planning.plan import FIXED, Plan
+    from volseg.config.reference import settings
+    from volseg.planning.plan import plan_settings
 
     sections: dict[str, list[str]] = {}
-    for setting in settings():
+    for setting in (*settings(), *plan_settings()):
         section = setting.key.rpartition(".")[0] or "general"
         row = _row(f"`{setting.key}`", f"`{_type(setting.type)}`", f"`{setting.default}`", _markdown(setting.meaning))
         sections.setdefault(section, []).append(row)
-    sections["plan"] = [
-        _row(f"`plan.{name}`", f"`{_type(Plan.__annotations__[name])}`", "by its rule", _markdown(meaning))
-        for name, meaning in attribute_docs(Plan).items()
-        if name not in FIXED
-    ]
     lines = [
         "# Settings",
         "Every key of a configuration file. The part before the dot is the section of the file. On the command line,",

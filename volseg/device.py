@@ -42,3 +42,14 @@ def has_native_bf16(device: torch.device) -> bool:
 def prediction_dtype(device: torch.device) -> torch.dtype:
     """Return the precision of prediction: bf16 on GPUs with native bf16; float32 on all CPUs, for identical masks."""
     return torch.bfloat16 if device.type != "cpu" and has_native_bf16(device) else torch.float32
+
+
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the precision of the network's multiplications in training.
+
+    Args:
+        precision: ``32``, ``bf16``, or ``auto``: bf16 only on hardware that computes in it.
+        device: Where the network runs.
+    """
+    bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(device))
+    return torch.bfloat16 if bf16 else torch.float32

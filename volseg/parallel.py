@@ -20,6 +20,14 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 """Called after every case with (cases done, cases in all)."""
+StageProgress = Callable[[str, int, int | None], None]
+"""Called with (stage, done, in all): the stages of a run in order, such as ``fingerprint``, ``preprocess``, ``train``,
+``predict``, ``evaluate``. The total is ``None`` where it is not known, as for a training limited by time."""
+
+
+def stage_progress(progress: StageProgress | None, stage: str) -> Progress | None:
+    """Return the callback of one stage."""
+    return None if progress is None else partial(progress, stage)
 
 
 def run_tasks(

@@ -15,7 +15,6 @@ import pytest
 from torch import nn
 
 from volseg.cli import predict
-from volseg.config.sizes import size_in_bytes
 from volseg.errors import ModelFileError
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
@@ -98,22 +97,7 @@ def test_shards_that_make_no_sense(text: str, capsys: pytest.CaptureFixture[str]
     assert "I/N" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("4GB", 4 * 10**9),
-        ("1.5GiB", 3 * 2**29),
-        ("500 mb", 5 * 10**8),
-        ("64KB", 64_000),
-        ("2TiB", 2**41),
-        ("100B", 100),
-    ],
-)
-def test_amounts_of_memory(text: str, expected: int) -> None:
-    assert size_in_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["4", "GB", "-4GB", "four GB", "4G B", "4 GBit", "0GB", "1e9B", "4,5GB"])
+@pytest.mark.parametrize("text", ["GB", "-4GB", "four GB", "4G B", "4 GBit", "0GB", "1e9B", "4,5GB"])
 def test_amounts_that_make_no_sense(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run("--model", "m", "--input", "i", "--output", "o", f"--max-memory={text}")

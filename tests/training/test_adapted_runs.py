@@ -21,7 +21,7 @@ from volseg.io.model_file import read_model
 from volseg.models.build import count_parameters
 from volseg.models.encoders import dinov2
 from volseg.planning.plan import ChannelIntensity, Plan
-from volseg.training.checkpoint import Progress
+from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
 from volseg.training.loop import write_model, write_provenance
 from volseg.training.state import TrainingState
@@ -84,7 +84,7 @@ def test_training_moves_lora_alone_in_the_encoder_and_resumes_to_the_bit(experim
     encoder = {name for name in start if name.startswith("encoder.")}
     assert moved & encoder == {name for name in encoder if "lora_" in name}
     assert len(moved & encoder) == 8
-    half.save(experiment.folder, Progress(step=2))
+    half.save(experiment.folder, RunProgress(step=2))
     resumed = trained(experiment, range(2, 4), resume=experiment.folder)
     for one, other in ((whole.model, resumed.model), (whole.average.model, resumed.average.model)):
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
@@ -93,7 +93,7 @@ def test_training_moves_lora_alone_in_the_encoder_and_resumes_to_the_bit(experim
 def test_the_model_file_is_a_plain_network_that_predicts_the_same(experiment: Experiment) -> None:
     state = trained(experiment, range(4))
     record = write_provenance(experiment, count_parameters(state.model))
-    path = write_model(experiment, state.average.model, record, Progress(step=4), "model.safetensors")
+    path = write_model(experiment, state.average.model, record, RunProgress(step=4), "model.safetensors")
     weights, metadata = read_model(path)
     official = dinov2.build_dinov2("dinov2_s14", in_channels=2)
     prefix = "encoder.vit."
@@ -127,13 +127,13 @@ def test_the_learning_rate_that_is_logged_is_the_networks(experiment: Experiment
     state = TrainingState(make_config(model, layer_decay=0.5, warmup_fraction=0.5), experiment.plan)
     state.step(make_batch(), 0, spent=0.25)
     assert state.lr == pytest.approx(0.005)
-    state.save(tmp_path, Progress(step=1))
+    state.save(tmp_path, RunProgress(step=1))
     with pytest.raises(ConfigError, match="other groups"):
         TrainingState(make_config(model), experiment.plan).restore(tmp_path)
     path.unlink()  # to go on it is not needed
     config = make_config(model, layer_decay=0.5, warmup_fraction=0.5)
     again = TrainingState(config, experiment.plan, read_weights=False)
-    assert again.restore(tmp_path) == Progress(step=1)
+    assert again.restore(tmp_path) == RunProgress(step=1)
     for one in (state, again):
         one.step(make_batch(), 1, spent=0.5)
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in state.model.state_dict().items())

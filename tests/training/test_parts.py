@@ -63,13 +63,13 @@ def test_a_checkpoint_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> N
 
 
 def test_the_log_drops_lines_after_the_checkpoint(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, resume_step=0, total_steps=10)
+    log = RunLog(tmp_path, resume_step=0)
     for step in (20, 40):
         log.train({"step": step, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0})
     log.validation({"step": 40, "val_dice": 0.5, "val_hd95": 3.0, "val_cases": 2, "elapsed_s": 3.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6')
-    resumed = RunLog(tmp_path, resume_step=20, total_steps=10)
+    resumed = RunLog(tmp_path, resume_step=20)
     resumed.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 20, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0}]
     assert (tmp_path / "progress.png").stat().st_size > 0

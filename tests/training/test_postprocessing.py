@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from volseg.config.schema import Config, DataConfig, ModelConfig, PostprocessConfig
+from volseg.config.schema import Config, DataConfig, ModelConfig, PostprocessConfig, TrainConfig
 from volseg.errors import ConfigError
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import Case, Dataset
@@ -19,7 +19,7 @@ from volseg.models.build import build_model
 from volseg.models.contracts import SegmentationNetwork, SpacingMm
 from volseg.planning.plan import ChannelIntensity, Plan
 from volseg.postprocessing.rules import Postprocessing
-from volseg.training.checkpoint import Progress
+from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment, prepare
 from volseg.training.loop import write_model
 from volseg.training.validation import validate
@@ -81,7 +81,7 @@ def test_validation_scores_what_a_user_would_get(case: Case, tmp_path: Path) -> 
 def test_the_model_file_carries_it(case: Case, tmp_path: Path) -> None:
     settings = PostprocessConfig(largest_component="all", min_volume_ml=2)
     run = experiment(case, tmp_path, settings)
-    path = write_model(run, build_model(run.config.model, PLAN), {}, Progress(), "model.safetensors")
+    path = write_model(run, build_model(run.config.model, PLAN), {}, RunProgress(), "model.safetensors")
     expected = Postprocessing(largest_component=("organ",), min_volume_ml={"organ": 2.0})
     assert Predictor.from_file(path, device="cpu").postprocessing == expected
 
@@ -94,9 +94,12 @@ def test_a_misspelt_class_shows_before_anything_is_done(case: Case, tmp_path: Pa
     (tmp_path / "data" / "dataset.json").write_text('{"labels": {"background": 0, "organ": 7}, "modality": "CT"}')
     config = Config(
         output=str(tmp_path / "run"),
+        device="cpu",
         data=DataConfig(root=str(tmp_path / "data")),
+        model=ModelConfig(encoder="identity"),
+        train=TrainConfig(max_steps=1),
         postprocess=PostprocessConfig(fill_holes=["organs"]),
     )
     with pytest.raises(ConfigError, match="did you mean organ"):
-        prepare(config, None, resume=False)  # type: ignore[arg-type]  # no progress is ever shown
+        prepare(config)
     assert not (tmp_path / "run").exists()

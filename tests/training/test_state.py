@@ -7,10 +7,10 @@ import torch
 
 from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
-from volseg.device import prediction_dtype
+from volseg.device import prediction_dtype, training_dtype
 from volseg.errors import ConfigError, ModelFileError, VolsegError
-from volseg.training.checkpoint import Progress
-from volseg.training.state import TrainingState, compute_dtype
+from volseg.training.checkpoint import RunProgress
+from volseg.training.state import TrainingState
 
 
 def make_state(**train: float) -> TrainingState:
@@ -47,8 +47,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights() 
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    make_state().save(tmp_path, Progress(step=3, elapsed_s=1.5))
-    assert make_state().restore(tmp_path) == Progress(step=3, elapsed_s=1.5)
+    make_state().save(tmp_path, RunProgress(step=3, elapsed_s=1.5))
+    assert make_state().restore(tmp_path) == RunProgress(step=3, elapsed_s=1.5)
     other = Config(device="cpu", model=ModelConfig(encoder="identity", features=8), train=TrainConfig(max_steps=10))
     with pytest.raises(ConfigError, match="another model"):
         TrainingState(other, StubPlan()).restore(tmp_path)
@@ -63,9 +63,9 @@ def test_bf16_only_where_the_processor_has_it_and_never_in_prediction_on_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native}, raising=False)
     cpu = torch.device("cpu")
     expected = torch.bfloat16 if native else torch.float32
-    assert compute_dtype(Config(precision="auto"), cpu) == expected
-    assert compute_dtype(Config(precision="bf16"), cpu) == torch.bfloat16
-    assert compute_dtype(Config(precision="32"), cpu) == torch.float32
+    assert training_dtype("auto", cpu) == expected
+    assert training_dtype("bf16", cpu) == torch.bfloat16
+    assert training_dtype("32", cpu) == torch.float32
     assert prediction_dtype(cpu) == torch.float32
 
 

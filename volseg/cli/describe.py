@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from volseg.api import plan
+from volseg.cli.progress import progress_bars
+from volseg.errors import ConfigError
+
 if TYPE_CHECKING:
     from volseg.config.schema import Config
     from volseg.models.describe import PartCost
@@ -33,12 +37,17 @@ def run(args: argparse.Namespace) -> int:
 
     from volseg.models.describe import describe_model
 
-    plan = _plan(config, args.plan)
+    network_plan = _plan(config, args.plan)
     batch = config.train.batch_size
-    print(table(describe_model(config.model, plan, batch)))
+    print(table(describe_model(config.model, network_plan, batch)))
     print()
-    sizes = {"channels": plan.num_channels, "classes": plan.num_classes, "stride": plan.token_stride, "batch": batch}
-    print(NOTES.format(patch=" x ".join(map(str, plan.patch_size)), **sizes))
+    sizes = {
+        "channels": network_plan.num_channels,
+        "classes": network_plan.num_classes,
+        "stride": network_plan.token_stride,
+        "batch": batch,
+    }
+    print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), **sizes))
     return 0
 
 
@@ -78,18 +87,11 @@ def _number(value: float) -> str:
 
 def _plan(config: Config, file: str | None) -> Plan:
     """The plan that training would use, or one from a file with the configuration's overrides."""
-    from volseg.planning.plan import Plan, make_plan, revise_plan
+    from volseg.planning.plan import Plan, revise_plan
 
     if file is not None:
         return revise_plan(Plan.load(file), config.plan)
-
-    from volseg.cli.progress import progress_bar
-    from volseg.errors import ConfigError
-    from volseg.io.datasets import read_dataset
-    from volseg.planning.fingerprint import fingerprint
-
     if config.data.root is None:
         raise ConfigError("no data set is given", hint="add data.root=FOLDER, or --plan FILE")
-    with progress_bar("fingerprint") as progress:
-        measured = fingerprint(read_dataset(config.data.root), progress, workers=config.data.workers)
-    return make_plan(measured, config.plan)
+    with progress_bars() as progress:
+        return plan(config.data.root, config.plan, workers=config.data.workers, progress=progress)

@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": "look at a data set and write its plan",
     "train": "train a model",
     "describe": "print what the parts of a network cost",
+    "settings": "print the settings of a configuration",
     "predict": "write masks for scans",
     "evaluate": "score masks against references",
     "phantom": "generate a small labelled CT data set",

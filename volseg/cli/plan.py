@@ -1,8 +1,11 @@
-"""Look at a data set: check every case and write the plan that training would use."""
+"""Check every case of a data set and write the plan that training uses."""
 
 from __future__ import annotations
 
 import argparse
+
+from volseg.api import plan
+from volseg.cli.progress import progress_bars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,22 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan; 0, or an error that lists all bad cases."""
-    from volseg.config.load import load_config
+    """Plan and print the plan; an error reports all invalid cases."""
+    with progress_bars() as progress:
+        out = None if args.check_only else args.out
+        result = plan(args.dataset, args.overrides, out=out, workers=args.workers, progress=progress)
 
-    overrides = load_config(None, args.overrides).plan
-
-    from volseg.cli.progress import progress_bar
-    from volseg.io.datasets import read_dataset
     from volseg.io.json_files import to_json
-    from volseg.planning.fingerprint import fingerprint
-    from volseg.planning.plan import make_plan
 
-    dataset = read_dataset(args.dataset)
-    with progress_bar("fingerprint") as progress:
-        measured = fingerprint(dataset, progress, workers=args.workers)
-    plan = make_plan(measured, overrides)
-    print(to_json(plan.to_dict()))
-    if not args.check_only:
-        plan.save(args.out)
+    print(to_json(result.to_dict()))
     return 0

@@ -6,13 +6,13 @@ import argparse
 import logging
 import os
 
+from volseg.api import predict
 from volseg.cli.heap import reuse_freed_memory
-from volseg.cli.progress import progress_bar
+from volseg.cli.progress import progress_bars
 from volseg.cli.signals import stops_in_order
-from volseg.config.sizes import size_in_bytes
+from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
 from volseg.inference.cohort.shard import Place, torchrun_place, wait_for_all
-from volseg.inference.options import PredictOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-skip-air", dest="skip_air", action="store_false", help="also predict windows of nothing but air")
     add(
         "--max-memory",
-        type=size_in_bytes,
+        type=_size,
         metavar="SIZE",
         help="bound of the memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: 4GB, or more if needed)",
     )
@@ -70,18 +70,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, place: Place | None) -> int:
-    from volseg.inference.cohort.run import predict_folder
-    from volseg.inference.predictor import Predictor
-
     if getattr(args, "debug", False):
         logging.getLogger("volseg").setLevel(logging.DEBUG)
-    predictor = Predictor.from_file(args.model, device=_device(args.device, place))
-    with progress_bar("predict") as progress:
-        summary = predict_folder(
-            predictor,
+    with progress_bars() as progress:
+        summary = predict(
+            args.model,
             args.input,
             args.output,
-            options=PredictOptions(tta=args.tta, skip_air=args.skip_air, max_memory_bytes=args.max_memory),
+            device=_device(args.device, place),
+            tta=args.tta,
+            skip_air=args.skip_air,
+            max_memory=args.max_memory,
             split_classes=args.split_classes,
             probabilities=args.probabilities,
             uncertainty=args.uncertainty,
@@ -108,3 +107,10 @@ def _shard(text: str) -> tuple[int, int]:
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise argparse.ArgumentTypeError(f"'{text}' is not I/N with 0 <= I < N, for example 0/4")
     return int(index), int(count)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("\n", ";")) from error

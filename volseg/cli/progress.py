@@ -1,21 +1,41 @@
-"""Progress on a terminal, silence elsewhere."""
+"""Progress bars and log lines of the commands: a bar per stage on a terminal, log lines alone elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volseg.parallel import StageProgress
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback of (finished cases, all cases) that moves a bar, if stderr is a terminal."""
+def progress_bars() -> Iterator[StageProgress | None]:
+    """Yield a callback of (stage, done, in all) that moves a bar; ``None`` if stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    with tqdm(desc=what, unit="case", disable=not sys.stderr.isatty(), leave=False) as bar:
+    bars: dict[str, Any] = {}  # the bar of the stage that runs
 
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    def update(stage: str, done: int, total: int | None) -> None:
+        if stage not in bars:
+            close()
+            bars[stage] = tqdm(desc=stage, total=total, initial=max(0, done - 1), leave=False)
+        bars[stage].total = total
+        bars[stage].update(done - bars[stage].n)
 
-        yield update
+    def close() -> None:
+        while bars:
+            bars.popitem()[1].close()
+
+    with logging_redirect_tqdm():  # log lines appear above the bar
+        try:
+            yield update
+        finally:
+            close()

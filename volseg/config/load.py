@@ -17,13 +17,14 @@ from volseg.errors import ConfigError, OutputError, suggestion
 _STOPS = ("max_steps", "max_minutes")
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply ``key=value`` overrides and check everything.
+def load_config(source: str | Path | Mapping[str, Any] | Config | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration, apply ``key=value`` overrides and check everything.
 
     Of ``train.max_steps`` and ``train.max_minutes`` the later source wins, so a command line may replace the file's.
 
     Args:
-        path: YAML file with only what differs from the defaults; ``None`` starts from the defaults.
+        source: YAML file, nested mapping or configuration, of which a file or mapping holds only what differs from the
+            defaults; ``None`` starts from the defaults.
         overrides: ``key=value`` strings, values in YAML syntax.
 
     Returns:
@@ -32,13 +33,17 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     Raises:
         ConfigError: A missing or unreadable file, an unknown key (with a suggestion) or a value out of range.
     """
-    file_values = _read_yaml(Path(path)) if path is not None else {}
+    origin = source if isinstance(source, str | Path) else None
+    if isinstance(source, Config):
+        base: Mapping[str, Any] = config_to_dict(source)
+    else:
+        base = source if isinstance(source, Mapping) else _read_yaml(Path(source)) if source is not None else {}
     merged: dict[str, Any] = {}
-    for source, origin in ((file_values, path), (_parse_overrides(overrides), "command line")):
-        _check_keys(source, origin)
-        _clear_other_stop(merged, source)
-        merged = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(merged, source)))
-    return config_from_dict(merged, origin=path)
+    for values, where in ((base, origin), (_parse_overrides(overrides), "command line")):
+        _check_keys(values, where)
+        _clear_other_stop(merged, values)
+        merged = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(merged, dict(values))))
+    return config_from_dict(merged, origin=origin)
 
 
 def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None) -> Config:

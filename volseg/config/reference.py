@@ -27,6 +27,10 @@ class Setting:
     default: str
     meaning: str
 
+    def contains(self, word: str) -> bool:
+        """Return whether the key or the meaning contains a word, in any case."""
+        return word.lower() in self.key.lower() or word.lower() in self.meaning.lower()
+
 
 def settings(word: str = "") -> list[Setting]:
     """Return the settings in the order of the schema.
@@ -34,8 +38,7 @@ def settings(word: str = "") -> list[Setting]:
     Args:
         word: Only settings whose key or meaning contains this, in any case.
     """
-    word = word.lower()
-    return [one for one in _settings(Config, "") if word in one.key.lower() or word in one.meaning.lower()]
+    return [one for one in _settings(Config, "") if one.contains(word)]
 
 
 def _settings(schema: type, prefix: str) -> Iterator[Setting]:

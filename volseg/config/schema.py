@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from volseg.config.encoders import encoder_choices
+from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
 
 AGGREGATORS = ("none", "conv", "attention")
@@ -19,7 +19,6 @@ BASELINES = ("dynunet",)
 PRECISIONS = ("auto", "32", "bf16")
 FROZEN = ("frozen", "linear")
 """Adaptations that leave the encoder as it is."""
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -34,19 +33,6 @@ def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
         raise ConfigError(
             f"{key} is out of range", found=value, expected="finite and >= 0" if zero else "finite and > 0"
         )
-
-
-def parse_bytes(key: str, text: str) -> int:
-    """Bytes of a size such as ``20GB``, ``1.5 TB`` or ``1000``; units are powers of 1000.
-
-    Raises:
-        ConfigError: It is no such size, or 0.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
-    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
-    if size < 1:
-        raise ConfigError(f"{key} is not a size", found=text, expected="for example 20GB, 500MB, or bytes")
-    return size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +64,11 @@ class DataConfig:
         _positive("data.shots", self.shots)
         _positive("data.workers", self.workers, zero=True)
         _positive("data.token_variants", self.token_variants)
-        parse_bytes("data.cache_limit", self.cache_limit)
+        try:
+            parse_size(self.cache_limit)
+        except ConfigError as error:
+            problem = "data.cache_limit is not a size"
+            raise ConfigError(problem, found=self.cache_limit, expected="for example 20GB or 500MB") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,28 +1,38 @@
-"""Amounts of memory as people write them."""
+"""Amounts of memory and disk space as text: ``4GB``, ``1.5GiB``, ``500 MB``, or bytes."""
 
 from __future__ import annotations
 
-import argparse
 import re
+
+from volseg.errors import ConfigError
 
 UNITS = {"B": 1} | {
     f"{prefix}{kind}": base**power
     for power, prefix in enumerate("KMGT", start=1)
     for kind, base in (("B", 1000), ("iB", 1024))
 }
-_BY_NAME = {name.lower(): size for name, size in UNITS.items()}
+_FACTORS = {name.lower(): factor for name, factor in UNITS.items()} | {"": 1}
 
 
-def size_in_bytes(text: str) -> int:
-    """Bytes of ``4GB`` (10^9 each), ``1.5 GiB`` (2^30 each), ``500MB`` ...; for argparse.
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as ``4GB`` (10^9 each), ``1.5 GiB`` (2^30 each) or ``1000`` (bytes).
 
     Raises:
-        argparse.ArgumentTypeError: It is not a number with a unit, or less than a byte.
+        ConfigError: The text is not a number with a known unit, or less than a byte.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
-    factor = _BY_NAME.get(match[2].lower()) if match else None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    factor = _FACTORS.get(match[2].lower()) if match else None
     if match is None or factor is None or float(match[1]) * factor < 1:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not an amount of memory, for example 4GB, 1.5GiB or 500MB (units: {', '.join(UNITS)})"
+        raise ConfigError(
+            "this is not a size", found=repr(text), expected=f"for example 4GB, 1.5GiB or 500MB ({', '.join(UNITS)})"
         )
     return int(float(match[1]) * factor)
+
+
+def format_size(size_bytes: float) -> str:
+    """Return bytes in a readable unit, in powers of 1000: ``4.3 MB``."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from volseg.config.sizes import format_size
 from volseg.data.augment import Augmentation
 from volseg.data.patches import cut
 from volseg.data.seeding import seeded
@@ -164,9 +165,9 @@ def check_size(cases: Sequence[CachedCase], encoder: SliceTokens, variants: int,
     hints += ["a larger plan.token_stride", "a narrower model.encoder", "data.cache_tokens=false"]
     raise ConfigError(
         "the token cache would be larger than data.cache_limit",
-        found=f"{readable(one * variants)} = {len(cases)} cases x {variants} variants (data.token_variants)"
-        f" x {readable(one / len(cases))} on average; largest case {largest}, {readable(sizes[largest])} a variant",
-        expected=f"at most {readable(limit_bytes)}",
+        found=f"{format_size(one * variants)} = {len(cases)} cases x {variants} variants (data.token_variants)"
+        f" x {format_size(one / len(cases))} on average; largest case {largest}: {format_size(sizes[largest])} each",
+        expected=f"at most {format_size(limit_bytes)}",
         hint="set one of: " + "; ".join(hints),
     )
 
@@ -206,12 +207,3 @@ def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label:
                 tokens = encoder.encode(cut(image, (0, row, column), size, encoder.halo))
                 assert tokens.shape == shape[1:], (tokens.shape, shape)
                 file.write(np.ascontiguousarray(tokens, dtype=HALF).data)
-
-
-def readable(size: float) -> str:
-    """Bytes in the unit that suits them, in powers of 1000 as ``data.cache_limit`` is: ``4.3 MB``."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from volseg.errors import DataError
+from volseg.errors import ConfigError, DataError
 from volseg.io.description import ListedPair
+from volseg.io.json_files import read_json
 from volseg.io.volumes import has_volume_suffix, volume_stem
 
 _QUIET_SUFFIXES = {".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".html", ".log", ".yaml", ".yml"}
@@ -110,6 +111,28 @@ def _listed_folder(files: Mapping[str, Path]) -> MaskFolder:
     cases = {case: MaskSource(file=Path(path)) for case, path in sorted(files.items())}
     root = next(iter(cases.values())).file if cases else None
     return MaskFolder(root.parent if root is not None else Path(), cases, ())
+
+
+def read_case_names(file: str | Path) -> list[str]:
+    """Read case names from a text file, one per line, or the held-out cases of a run's ``splits.json``.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds no names.
+    """
+    file = Path(file)
+    try:
+        if file.suffix == ".json":
+            names = read_json(file, "cases")["val"]
+        else:
+            names = file.read_text(encoding="utf-8-sig").split("\n")
+        return [name.strip() for name in names if name.strip()]
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            "the case names cannot be read",
+            file=file,
+            found=f"{type(error).__name__}: {error}",
+            expected="one case name per line, or a run's splits.json",
+        ) from error
 
 
 def _source(entry: Path) -> MaskSource | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from volseg.config.reference import Setting, attribute_docs
 from volseg.errors import ConfigError
 from volseg.io.json_files import read_json, write_json
 from volseg.io.labels import LabelMap
@@ -251,6 +252,20 @@ def read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"plan.{fixed[0]} is what the data set says and cannot be overridden")
     check_keys(overrides, [key for key in READERS if key not in FIXED], "plan")
     return {key: READERS[key](f"plan.{key}", value) for key, value in overrides.items() if value is not None}
+
+
+def plan_settings(word: str = "") -> list[Setting]:
+    """Return the fields that a configuration can override, as ``plan.<field>``.
+
+    Args:
+        word: Only fields whose key or meaning contains this, in any case.
+    """
+    rows = [
+        Setting(key=f"plan.{name}", type=Plan.__annotations__[name], default="by its rule", meaning=meaning)
+        for name, meaning in attribute_docs(Plan).items()
+        if name not in FIXED
+    ]
+    return [one for one in rows if one.contains(word)]
 
 
 def _pick(given: Mapping[str, Any], key: str, rule: Callable[[], Any]) -> Any:

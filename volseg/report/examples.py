@@ -16,7 +16,7 @@ from volseg.errors import VolsegError
 from volseg.evaluation.masks import CaseMask, Labels, empty_case_mask, read_case_mask
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.geometry.grid import Grid
-from volseg.io.description import read_description
+from volseg.io.description import Description
 from volseg.io.modality import looks_like_ct
 from volseg.io.volumes import has_volume_suffix, read_volume, volume_stem
 from volseg.report.figures import case_png
@@ -59,16 +59,19 @@ class Picture:
         return re.sub(r"[^\w.-]", "_", f"{self.method}_{self.rank}") + ".png"
 
 
-def find_images(images: str | Path | None, dataset: str | Path | None, ref: str | Path | None) -> Images:
+def find_images(
+    images: str | Path | Mapping[str, Path] | None, description: Description | None, ref: str | Path | None
+) -> Images:
     """Find the scans: in the folder given, else as ``dataset.json`` lists them, else beside the references.
 
     Args:
-        images: Folder of scans (``case.nii.gz`` or ``case_0000.nii.gz``), or ``None``.
-        dataset: A ``dataset.json``, or ``None``.
+        images: Folder of scans (``case.nii.gz`` or ``case_0000.nii.gz``), case -> file, or ``None``.
+        description: The ``dataset.json``, or ``None``.
         ref: Folder of the references; ``labelsTr`` has its scans in ``imagesTr``, ``labels`` in ``images``.
     """
-    description = read_description(dataset) if dataset is not None else None
     modality = description.modality if description is not None else None
+    if isinstance(images, Mapping):
+        return Images(images, modality)
     if images is None and description is not None and description.pairs:
         listed = {volume_stem(pair.label): pair.image for pair in description.pairs}
         listed |= {volume_stem(pair.image): pair.image for pair in description.pairs}  # the name of the scored case

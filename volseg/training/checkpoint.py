@@ -17,7 +17,7 @@ CHECKPOINTS = "checkpoint"
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """Where a run stands.
 
     Attributes:

@@ -1,10 +1,8 @@
-"""From a configuration to everything a run needs: folder, plan, split and preprocessed cases."""
+"""Preparation of a training run: checks, run folder, plan, split and preprocessed cases."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +10,23 @@ from typing import Any
 from volseg.config.load import save_config
 from volseg.config.schema import Config
 from volseg.data.splits import choose_shots, make_splits
+from volseg.device import choose_device, training_dtype
 from volseg.errors import ConfigError, DataError, OutputError
 from volseg.io.datasets import Case, Dataset, read_dataset
 from volseg.io.json_files import read_json, write_json
+from volseg.models.build import check_attention
+from volseg.models.start import weight_file
+from volseg.parallel import StageProgress, stage_progress
 from volseg.planning.fingerprint import fingerprint
 from volseg.planning.plan import Plan, make_plan, read_overrides
 from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.cache import CachedCase, cache_dataset
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
+from volseg.training.schedule import Budget
 
 logger = logging.getLogger(__name__)
 
 SPLIT_SEED = 0
-ProgressBar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Experiment:
         plan: The plan.
         train_cases: Preprocessed training cases.
         val_cases: Held-out cases, as files.
+        resumed: Whether it continues an interrupted run from its checkpoint.
     """
 
     config: Config
@@ -46,6 +49,7 @@ class Experiment:
     plan: Plan
     train_cases: tuple[CachedCase, ...]
     val_cases: tuple[Case, ...]
+    resumed: bool = False
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -58,49 +62,67 @@ class Experiment:
         return Postprocessing.from_config(self.config.postprocess, self.plan.labels)
 
 
-def prepare(config: Config, progress_bar: ProgressBar, *, resume: bool) -> Experiment:
+def prepare(config: Config, progress: StageProgress | None = None, *, resume: bool = False) -> Experiment:
     """Read the data set, make plan and split, preprocess the training cases and set up the run folder.
 
     Args:
         config: The configuration.
-        progress_bar: Given what is being done, a context whose value is called with the finished and all cases.
-        resume: Go on with the plan and the split of an interrupted run.
+        progress: Called with the stages ``fingerprint`` and ``preprocess`` and the number of finished and of all cases.
+        resume: Continue an interrupted run with its plan and split; without a checkpoint the run starts anew.
 
     Returns:
         The experiment.
 
     Raises:
-        ConfigError: No data folder, or a value that does not fit the data.
+        ConfigError: No data folder, a setting that cannot work here, or a value that does not fit the data.
         DataError: The data set or one of its cases cannot be used.
+        ModelFileError: The weight file does not exist, or cannot be downloaded.
         OutputError: The run folder exists already, or cannot be written.
     """
+    folder = Path(config.output)
+    resumed = resume and has_checkpoint(folder / CHECKPOINTS)
+    check_settings(config, resumed=resumed)
     if config.data.root is None:
         raise ConfigError("no data set is given", hint="add data.root=FOLDER")
     dataset = read_dataset(config.data.root)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # misspelt names show before anything is done
     read_overrides(config.plan)
-    folder = Path(config.output)
-    going_on = _open_run_folder(folder, resume)
-    if going_on:
+    _open_run_folder(folder, resume=resume, resumed=resumed)
+    workers = config.data.workers
+    if resumed:
         plan, split = Plan.load(folder / "plan.json"), read_json(folder / "splits.json", "split")
     else:
         split = choose_split(dataset, config)
-        with progress_bar("fingerprint") as progress:
-            measured = fingerprint(dataset, progress, workers=config.data.workers)
+        measured = fingerprint(dataset, stage_progress(progress, "fingerprint"), workers=workers)
         plan = make_plan(measured, config.plan)
         plan.save(folder / "plan.json")
         write_json(folder / "splits.json", split)
         save_config(config, folder / "config.yaml")
-    chosen = _cases(dataset, split["train"])
     cache = Path(config.data.cache) if config.data.cache else folder.parent / "preprocessed"
-    with progress_bar("preprocess") as progress:
-        train_cases = cache_dataset(chosen, plan, cache, progress, workers=config.data.workers)
+    train_cases = cache_dataset(
+        _cases(dataset, split["train"]), plan, cache, stage_progress(progress, "preprocess"), workers=workers
+    )
     logger.info("%d training and %d validation cases", len(split["train"]), len(split["val"]))
-    return Experiment(config, folder, dataset, plan, tuple(train_cases), _cases(dataset, split["val"]))
+    val_cases = _cases(dataset, split["val"])
+    return Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed)
+
+
+def check_settings(config: Config, *, resumed: bool) -> None:
+    """Fail fast on settings that are invalid for any data set; official weights are downloaded.
+
+    Raises:
+        ConfigError: The run has no end, or the device, attention kernel or weights are not available.
+        ModelFileError: The weight file does not exist, or cannot be downloaded.
+    """
+    Budget.from_config(config.train)
+    device = choose_device(config.device)
+    check_attention(config.model, device, training_dtype(config.precision, device))
+    if not resumed:
+        weight_file(config.model)
 
 
 def choose_split(dataset: Dataset, config: Config) -> dict[str, Any]:
-    """The training and validation cases of this run's fold, as written to ``splits.json``.
+    """Return the training and validation cases of this run's fold, as written to ``splits.json``.
 
     The folds do not depend on the run's seed, so that runs of several seeds are scored on the same cases; which few
     shots are taken does.
@@ -110,20 +132,18 @@ def choose_split(dataset: Dataset, config: Config) -> dict[str, Any]:
     return {"fold": config.data.fold, "train": train, "val": split["val"]}
 
 
-def _open_run_folder(folder: Path, resume: bool) -> bool:
-    """Make the run folder; whether there is a run to go on with.
+def _open_run_folder(folder: Path, *, resume: bool, resumed: bool) -> None:
+    """Make the run folder.
 
-    A run that was refused or stopped before its first step left nothing to lose: its folder is taken again.
+    A run that was refused or stopped before its first step left nothing to lose: its folder is used again.
     """
-    started = (folder / "metrics.jsonl").exists()
-    going_on = resume and has_checkpoint(folder / CHECKPOINTS)
-    if started and not resume:
+    if (folder / "metrics.jsonl").exists() and not resume:
         raise OutputError(
             "there is a run in the output folder already",
             file=folder,
-            hint="add --resume to go on with it, or choose another output=",
+            hint="add --resume to continue it, or choose another output=",
         )
-    if resume and not going_on:
+    if resume and not resumed:
         logger.warning("--resume: no checkpoint in %s, the run starts anew", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +152,6 @@ def _open_run_folder(folder: Path, resume: bool) -> bool:
         probe.unlink()
     except OSError as error:
         raise OutputError("the output folder cannot be written", file=folder, found=error) from error
-    return going_on
 
 
 def _cases(dataset: Dataset, ids: list[str]) -> tuple[Case, ...]:

@@ -1,59 +1,44 @@
-"""What a run tells while it trains: a progress bar or plain lines, ``metrics.jsonl`` and ``progress.png``."""
+"""The log of a training run: lines of text, ``metrics.jsonl`` and ``progress.png``."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes one JSON line per event and redraws the picture after each validation.
+    """Write a JSON line and a log line for each event, and redraw the picture after each validation.
 
     Args:
         folder: Run folder.
         resume_step: Lines of later steps, from an interrupted run, are dropped.
-        total_steps: For the progress bar; ``None`` when the run is limited by time.
     """
 
-    def __init__(self, folder: Path, resume_step: int, total_steps: int | None) -> None:
+    def __init__(self, folder: Path, resume_step: int) -> None:
         self._path = folder / "metrics.jsonl"
         self._picture = folder / "progress.png"
         self._rows = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
-        self._bar = tqdm(
-            total=total_steps, initial=resume_step, unit="step", desc="train", disable=not sys.stderr.isatty()
-        )
 
     def train(self, row: dict[str, Any]) -> None:
-        """Record a training step: ``step, loss, lr, elapsed_s, step_s``."""
+        """Record a training step: ``step, loss, lr, elapsed_s``."""
         self._write(row)
-        self._say(f"step {row['step']}: loss {row['loss']:.4f}, lr {row['lr']:.2e}, {row['elapsed_s'] / 60:.1f} min")
+        minutes = row["elapsed_s"] / 60
+        logger.info("step %d: loss %.4f, lr %.2e, %.1f min", row["step"], row["loss"], row["lr"], minutes)
 
     def validation(self, row: dict[str, Any]) -> None:
         """Record a validation: ``step, val_dice, val_hd95, val_cases, elapsed_s``."""
         self._write(row)
-        self._say(
-            f"step {row['step']}: validation Dice {row['val_dice']:.4f}, HD95 {row['val_hd95']:.2f} mm"
-            f" ({row['val_cases']} cases)"
-        )
+        text = "step %d: validation Dice %.4f, HD95 %.2f mm (%d cases)"
+        logger.info(text, row["step"], row["val_dice"], row["val_hd95"], row["val_cases"])
         draw_progress(self._rows, self._picture)
 
-    def advance(self, loss: float | None = None) -> None:
-        """One step further on the progress bar."""
-        self._bar.update()
-        if loss is not None:
-            self._bar.set_postfix(loss=f"{loss:.4f}")
-
     def close(self) -> None:
-        """Finish the bar and draw the last picture."""
-        self._bar.close()
+        """Draw the last picture."""
         draw_progress(self._rows, self._picture)
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -61,26 +46,20 @@ class RunLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def _say(self, line: str) -> None:
-        if self._bar.disable:
-            logger.info(line)
-        else:
-            self._bar.write(line, file=sys.stderr)
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    """Return the rows of a ``metrics.jsonl``; damaged lines, such as one cut off by a crash, are skipped."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            logger.warning("%s: a damaged line was left out", path)
+            logger.warning("%s: a damaged line was skipped", path)
     return rows
 
 
 def draw_progress(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss, validation Dice and learning rate over steps, as one picture."""
+    """Draw loss, validation Dice and learning rate over steps."""
     from matplotlib.figure import Figure
 
     train = [row for row in rows if "loss" in row]

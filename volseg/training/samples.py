@@ -1,95 +1,89 @@
-"""Training on stored tokens: runs the frozen encoder once over every variant of every case (`data.cache_tokens`)."""
+"""The training samples of a run: patches, or patches with stored tokens, in endless batches."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from volseg.config.schema import parse_bytes
+from volseg.config.schema import Config
+from volseg.config.sizes import parse_size
 from volseg.data.augment import build_augmentation
-from volseg.data.datasets import TokenDataset
+from volseg.data.datasets import PatchDataset, TokenDataset
 from volseg.data.tokens import cache_tokens
-from volseg.errors import ConfigError
-from volseg.inference.sliding.windows import OVERLAP, window_starts
+from volseg.errors import VolsegError
 from volseg.models.contracts import SegmentationNetwork
-from volseg.planning.plan import Plan
-from volseg.preprocessing.cache import digest
-from volseg.training.experiment import Experiment, ProgressBar
+from volseg.parallel import StageProgress, stage_progress
+from volseg.training.experiment import Experiment
+from volseg.training.frozen_encoder import FrozenEncoder
 
 logger = logging.getLogger(__name__)
 
+ENDLESS = 2**40
+"""Samples of a run; it ends when its budget is spent."""
 
-class FrozenEncoder:
-    """The frozen encoder of a network, as `volseg.data.tokens.SliceTokens` describes it.
 
-    It runs in float32 at every precision of training, so that one cache serves them all.
+def training_samples(
+    experiment: Experiment, model: SegmentationNetwork, progress: StageProgress | None
+) -> Dataset[dict[str, Any]]:
+    """Return the run's samples: patches that are cut and augmented on the fly, or variants with stored tokens."""
+    config = experiment.config
+    if config.data.cache_tokens:
+        return token_samples(experiment, model, progress, samples=ENDLESS)
+    return PatchDataset(
+        experiment.train_cases,
+        experiment.plan,
+        build_augmentation(experiment.plan, config.augment),
+        seed=config.seed,
+        halo=(config.model.adjacent_slices - 1) // 2,
+        foreground_fraction=config.train.foreground_fraction,
+        samples=ENDLESS,
+    )
 
-    Args:
-        model: The network; its encoder is frozen.
-        plan: The plan, whose patch size is the window.
-        name: Value of ``model.encoder``.
 
-    Attributes:
-        key: Hash of the weights, the encoder's settings and the windows.
-        window: The plan's patch (D, H, W).
-        halo: Neighbouring slices on each side.
-        slice_shape: (T taps, h, w, E) of one slice of a window.
-    """
+def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -> Iterator[dict[str, Any]]:
+    """Iterate endlessly over batches from ``first_step`` on; sample ``i`` is the same in every resumed run."""
+    size = config.train.batch_size
+    loader = DataLoader(
+        _Reported(samples),
+        collate_fn=_collate,
+        batch_size=size,
+        sampler=range(first_step * size, ENDLESS),
+        num_workers=config.data.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, VolsegError):
+            raise batch
+        yield batch
 
-    def __init__(self, model: SegmentationNetwork, plan: Plan, name: str) -> None:
-        encoder = model.encoder
-        assert encoder is not None
-        assert not any(parameter.requires_grad for parameter in encoder.parameters())
-        self._model = model
-        _, height, width = self.window = plan.patch_size
-        self.halo = model.halo
-        stride = encoder.token_stride
-        self.slice_shape = (len(encoder.spec), height // stride, width // stride, encoder.spec.channels[0])
-        settings = {
-            "encoder": name,
-            "weights": weights_hash(encoder),
-            **encoder.token_settings(),
-            "window": list(self.window),
-            "overlap": OVERLAP,
-        }
-        self.key = digest(settings)
 
-    def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
-        """Return the first row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
-        rows, columns = (window_starts(shape[axis], self.window[axis]) for axis in (1, 2))
-        return np.array([(row, column) for row in rows for column in columns], dtype=np.int32)
+class _Reported(Dataset[Any]):
+    """Samples that return a `VolsegError` instead of raising it, which would wrap it in a worker's traceback."""
 
-    def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
-        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, T, h, w, E).
+    def __init__(self, samples: Dataset[dict[str, Any]]) -> None:
+        self._samples = samples
 
-        Raises:
-            ConfigError: A token does not fit half precision.
-        """
-        device = next(self._model.parameters()).device
-        with torch.no_grad():
-            tokens = pack_taps(self._model.encode(torch.from_numpy(stack)[None].to(device)))[0]
-        if not torch.isfinite(tokens).all():
-            raise ConfigError(
-                "the encoder's tokens do not fit half precision",
-                expected="finite values of at most 65504",
-                hint="check model.weights, or set data.cache_tokens=false",
-            )
-        return cast("NDArray[np.float16]", tokens.cpu().numpy())
+    def __getitem__(self, index: int) -> dict[str, Any] | VolsegError:
+        try:
+            return self._samples[index]
+        except VolsegError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    """Return a batch, or the first error among its samples."""
+    return next((sample for sample in samples if isinstance(sample, VolsegError)), None) or default_collate(samples)
 
 
 def token_samples(
     experiment: Experiment,
     model: SegmentationNetwork,
-    progress_bar: ProgressBar,
+    progress: StageProgress | None,
     samples: int,
 ) -> TokenDataset:
     """Builds what is missing of the token cache and gives the run's training samples.
@@ -97,7 +91,7 @@ def token_samples(
     Args:
         experiment: Cases, plan and configuration.
         model: The network of the run, on its device.
-        progress_bar: As in `volseg.training.experiment.prepare`.
+        progress: Called with the stage ``tokens`` and the number of finished and of all cases.
         samples: Length of the data set.
 
     Raises:
@@ -106,17 +100,16 @@ def token_samples(
     """
     config, plan = experiment.config, experiment.plan
     augmentation = build_augmentation(plan, config.augment)
-    with progress_bar("tokens") as progress:
-        cases = cache_tokens(
-            experiment.train_cases,
-            FrozenEncoder(model, plan, config.model.encoder),
-            # flips along depth are left to the samples: they only reverse the tokens
-            replace(augmentation, mirror_axes=tuple(axis for axis in plan.mirror_axes if axis != 0)),
-            variants=config.data.token_variants,
-            seed=config.seed,
-            limit_bytes=parse_bytes("data.cache_limit", config.data.cache_limit),
-            progress=progress,
-        )
+    cases = cache_tokens(
+        experiment.train_cases,
+        FrozenEncoder(model, plan, config.model.encoder),
+        # flips along depth are left to the samples: they only reverse the tokens
+        replace(augmentation, mirror_axes=tuple(axis for axis in plan.mirror_axes if axis != 0)),
+        variants=config.data.token_variants,
+        seed=config.seed,
+        limit_bytes=parse_size(config.data.cache_limit),
+        progress=stage_progress(progress, "tokens"),
+    )
     logger.info("tokens of %d cases x %d variants in %s", len(cases), len(cases[0]), cases[0][0].folder.parents[1])
     return TokenDataset(
         cases,
@@ -127,29 +120,3 @@ def token_samples(
         halo=(config.model.adjacent_slices - 1) // 2,
         mirror=config.augment.mirror,
     )
-
-
-def pack_taps(taps: Sequence[Tensor]) -> Tensor:
-    """Taps (B, E, D, h, w) each -> (B, D, T, h, w, E) float16, the order on disk."""
-    return rearrange([tap.half() for tap in taps], "t b e d h w -> b d t h w e").contiguous()
-
-
-def unpack_taps(tokens: Tensor) -> list[Tensor]:
-    """(B, D, T, h, w, E) float16 -> taps (B, E, D, h, w) float32 each, channels last as the encoder gives them."""
-    return [rearrange(tokens[:, :, index].float(), "b d h w e -> b e d h w") for index in range(tokens.shape[2])]
-
-
-def training_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, list[Tensor]]:
-    """What the network is given beside the image: the taps, if the batch carries tokens."""
-    if "tokens" not in batch:
-        return {}
-    return {"taps": unpack_taps(batch["tokens"].to(device, non_blocking=True))}
-
-
-def weights_hash(encoder: nn.Module) -> str:
-    """SHA-256 of names, shapes and values of an encoder's weights, wherever they came from."""
-    found = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()

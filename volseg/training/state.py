@@ -12,15 +12,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from volseg.config.schema import Config
-from volseg.device import choose_device, has_native_bf16
+from volseg.device import choose_device, training_dtype
 from volseg.errors import ConfigError, VolsegError
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
-from volseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from volseg.training.checkpoint import RunProgress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
+from volseg.training.frozen_encoder import training_inputs
 from volseg.training.losses import SegmentationLoss
 from volseg.training.reproducibility import seed_step
-from volseg.training.samples import training_inputs
 from volseg.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class TrainingState:
         self._fabric = make_fabric(config)
         self.device = self._fabric.device
         torch.manual_seed(config.seed)
-        dtype = compute_dtype(config, self.device)
+        dtype = training_dtype(config.precision, self.device)
         self.model = build_model(config.model, plan, device=self.device, dtype=dtype, read_weights=read_weights)
         settings = config.train
         groups = parameter_groups(
@@ -104,7 +104,7 @@ class TrainingState:
         self.average.update(self.model)
         return loss.detach()
 
-    def save(self, folder: Path, progress: Progress) -> None:
+    def save(self, folder: Path, progress: RunProgress) -> None:
         """Write the checkpoint."""
         state = {
             "model": self.model.state_dict(),
@@ -116,7 +116,7 @@ class TrainingState:
         }
         save_checkpoint(folder, state)
 
-    def restore(self, folder: Path) -> Progress:
+    def restore(self, folder: Path) -> RunProgress:
         """Read the checkpoint, and say where the run stands.
 
         Raises:
@@ -141,18 +141,12 @@ class TrainingState:
             hint = "resume with the run's own configuration, or choose another output="
             raise ConfigError("the checkpoint has other groups", file=folder, found=error, hint=hint) from error
         logger.info("resumed at step %d", state["progress"]["step"])
-        return Progress(**state["progress"])
+        return RunProgress(**state["progress"])
 
 
 def make_fabric(config: Config) -> Fabric:
     """Device and precision of a run."""
     device = choose_device(config.device)
-    bf16 = compute_dtype(config, device) == torch.bfloat16
+    bf16 = training_dtype(config.precision, device) == torch.bfloat16
     devices: int | list[int] = 1 if device.index is None else [device.index]
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
-
-
-def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """Precision of the network's multiplications; ``auto`` is bf16 only on hardware that has it."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_native_bf16(device))
-    return torch.bfloat16 if bf16 else torch.float32

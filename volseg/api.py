@@ -1,0 +1,304 @@
+"""The Python interface: plan, train, predict, evaluate and load. The commands call these functions.
+
+Importing this module is cheap; a function imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volseg.config.schema import Config
+    from volseg.evaluation.results import Evaluation
+    from volseg.inference.cohort.records import Summary
+    from volseg.inference.predictor import Predictor
+    from volseg.io.labels import LabelMap
+    from volseg.metrics.pair import HdMode
+    from volseg.parallel import StageProgress
+    from volseg.planning.plan import Plan
+
+PathLike = str | Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Scores of one or several methods.
+
+    Attributes:
+        evaluation: The scores of every method, case and class.
+        summary: Means with intervals, counts and comparisons, as written to ``summary.json``.
+        table: The tables of ``summary.md`` as text.
+        files: The files that were written.
+    """
+
+    evaluation: Evaluation
+    summary: dict[str, Any]
+    table: str
+    files: tuple[Path, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every case was predicted and scored, 1 if a prediction is missing or a case failed, 2 if all failed."""
+        if len(self.evaluation.failed) == len(self.evaluation.results):
+            return 2
+        return 1 if self.evaluation.failed or self.evaluation.missing else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        model_file: The trained model.
+        folder: The run folder.
+        scores: Scores of the held-out cases, also in ``validation/scores/``.
+    """
+
+    model_file: Path
+    folder: Path
+    scores: EvaluationResult
+
+
+def plan(
+    dataset: PathLike,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    out: PathLike | None = None,
+    workers: int = 2,
+    progress: StageProgress | None = None,
+) -> Plan:
+    """Check every case of a data set and derive the plan that training uses.
+
+    Args:
+        dataset: Data set folder (Decathlon, nnU-Net v2 raw, or ``images/`` and ``labels/``).
+        overrides: Fields of the plan that are set by hand: ``["plan.token_stride=4"]`` or ``{"token_stride": 4}``.
+        out: File to write the plan to.
+        workers: Processes that read cases.
+        progress: Called with the stage ``fingerprint`` and the number of finished and of all cases.
+
+    Raises:
+        ConfigError: An override is invalid.
+        DataError: The data set or some of its cases cannot be used; all invalid cases are reported together.
+        OutputError: The plan cannot be written.
+    """
+    from volseg.config.load import load_config
+    from volseg.io.datasets import read_dataset
+    from volseg.parallel import stage_progress
+    from volseg.planning.fingerprint import fingerprint
+    from volseg.planning.plan import make_plan, read_overrides
+
+    fields = dict(overrides) if isinstance(overrides, Mapping) else load_config(None, overrides).plan
+    read_overrides(fields)  # an invalid override shows before the cases are read
+    measured = fingerprint(read_dataset(dataset), stage_progress(progress, "fingerprint"), workers=workers)
+    result = make_plan(measured, fields)
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def train(
+    config: PathLike | Mapping[str, Any] | Config | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    progress: StageProgress | None = None,
+) -> TrainingResult:
+    """Train a model on a data set, then predict and score the held-out cases.
+
+    Args:
+        config: YAML file, nested mapping or configuration; ``None`` starts from the defaults.
+        overrides: ``key=value`` strings that override it, such as ``data.root=DIR`` or ``train.max_minutes=30``.
+        resume: Continue an interrupted run in the same ``output`` folder.
+        progress: Called with a stage (``fingerprint``, ``preprocess``, ``tokens``, ``train``, ``predict``,
+            ``evaluate``) and the number of finished and of all cases or steps.
+
+    Raises:
+        ConfigError: A setting is invalid or does not fit the data.
+        DataError: The data set or one of its cases cannot be used.
+        ModelFileError: The weight file or the checkpoint cannot be used.
+        OutputError: The run folder exists already, or cannot be written.
+    """
+    from volseg.config.load import load_config
+
+    settings = load_config(config, overrides)  # before anything heavy is imported: a typo shows at once
+
+    from volseg.training.experiment import prepare
+    from volseg.training.loop import train as train_model
+
+    experiment = prepare(settings, progress, resume=resume)
+    model_file = train_model(experiment, progress)
+    validation, cases = experiment.folder / "validation", experiment.val_cases
+    predict(model_file, cases, validation / "masks", device=settings.device, overwrite=True, progress=progress)
+    scores = evaluate(
+        {experiment.folder.name: validation / "masks"},
+        {case.id: case.label for case in cases if case.label is not None},
+        validation / "scores",
+        labels=experiment.plan.label_map,
+        images={case.id: case.images[0] for case in cases},
+        progress=progress,
+    )
+    return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores)
+
+
+def predict(
+    model: PathLike | Sequence[PathLike] | Predictor,
+    scans: PathLike | Sequence[Any],
+    output: PathLike,
+    *,
+    device: str = "auto",
+    tta: bool = False,
+    skip_air: bool = True,
+    max_memory: int | str | None = None,
+    split_classes: bool = False,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    shard: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    progress: StageProgress | None = None,
+) -> Summary:
+    """Write a mask for each scan, on the scan's own grid, and ``summary.json``.
+
+    A scan that cannot be read or predicted fails alone; the others are finished. Masks of an earlier run with the same
+    model, scan and options are skipped.
+
+    Args:
+        model: Model file, several for an ensemble, or a loaded model.
+        scans: A scan, a folder of scans, a list file (``.txt``), or cases (:class:`volseg.io.cases.Case`).
+        output: Folder of the masks.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        tta: Average over mirrored copies along the plan's mirror axes.
+        skip_air: Skip windows that hold only air, where the plan allows it.
+        max_memory: Limit of the memory beside model, scan and mask, in bytes or as ``"4GB"``; default 4 GB, or more if
+            needed.
+        split_classes: Write ``CASE/CLASS.nii.gz`` (0 and 1) instead of ``CASE.nii.gz``.
+        probabilities: Also write the probability of each class.
+        uncertainty: Also write a map of the entropy.
+        shard: ``(i, n)`` takes every n-th scan from the i-th on.
+        overwrite: Replace files of another model, scan or setting.
+        progress: Called with the stage ``predict`` and the number of finished and of all scans.
+
+    Returns:
+        What became of each scan; ``count("failed")`` is the number of failures.
+
+    Raises:
+        DataError: There is no scan, or two have the same name.
+        ModelFileError: A model file cannot be used.
+        OutputError: The output folder cannot be written.
+    """
+    from volseg.config.sizes import parse_size
+    from volseg.inference.cohort.run import predict_folder
+    from volseg.inference.options import PredictOptions
+    from volseg.inference.predictor import Predictor
+    from volseg.parallel import stage_progress
+
+    limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
+    return predict_folder(
+        model if isinstance(model, Predictor) else Predictor.from_file(model, device=device),
+        scans,
+        output,
+        options=PredictOptions(tta=tta, skip_air=skip_air, max_memory_bytes=limit),
+        split_classes=split_classes,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        shard=shard,
+        overwrite=overwrite,
+        progress=stage_progress(progress, "predict"),
+    )
+
+
+def evaluate(
+    pred: PathLike | Mapping[str, PathLike],
+    ref: PathLike | Mapping[str, Path] | None = None,
+    out: PathLike | None = None,
+    *,
+    dataset: PathLike | None = None,
+    labels: Mapping[str, object] | LabelMap | None = None,
+    images: PathLike | Mapping[str, Path] | None = None,
+    cases: PathLike | Sequence[str] | None = None,
+    hd_mode: HdMode = "max",
+    nsd_tolerance_mm: float = 1.0,
+    class_tolerance_mm: Mapping[str, float] | None = None,
+    workers: int = 0,
+    report: bool = True,
+    progress: StageProgress | None = None,
+) -> EvaluationResult:
+    """Score masks against references, with intervals and paired tests between methods.
+
+    Args:
+        pred: Folder of predictions, or method name -> folder.
+        ref: Folder of references, or case -> file; ``None`` takes the labels that ``dataset`` lists.
+        out: Folder of ``cases.csv``, ``summary.json``, ``summary.md`` and ``report.html`` with its pictures; ``None``
+            writes nothing.
+        dataset: A ``dataset.json`` with the classes; the pairs of image and label that it lists are the truth.
+        labels: Class name -> value or values, instead of those of ``dataset``. Without both: the values found in the
+            references.
+        images: Folder of the scans, or case -> file, for the pictures; default: as ``dataset`` lists them, or beside
+            the references.
+        cases: Score these cases only: names, or a file with one name per line or a run's ``splits.json``.
+        hd_mode: Definition of HD95: ``max``, ``pooled`` or ``surfel``.
+        nsd_tolerance_mm: Tolerance of NSD.
+        class_tolerance_mm: Tolerances of single classes, by name.
+        workers: Processes that score cases; 0 works in this one.
+        report: Write ``report.html`` and its pictures.
+        progress: Called with the stage ``evaluate`` and the number of finished and of all cases.
+
+    Raises:
+        ConfigError: ``cases`` cannot be read.
+        DataError: A folder is missing or holds no masks, or label maps disagree.
+        OutputError: A file cannot be written.
+    """
+    from volseg.evaluation.folder import evaluate_folder
+    from volseg.evaluation.sources import read_case_names
+    from volseg.evaluation.summary import summarize
+    from volseg.io.description import read_description, required_labels
+    from volseg.parallel import stage_progress
+    from volseg.report.tables import markdown_text, write_tables
+
+    description = read_description(dataset) if dataset is not None else None
+    if labels is None and description is not None:
+        labels = required_labels(description)
+    evaluation = evaluate_folder(
+        pred,
+        ref,
+        labels,
+        hd_mode=hd_mode,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        class_tolerance_mm=class_tolerance_mm,
+        cases=read_case_names(cases) if isinstance(cases, str | Path) else cases,
+        pairs=description.pairs if description is not None else (),
+        workers=workers,
+        progress=stage_progress(progress, "evaluate"),
+    )
+    summary = summarize(evaluation)
+    files: list[Path] = []
+    if out is not None:
+        files += write_tables(evaluation, summary, out)
+        if report:
+            from volseg.report.examples import find_images
+            from volseg.report.html import write_report
+
+            scans = find_images(images, description, None if isinstance(ref, Mapping) else ref)
+            files += write_report(out, evaluation, summary, scans)
+    return EvaluationResult(evaluation=evaluation, summary=summary, table=markdown_text(summary), files=tuple(files))
+
+
+def load(model: PathLike | Sequence[PathLike], device: str = "auto") -> Predictor:
+    """Read a trained model, or several whose probabilities are averaged.
+
+    Args:
+        model: A ``model.safetensors`` written by training, or several.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+
+    Returns:
+        A predictor; ``predict(path)`` or ``predict(array, affine)`` gives a mask on the scan's own grid.
+
+    Raises:
+        ModelFileError: A file is missing, damaged or not a volseg model.
+        ConfigError: There is no such device, or the models have different classes or channels.
+    """
+    from volseg.inference.predictor import Predictor
+
+    return Predictor.from_file(model, device=device)

@@ -1,0 +1,106 @@
+"""A frozen encoder as the token cache needs it, and the form of stored tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from volseg.errors import ConfigError
+from volseg.inference.sliding.windows import OVERLAP, window_starts
+from volseg.models.contracts import SegmentationNetwork
+from volseg.planning.plan import Plan
+from volseg.preprocessing.cache import digest
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenEncoder:
+    """The frozen encoder of a network, as `volseg.data.tokens.SliceTokens` describes it.
+
+    It runs in float32 at every precision of training, so that one cache serves them all.
+
+    Args:
+        model: The network; its encoder is frozen.
+        plan: The plan, whose patch size is the window.
+        name: Value of ``model.encoder``.
+
+    Attributes:
+        key: Hash of the weights, the encoder's settings and the windows.
+        window: The plan's patch (D, H, W).
+        halo: Neighbouring slices on each side.
+        slice_shape: (T taps, h, w, E) of one slice of a window.
+    """
+
+    def __init__(self, model: SegmentationNetwork, plan: Plan, name: str) -> None:
+        encoder = model.encoder
+        assert encoder is not None
+        assert not any(parameter.requires_grad for parameter in encoder.parameters())
+        self._model = model
+        _, height, width = self.window = plan.patch_size
+        self.halo = model.halo
+        stride = encoder.token_stride
+        self.slice_shape = (len(encoder.spec), height // stride, width // stride, encoder.spec.channels[0])
+        settings = {
+            "encoder": name,
+            "weights": weights_hash(encoder),
+            **encoder.token_settings(),
+            "window": list(self.window),
+            "overlap": OVERLAP,
+        }
+        self.key = digest(settings)
+
+    def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
+        """Return the first row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
+        rows, columns = (window_starts(shape[axis], self.window[axis]) for axis in (1, 2))
+        return np.array([(row, column) for row in rows for column in columns], dtype=np.int32)
+
+    def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
+        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, T, h, w, E).
+
+        Raises:
+            ConfigError: A token does not fit half precision.
+        """
+        device = next(self._model.parameters()).device
+        with torch.no_grad():
+            tokens = pack_taps(self._model.encode(torch.from_numpy(stack)[None].to(device)))[0]
+        if not torch.isfinite(tokens).all():
+            raise ConfigError(
+                "the encoder's tokens do not fit half precision",
+                expected="finite values of at most 65504",
+                hint="check model.weights, or set data.cache_tokens=false",
+            )
+        return cast("NDArray[np.float16]", tokens.cpu().numpy())
+
+
+def pack_taps(taps: Sequence[Tensor]) -> Tensor:
+    """Taps (B, E, D, h, w) each -> (B, D, T, h, w, E) float16, the order on disk."""
+    return rearrange([tap.half() for tap in taps], "t b e d h w -> b d t h w e").contiguous()
+
+
+def unpack_taps(tokens: Tensor) -> list[Tensor]:
+    """(B, D, T, h, w, E) float16 -> taps (B, E, D, h, w) float32 each, channels last as the encoder gives them."""
+    return [rearrange(tokens[:, :, index].float(), "b d h w e -> b e d h w") for index in range(tokens.shape[2])]
+
+
+def training_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, list[Tensor]]:
+    """What the network is given beside the image: the taps, if the batch carries tokens."""
+    if "tokens" not in batch:
+        return {}
+    return {"taps": unpack_taps(batch["tokens"].to(device, non_blocking=True))}
+
+
+def weights_hash(encoder: nn.Module) -> str:
+    """SHA-256 of names, shapes and values of an encoder's weights, wherever they came from."""
+    found = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
