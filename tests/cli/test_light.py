@@ -20,7 +20,6 @@ HEAVY = ("torch", "monai", "torchio", "lightning_fabric", "matplotlib", "scipy",
         "from volseg.cli.main import main; main(['predict', '--help'])",
         "from volseg.cli.main import main; main(['evaluate', '--help'])",
         "from volseg.cli.main import main; main(['describe', '--help'])",
-        "from volseg.cli.main import main; main(['settings', 'data'])",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
