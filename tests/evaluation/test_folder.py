@@ -315,3 +315,12 @@ def test_one_class_that_is_not_annotated_does_not_cost_the_others(tmp_path: Path
     assert not evaluation.failed
     assert evaluation.values("pred", "dice").tolist() == [[1, 1]]
     assert np.isnan(evaluation.values("pred", "nsd")).all()
+
+
+@pytest.mark.parametrize("tolerance", [math.inf, math.nan, -1.0])
+def test_an_unusable_tolerance_is_refused_before_anything_is_scored(tmp_path: Path, tolerance: float) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    with pytest.raises(DataError, match="all classes is out of range"):
+        evaluate_folder(ref, ref, LABELS, nsd_tolerance_mm=tolerance)
+    with pytest.raises(DataError, match="'liver' is out of range"):
+        evaluate_folder(ref, ref, LABELS, class_tolerance_mm={"liver": tolerance})

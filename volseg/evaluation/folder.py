@@ -14,6 +14,7 @@ from volseg.evaluation.sources import MaskFolder, find_masks, find_references
 from volseg.io.description import ListedPair, read_label_map
 from volseg.io.labels import LabelMap, check_agreement, make_label_map
 from volseg.metrics.pair import HdMode
+from volseg.metrics.scores import check_tolerance
 from volseg.metrics.table import both_empty_scores
 from volseg.parallel import run_tasks
 
@@ -67,6 +68,7 @@ def evaluate_folder(
     if label_map is not None:
         _check_tolerances(class_tolerance_mm or {}, label_map)
     extra_values = _check_predictions(folders, references, label_map)
+    check_tolerance(nsd_tolerance_mm, "all classes")
     settings = Settings(hd_mode, nsd_tolerance_mm, dict(class_tolerance_mm or {}))
     tasks = [
         CaseTask(
@@ -117,8 +119,9 @@ def _wanted_cases(references: MaskFolder, cases: Sequence[str] | None) -> list[s
 
 
 def _check_tolerances(class_tolerance_mm: Mapping[str, float], label_map: LabelMap) -> None:
-    """Check that tolerances are given for classes that exist."""
-    for name in class_tolerance_mm:
+    """Check that the tolerances of single classes are usable and that the classes exist."""
+    for name, tolerance_mm in class_tolerance_mm.items():
+        check_tolerance(tolerance_mm, f"class {name!r}")
         if name not in label_map.classes:
             similar = suggestion(name, label_map.classes)
             raise DataError(

@@ -120,7 +120,7 @@ def _groups(labels: Mapping[Label, int | Sequence[int]] | Iterable[Label], ignor
 def _tolerances(tolerance_mm: float | Mapping[Label, float], groups: Groups[Label]) -> dict[Label, float]:
     """The tolerance of every class."""
     if not isinstance(tolerance_mm, Mapping):
-        return dict.fromkeys(groups, _checked_tolerance(tolerance_mm, "all classes"))
+        return dict.fromkeys(groups, check_tolerance(tolerance_mm, "all classes"))
     missing = [repr(label) for label in groups if label not in tolerance_mm]
     if missing:
         raise DataError(
@@ -128,10 +128,19 @@ def _tolerances(tolerance_mm: float | Mapping[Label, float], groups: Groups[Labe
             found=", ".join(missing),
             expected="a tolerance in mm for every class, or one number for all",
         )
-    return {label: _checked_tolerance(tolerance_mm[label], f"class {label!r}") for label in groups}
+    return {label: check_tolerance(tolerance_mm[label], f"class {label!r}") for label in groups}
 
 
-def _checked_tolerance(tolerance_mm: object, what: str) -> float:
+def check_tolerance(tolerance_mm: object, what: str) -> float:
+    """Return a tolerance of NSD as a float.
+
+    Args:
+        tolerance_mm: The tolerance, mm.
+        what: What it belongs to, for the message.
+
+    Raises:
+        DataError: It is not a finite number >= 0.
+    """
     valid = isinstance(tolerance_mm, (int, float, np.integer, np.floating)) and not isinstance(tolerance_mm, bool)
     if not valid or not 0 <= float(tolerance_mm) < np.inf:  # type: ignore[arg-type]
         raise DataError(f"NSD tolerance of {what} is out of range", found=tolerance_mm, expected="finite and >= 0 mm")
