@@ -26,7 +26,7 @@ COPIED_TYPES = (".md", ".png", ".json", ".jsonl", ".csv", ".yaml", ".py")
 
 # The modules of the Python reference, by topic.
 MODULES = {
-    "Training, prediction and evaluation in one call each": ["volseg"],
+    "Training, prediction and evaluation in one call each": ["volseg.api"],
     "Prediction": ["volseg.inference.predictor", "volseg.inference.options"],
     "Geometry": ["volseg.geometry.grid", "volseg.geometry.volume"],
     "Data sets and plans": ["volseg.io.datasets", "volseg.io.labels", "volseg.planning.plan"],
