@@ -168,7 +168,7 @@ def test_the_python_interface_gives_the_same_mask(data: Path, run: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--config", "configs/none.yaml"], "no such configuration file"),
+        (["train", "--config", "configs/none.yaml"], "configuration file does not exist"),
         (["train", "--config", "configs/demo.yaml", "train.lrr=1"], "did you mean 'train.lr'"),
         (["train", "--config", "configs/demo.yaml"], "data.root"),
         (["train", "--config", "configs/demo.yaml", "data.root=/none"], "/none"),

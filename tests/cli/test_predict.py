@@ -49,9 +49,9 @@ def run(*arguments: object) -> int:
 def test_all_fine(model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--model", model, "--input", scans, "--output", tmp_path / "out", "--device", "cpu")
     assert run(*arguments) == 0
-    assert "2 predicted, 0 there already, 0 failed" in capsys.readouterr().out
+    assert "2 predicted, 0 skipped (up to date), 0 failed" in capsys.readouterr().out
     assert run(*arguments) == 0
-    assert "0 predicted, 2 there already, 0 failed" in capsys.readouterr().out
+    assert "0 predicted, 2 skipped (up to date), 0 failed" in capsys.readouterr().out
     assert run(*arguments, "--tta") == 2
     assert run(*arguments, "--tta", "--overwrite") == 0
 
@@ -62,7 +62,7 @@ def test_some_failed(
     (scans / "b.nii.gz").write_bytes(b"not a scan")
     assert run("--model", model, "--input", scans, "--output", tmp_path / "out", "--device", "cpu") == 1
     output = capsys.readouterr()
-    assert "1 predicted, 0 there already, 1 failed" in output.out
+    assert "1 predicted, 0 skipped (up to date), 1 failed" in output.out
     assert output.err == ""  # no bar where there is no terminal
     assert "b failed: " in caplog.text
     assert str(scans / "b.nii.gz") in caplog.text

@@ -117,7 +117,7 @@ def test_a_signal_leaves_whole_files_and_their_records(
     record = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {name: case["status"] for name, case in record["cases"].items()} == {"a": "done"}
     assert main(arguments) == 0
-    assert "2 predicted, 1 there already, 0 failed" in capsys.readouterr().out
+    assert "2 predicted, 1 skipped (up to date), 0 failed" in capsys.readouterr().out
     assert nibabel.load(tmp_path / "out" / "a.nii.gz").get_fdata().shape == (20, 22, 24)
 
 
@@ -137,7 +137,7 @@ def test_torchrun_shares_out_the_cases(arguments: list[str], tmp_path: Path) -> 
         {"a": "failed"},
         {"b": "done"},
     ]
-    assert "1 predicted, 0 there already, 0 failed" in done.stdout
+    assert "1 predicted, 0 skipped (up to date), 0 failed" in done.stdout
 
 
 def test_torchrun_and_shard_together_are_refused(
@@ -146,7 +146,7 @@ def test_torchrun_and_shard_together_are_refused(
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert main([*arguments, "--shard", "0/2"]) == 2
-    assert "--shard is given under torchrun" in capsys.readouterr().err
+    assert "--shard cannot be combined with torchrun" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -20,7 +20,7 @@ def test_a_setting_has_type_default_and_meaning() -> None:
     (setting,) = [setting for setting in settings() if setting.key == "train.max_minutes"]
     assert setting.type == "float | None"
     assert setting.default == "null"
-    assert setting.meaning == "Minutes of training and validation (preprocessing does not count)."
+    assert setting.meaning == "Minutes of training and validation; preprocessing does not count."
     assert all(setting.meaning for setting in settings())
 
 

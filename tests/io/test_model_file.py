@@ -96,7 +96,7 @@ def test_missing_file_and_folder(reader: Any, tmp_path: Path) -> None:
 def test_other_kinds_of_file(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "m.safetensors"
     file.write_bytes(content)
-    with pytest.raises(ModelFileError, match="damaged or of another kind"):
+    with pytest.raises(ModelFileError, match="damaged or not a volseg model"):
         read_model(file)
 
 

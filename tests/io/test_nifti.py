@@ -378,6 +378,6 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(DataError, match="may not be read") as error:
+    with pytest.raises(DataError, match="reading the file is not permitted") as error:
         read_volume(path)
     assert str(path) in str(error.value)

@@ -15,6 +15,7 @@ from tests.made.evaluations import evaluation_of, scores_of, two_organs, write, 
 from volseg.cli.main import main
 from volseg.evaluation.folder import evaluate_folder
 from volseg.evaluation.summary import summarize
+from volseg.io.description import read_description
 from volseg.report.examples import Images, example_pictures, find_images
 from volseg.report.html import render_report
 
@@ -103,12 +104,12 @@ def test_scans_are_found(tmp_path: Path) -> None:
         write(tmp_path / name, two_organs())
     dataset = tmp_path / "dataset.json"
     dataset.write_text(json.dumps({"channel_names": {"0": "CT"}}))
-    beside = find_images(None, dataset, tmp_path / "labelsTr")
+    beside = find_images(None, read_description(dataset), tmp_path / "labelsTr")
     assert (beside.files["a"].name, beside.modality) == ("a_0000.nii.gz", "ct")
     assert find_images(tmp_path / "other", None, tmp_path / "labelsTr").files["a"].name == "a.nii"
     pairs = [{"image": "./other/a.nii", "label": "./labelsTr/a.nii.gz"}]
     dataset.write_text(json.dumps({"modality": {"0": "MRI"}, "training": pairs}))
-    listed = find_images(None, dataset, tmp_path / "labelsTr")
+    listed = find_images(None, read_description(dataset), tmp_path / "labelsTr")
     assert (listed.files["a"].name, listed.modality) == ("a.nii", "mri")
     assert find_images(None, None, tmp_path / "elsewhere").files == {}
 
@@ -221,7 +222,7 @@ def test_real_scans(data_root: Path, tmp_path: Path, task: str, case: str) -> No
     names = {name: int(value) for value, name in labels.items()}
     evaluation = evaluate_folder(tmp_path / "pred", root / "labelsTr", names, cases=[case])
     assert not evaluation.failed
-    images = find_images(None, root / "dataset.json", root / "labelsTr")
+    images = find_images(None, read_description(root / "dataset.json"), root / "labelsTr")
     assert images.modality == "mri"
     pictures = example_pictures(evaluation, images)
     assert len(pictures) == 1

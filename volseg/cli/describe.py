@@ -1,4 +1,4 @@
-"""Print what each part of a configuration's network costs: parameters, multiply-accumulates, activations, strides."""
+"""Print the cost of each part of a network: parameters, multiply-accumulates, activations, strides."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ NOTES = """\
 patch {patch} voxels, {channels} channel(s), {classes} classes, token stride {stride}
 GMACs: one patch in prediction; matrix products, convolutions and attention, not norms, activations or interpolation
 kept MB: activations that autograd keeps of one training batch ({batch} patches) in float32, counted on the meta device;
-  the peak adds weights, gradients, the optimizer's state and the work space of single operations"""
+  the peak also holds weights, gradients, the optimizer's state and the work space of single operations"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/default.yaml")
-    parser.add_argument("--plan", metavar="FILE", help="a plan; without it the plan of data.root is made")
+    parser.add_argument("--plan", metavar="FILE", help="plan file (default: derive the plan of data.root)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example data.root=DIR")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe; 0."""
+    """Print the table and its notes."""
     from volseg.config.load import load_config
 
     config = load_config(args.config, args.overrides)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(parts: list[PartCost]) -> str:
-    """One line for each part and one for all, aligned."""
+    """Return an aligned table: a line per part and a total."""
     rows = [
         (
             part.name,
@@ -81,12 +81,12 @@ def table(parts: list[PartCost]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits or more."""
+    """Return a number with at least three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _plan(config: Config, file: str | None) -> Plan:
-    """The plan that training would use, or one from a file with the configuration's overrides."""
+    """Return the plan that training would use, or a plan file with the configuration's overrides."""
     from volseg.planning.plan import Plan, revise_plan
 
     if file is not None:

@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ref", help="folder of reference masks (default: the labels that --dataset lists)")
     parser.add_argument("--out", required=True, help="folder of the tables and the report")
-    parser.add_argument("--dataset", help="dataset.json with the labels (default: the values found in the references)")
+    parser.add_argument(
+        "--dataset",
+        help="dataset.json with the classes and, if listed, the pairs (default: the values in the references)",
+    )
     parser.add_argument("--cases", metavar="FILE", help="score these only: one name per line, or a run's splits.json")
     parser.add_argument("--images", help="folder of the scans, for the report's pictures (default: as in --dataset)")
     parser.add_argument("--hd-mode", default="max", choices=("max", "pooled", "surfel"), help="definition of HD95")
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[CLASS=]MM",
         help="tolerance of NSD in mm, for all classes or for one (default: 1)",
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes that score cases (default: 0, none beside)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that score cases (default: 0, this one)")
     parser.add_argument("--no-report", action="store_true", help="tables only, no report.html")
 
 
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _methods(given: Sequence[str]) -> dict[str, str | Path]:
-    """Method name -> folder; without a name the folder's own is taken."""
+    """Return method name -> folder; the default name is that of the folder."""
     methods: dict[str, str | Path] = {}
     for text in given:
         name, equals, folder = text.partition("=")
@@ -65,14 +68,14 @@ def _methods(given: Sequence[str]) -> dict[str, str | Path]:
         name = name if named else path.resolve().name
         if not name or name in methods:
             raise ConfigError(
-                "every --pred needs a name of its own", found=text, expected="name=DIR", hint="write --pred name=DIR"
+                "two --pred have the same name", found=text, expected="name=DIR", hint="write --pred name=DIR"
             )
         methods[name] = path
     return methods
 
 
 def _tolerances(given: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The tolerance of all classes and those of single classes."""
+    """Return the tolerance of all classes and those of single classes, mm."""
     general_mm, class_mm = 1.0, {}
     for text in given:
         name, equals, number = text.rpartition("=")

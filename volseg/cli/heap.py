@@ -1,4 +1,4 @@
-"""Keep freed memory for the next tensor, where the system's allocator can be told to."""
+"""Settings of the C allocator that speed up large tensors on a CPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ TOP_PAD_BYTES = 64 << 20
 
 
 def reuse_freed_memory() -> None:
-    """Tell glibc not to give large blocks back to the system one by one.
+    """Let glibc keep freed memory instead of returning large blocks to the system.
 
-    By default every tensor above 32 MB is mapped anew, and the kernel clears its pages when they are first touched: a
-    fifth to a third of prediction's time on a CPU. In exchange the peak of memory is higher, by a third where it was
-    measured (`benchmarks/memory.py`). It is a policy of the process, so commands ask for it and the library never does.
-    Elsewhere than on glibc nothing happens.
+    By default each tensor above 32 MB is a new mapping whose pages the kernel clears: a fifth to a third of the time of
+    a prediction on a CPU. In exchange peak memory is higher, by a third in `benchmarks`. It is a policy of the whole
+    process, so commands call this and the library never does. Without glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""``volseg COMMAND ...``: finds the command, runs it, turns errors into messages and exit codes."""
+"""The entry point ``volseg COMMAND ...``: parses, runs the command, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from volseg.errors import VolsegError
 from volseg.version import __version__
 
 COMMANDS = {
-    "plan": "look at a data set and write its plan",
+    "plan": "check a data set and write its plan",
     "train": "train a model",
-    "describe": "print what the parts of a network cost",
+    "describe": "print the cost of the parts of a network",
     "settings": "print the settings of a configuration",
     "predict": "write masks for scans",
     "evaluate": "score masks against references",
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when every case succeeded, 1 when some failed, 2 when nothing could be done.
+        0 if every case succeeded, 1 if some failed, 2 if nothing could be done.
     """
     parser = argparse.ArgumentParser(prog="volseg", description="3D segmentation with a 2D foundation model.")
     parser.add_argument("--version", action="version", version=f"volseg {__version__}")
@@ -57,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """End as an error would, so that nothing half-written is left: a batch system asks a job to stop by SIGTERM."""
+    """End like an error, so that no incomplete file remains; batch systems stop jobs by SIGTERM."""
     raise SystemExit(128 + number)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; ``key=value`` settings may stand anywhere among the options, which argparse alone does not allow."""
+    """Parse arguments; ``key=value`` settings may stand anywhere between options, unlike in argparse."""
     args, rest = parser.parse_known_args(argv)
     if rest and (not hasattr(args, "overrides") or any(item.startswith("-") for item in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

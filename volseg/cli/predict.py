@@ -28,40 +28,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", required=True, help="a scan, a folder of scans, or a .txt that lists one case a line")
     add("--output", required=True, help="folder of the masks and summary.json")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    add("--tta", action="store_true", help="average over mirrored copies (slower, a little better)")
-    add("--no-skip-air", dest="skip_air", action="store_false", help="also predict windows of nothing but air")
+    add("--tta", action="store_true", help="average over mirrored copies (test-time augmentation)")
+    add("--no-skip-air", dest="skip_air", action="store_false", help="also predict windows that hold only air")
     add(
         "--max-memory",
         type=_size,
         metavar="SIZE",
-        help="bound of the memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: 4GB, or more if needed)",
+        help="limit of the memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: 4GB, or more if needed)",
     )
     add("--split-classes", action="store_true", help="write CASE/CLASS.nii.gz (0 and 1) instead of CASE.nii.gz")
-    add("--probabilities", action="store_true", help="write the probability of each class too (float16, large)")
-    add("--uncertainty", action="store_true", help="write a map of the entropy too")
-    add("--shard", type=_shard, metavar="I/N", help="take every N-th scan from the I-th (0/4 ... 3/4), for N jobs")
+    add("--probabilities", action="store_true", help="also write the probability of each class (float16, large)")
+    add("--uncertainty", action="store_true", help="also write a map of the entropy")
+    add(
+        "--shard", type=_shard, metavar="I/N", help="predict every N-th scan from the I-th on (0/4 ... 3/4), for N jobs"
+    )
     add("--overwrite", action="store_true", help="replace files of another model, input or setting")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict.
+    """Predict; under torchrun each process predicts its share of the scans.
 
     Returns:
-        0 when every scan succeeded, 1 when some failed, 2 when all did.
+        0 if every scan succeeded, 1 if some failed, 2 if all failed.
 
     Raises:
         VolsegError: Nothing can be predicted.
-        KeyboardInterrupt: Ctrl-C; what was finished stays and is recorded.
+        KeyboardInterrupt: Ctrl-C; finished masks are kept and recorded.
         SystemExit: SIGTERM (143), likewise.
     """
     reuse_freed_memory()
-    with stops_in_order("finished cases are kept; the same command goes on with the others"):
+    with stops_in_order("finished cases are kept; the same command predicts the others"):
         place = torchrun_place(os.environ)
         if place is not None and args.shard is not None:
             raise ConfigError(
-                "--shard is given under torchrun, which shares out the cases itself",
+                "--shard cannot be combined with torchrun, which distributes the scans",
                 found=f"RANK={place.shard[0]} of WORLD_SIZE={place.shard[1]}",
-                hint="leave --shard out, or start without torchrun",
+                hint="omit --shard, or start without torchrun",
             )
         code = _predict(args, place)
         if place is not None:
@@ -89,12 +91,12 @@ def _predict(args: argparse.Namespace, place: Place | None) -> int:
             progress=progress,
         )
     done, skipped, failed = (summary.count(status) for status in ("done", "skipped", "failed"))
-    print(f"{done} predicted, {skipped} there already, {failed} failed; see {summary.path}", flush=True)
+    print(f"{done} predicted, {skipped} skipped (up to date), {failed} failed; see {summary.path}", flush=True)
     return 0 if failed == 0 else 1 if done + skipped else 2
 
 
 def _device(name: str, place: Place | None) -> str:
-    """Under torchrun each process has its own GPU, unless one is named."""
+    """Return the device; under torchrun each process has its own GPU, unless one is named."""
     import torch
 
     if place is None or name not in ("auto", "cuda") or not torch.cuda.is_available():

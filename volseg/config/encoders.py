@@ -1,4 +1,4 @@
-"""Catalogue of the slice encoders: the numbers of each, and where its official weights are; no torch.
+"""Catalogue of the slice encoders: sizes and address of the official weights of each; without torch.
 
 A new encoder is one module with a network (see `volseg.models.contracts.ImageEncoder`) and one entry here. The
 configuration's choices, the network, the download of official weights and the error messages are made from the entry.

@@ -1,4 +1,4 @@
-"""YAML file + ``key=value`` -> :class:`~volseg.config.schema.Config`. OmegaConf is used here and nowhere else."""
+"""Configurations from YAML files, mappings and ``key=value`` overrides; the only module that uses OmegaConf."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ _STOPS = ("max_steps", "max_minutes")
 def load_config(source: str | Path | Mapping[str, Any] | Config | None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration, apply ``key=value`` overrides and check everything.
 
-    Of ``train.max_steps`` and ``train.max_minutes`` the later source wins, so a command line may replace the file's.
+    An override of ``train.max_steps`` also replaces ``train.max_minutes`` of the file, and vice versa.
 
     Args:
         source: YAML file, nested mapping or configuration, of which a file or mapping holds only what differs from the
             defaults; ``None`` starts from the defaults.
-        overrides: ``key=value`` strings, values in YAML syntax.
+        overrides: ``key=value`` strings with values in YAML syntax.
 
     Returns:
         The validated configuration.
 
     Raises:
-        ConfigError: A missing or unreadable file, an unknown key (with a suggestion) or a value out of range.
+        ConfigError: The file is missing or unreadable, a key is unknown (a similar one is suggested), or a value is
+            invalid.
     """
     origin = source if isinstance(source, str | Path) else None
     if isinstance(source, Config):
@@ -50,7 +51,7 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     """Build a configuration from plain nested values, as stored in a run folder or a model file.
 
     Raises:
-        ConfigError: An unknown key or a value of the wrong type or range.
+        ConfigError: A key is unknown, or a value has the wrong type or range.
     """
     _check_keys(values, origin)
     config = OmegaConf.structured(Config)
@@ -60,12 +61,12 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ConfigError(
-            "a configuration value does not fit", file=origin, found=f"{key}: {str(error).splitlines()[0]}"
+            "a configuration value is invalid", file=origin, found=f"{key}: {str(error).splitlines()[0]}"
         ) from error
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested values of a configuration."""
+    """Return the plain nested values of a configuration."""
     return asdict(config)
 
 
@@ -86,7 +87,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
         raise ConfigError(
-            "there is no such configuration file", file=path, hint="give one of configs/*.yaml or your own"
+            "the configuration file does not exist", file=path, hint="use one of configs/*.yaml or your own"
         ) from error
     except (OSError, ValueError, YAMLError) as error:
         raise ConfigError("the configuration file cannot be read as YAML", file=path, found=error) from error
@@ -132,7 +133,7 @@ def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: ty
 
 
 def _unlock(config: DictConfig) -> None:
-    """Frozen dataclasses arrive read-only; values are merged in before the frozen object is built."""
+    """Make the nodes of frozen dataclasses writable, so that values can be merged into them."""
     OmegaConf.set_readonly(config, False)
     for key in config:
         if isinstance(config._get_node(key), DictConfig):

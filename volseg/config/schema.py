@@ -1,4 +1,4 @@
-"""Every setting, its default and its check. Defaults live here and nowhere else."""
+"""The schema of a configuration: every setting with default, meaning and check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DECODERS = ("unetr", "linear", "unet2d")
 BASELINES = ("dynunet",)
 PRECISIONS = ("auto", "32", "bf16")
 FROZEN = ("frozen", "linear")
-"""Adaptations that leave the encoder as it is."""
+"""Adaptations that do not change the encoder."""
 
 
 def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -37,17 +37,17 @@ def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the cases are and how they are split.
+    """Data set, split and token cache.
 
     Attributes:
         root: Dataset folder (Decathlon, nnU-Net v2 raw, or ``images/`` and ``labels/``).
-        cache: Folder of the preprocessed cases; default ``preprocessed`` beside the run folder.
+        cache: Folder of the preprocessed cases; the default is ``preprocessed`` beside the run folder.
         fold: Which of the five folds is held out for validation (0..4).
-        shots: Train on this many cases only (few-shot); ``None`` takes all.
-        workers: Processes that cut and augment patches; 0 does it in the main process.
-        cache_tokens: Keep the tokens of a frozen encoder on disk and train on these; it runs once for each variant.
-        token_variants: Stored variants of each case: the first as it is, the others augmented.
-        cache_limit: Largest token cache, for example ``20GB`` (of 10^9 bytes), ``500MB``, or bytes.
+        shots: Number of training cases (few-shot); ``None`` uses all.
+        workers: Processes that cut and augment patches; 0 uses the main process.
+        cache_tokens: Store the tokens of a frozen encoder on disk and train on them; the encoder runs once per variant.
+        token_variants: Stored variants per case: the first is the case itself, the others are augmented.
+        cache_limit: Largest size of the token cache, for example ``20GB``, ``500MB``, or bytes.
     """
 
     root: str | None = None
@@ -73,30 +73,30 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What the network is made of.
+    """The network: encoder, adaptation, aggregator and decoder.
 
     Attributes:
         encoder: Slice encoder; ``identity`` leaves stem and decoder only (the control).
         weights: Path of an encoder weight file or of a volseg model file, ``official`` (downloaded once), or
-            ``random``. There is no default: a random start must be asked for.
-        adaptation: What of the encoder is trained: nothing (``frozen``; ``linear`` is the linear probe, which needs
+            ``random``. There is no default, so that training from scratch is always a choice.
+        adaptation: Trained part of the encoder: nothing (``frozen``; ``linear`` is the linear probe, which needs
             ``decoder=linear`` and ``aggregator=none``), ``lora``, the biases (``bitfit``), or everything (``full``).
-        lora_rank: Rank of LoRA's matrices.
-        lora_alpha: Factor of LoRA's product, times the rank; as large as the rank, the factor is 1.
-        lora_dropout: Dropout before LoRA's product.
-        lora_mlp: LoRA on the feed-forward layers too, not on the attention's alone.
-        aggregator: How slice tokens are mixed along depth: not at all, by a convolution over five slices, or by
-            attention over the stack with positions in millimetres.
+        lora_rank: Rank of the LoRA matrices.
+        lora_alpha: Scale of LoRA: the product of the matrices is multiplied by ``lora_alpha / lora_rank``.
+        lora_dropout: Dropout rate on the input of the LoRA matrices.
+        lora_mlp: Adapt the feed-forward layers as well as the attention layers.
+        aggregator: Mixing of slice tokens along depth: ``none``, ``conv`` (a convolution over five slices) or
+            ``attention`` over the stack with positions in millimetres.
         attention: Attention kernel; ``xformers`` needs CUDA and the extra ``volseg[xformers]``.
-        decoder: ``unetr`` works in 3D on raw voxels and tokens; ``linear`` (one classifier) and ``unet2d`` see the
-            tokens of one slice at a time.
-        stem: Whether raw voxels enter the ``unetr`` decoder.
+        decoder: ``unetr`` is a 3D decoder of raw voxels and tokens; ``linear`` (one classifier) and ``unet2d`` decode
+            the tokens slice by slice.
+        stem: Feed the raw voxels into the ``unetr`` decoder.
         adjacent_slices: Slices that enter the encoder as channels (1 or 3).
-        features: Channels of the decoder and the raw-voxel stem at full resolution; doubled at each level.
-        max_features: Upper limit of that doubling.
-        drop_path: Highest stochastic-depth rate of the encoder (linear over depth).
-        checkpoint_encoder: Compute the encoder's activations twice instead of keeping them: less memory, more time.
-        baseline: Build this reference network instead of volseg's own (benchmarks).
+        features: Channels of stem and decoder at full resolution; doubled at each level.
+        max_features: Largest number of channels of a level.
+        drop_path: Stochastic-depth rate of the encoder's last block; it rises linearly from 0.
+        checkpoint_encoder: Gradient checkpointing of the encoder: less memory, more time.
+        baseline: Train this reference network instead of volseg's own (``dynunet``).
     """
 
     encoder: str = "dinov2_s14"
@@ -139,18 +139,18 @@ class ModelConfig:
             )
         if self.encoder == "identity" and self.baseline is None and (self.decoder != "unetr" or not self.stem):
             raise ConfigError(
-                "without an encoder nothing enters this decoder",
+                "this decoder needs an encoder",
                 found=f"model.encoder=identity model.decoder={self.decoder} model.stem={str(self.stem).lower()}",
                 expected="model.decoder=unetr model.stem=true",
-                hint="choose another model.encoder, or that decoder",
+                hint="choose another model.encoder, or model.decoder=unetr model.stem=true",
             )
 
     def _check_linear_probe(self) -> None:
-        """One linear classifier on a frozen encoder: anything else that trains would make it something else."""
+        """Check that a linear probe has one linear classifier on a frozen encoder and no other trained part."""
         wrong = [key for key, value in (("decoder", "linear"), ("aggregator", "none")) if getattr(self, key) != value]
         if wrong or self.encoder == "identity":
             raise ConfigError(
-                "model.adaptation=linear is the linear probe and needs its other parts",
+                "model.adaptation=linear is the linear probe and needs a linear decoder, no aggregator and an encoder",
                 found=f"model.decoder={self.decoder}, model.aggregator={self.aggregator}, model.encoder={self.encoder}",
                 expected="model.decoder=linear, model.aggregator=none, an encoder",
                 hint="set model.decoder=linear model.aggregator=none, or model.adaptation=frozen",
@@ -162,9 +162,9 @@ class AugmentConfig:
     """Training augmentation; probabilities are per sample.
 
     Attributes:
-        affine: Probability of a random rotation and scaling.
+        affine: Probability of a rotation and scaling.
         rotation_degrees: Largest rotation; thick-slice sets rotate in plane only.
-        scale: Largest relative change of size (0.25: 0.75 to 1.25).
+        scale: Largest relative change of size (0.25 scales by 0.75 to 1.25).
         noise: Probability of Gaussian noise.
         blur: Probability of Gaussian blur.
         gamma: Probability of a gamma change of contrast.
@@ -192,27 +192,25 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the network is trained. Exactly one of ``max_steps`` and ``max_minutes`` is set.
+    """Length of a run, optimizer, sampling and validation. Exactly one of ``max_steps`` and ``max_minutes`` is set.
 
     Attributes:
         max_steps: Optimizer steps.
-        max_minutes: Minutes of training and validation (preprocessing does not count).
+        max_minutes: Minutes of training and validation; preprocessing does not count.
         batch_size: Patches per step.
         lr: Peak learning rate of the stem, aggregator and decoder.
-        encoder_lr_scale: The pretrained encoder's learning rate as a fraction of ``lr``; LoRA's matrices are new and
-            take ``lr``.
-        layer_decay: Factor of the learning rate from each of the pretrained encoder's layers to the one before it; 1 is
-            off.
-        weight_decay: AdamW's decoupled weight decay (not on norms and biases).
-        warmup_fraction: Part of the run over which the learning rate rises from 0.
-        clip_norm: Largest norm of the gradient.
-        ema_decay: Decay of the averaged weights that are validated and kept.
-        foreground_fraction: Share of patches centred on a voxel of a random foreground class.
-        deep_supervision: Losses on the decoder's coarser levels.
-        validate_every: Steps between whole-volume validations of at most ``validate_cases`` cases.
-        validate_cases: Cases of the intermediate validations; the final one takes all.
+        encoder_lr_scale: Learning rate of a pretrained encoder as a fraction of ``lr``; LoRA matrices use ``lr``.
+        layer_decay: Learning rate of each layer of a pretrained encoder as a fraction of the next layer's; 1 is off.
+        weight_decay: Weight decay of AdamW (not on norms and biases).
+        warmup_fraction: Part of the run during which the learning rate rises linearly from 0.
+        clip_norm: Gradients are clipped to this norm.
+        ema_decay: Decay of the exponential moving average of the weights, which is validated and saved.
+        foreground_fraction: Fraction of patches centred on a voxel of a random foreground class.
+        deep_supervision: Add losses on the decoder's coarser levels.
+        validate_every: Steps between validations on whole volumes.
+        validate_cases: Most cases of a validation during training; the final one uses all held-out cases.
         checkpoint_every: Steps between checkpoints.
-        keep_best: Write the best-on-validation weights as ``model_best.safetensors`` too.
+        keep_best: Also write the weights of the best validation as ``model_best.safetensors``.
     """
 
     max_steps: int | None = None
@@ -258,12 +256,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PostprocessConfig:
-    """What is done to the model's masks, by the names of the classes; nothing by default.
+    """Postprocessing of predicted masks, by class name; none by default.
 
     Attributes:
-        largest_component: Classes of which only the largest component stays; names, or ``all`` (each by itself).
-        min_volume_ml: Components of less than this are removed; one number for all classes, or class -> ml.
-        fill_holes: Classes whose holes are filled where they are background; names, or ``all``.
+        largest_component: Classes of which only the largest component is kept: names, or ``all`` (each class alone).
+        min_volume_ml: Smaller components are removed: one volume for all classes, or class -> ml.
+        fill_holes: Classes whose background holes are filled: names, or ``all``.
     """
 
     largest_component: Any = None
@@ -286,14 +284,15 @@ class PostprocessConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole experiment.
+    """A training run.
 
     Attributes:
         output: Run folder.
-        seed: Seed of the initial weights, of every sample and of the choice of shots; the folds are the same for all.
+        seed: Seed of the initial weights, of all samples and of the choice of shots; it does not change the folds.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        precision: Of training. ``auto`` takes bf16 only where the hardware has it: most GPUs, and CPUs with AMX.
-        plan: Overrides of the plan, by the names of its fields.
+        precision: Precision of training. ``auto`` is bf16 on hardware that computes in it (most GPUs, CPUs with AMX),
+            otherwise float32.
+        plan: Overrides of the plan's fields.
     """
 
     output: str = "runs/volseg"
@@ -316,7 +315,7 @@ class Config:
 
 
 def _check_token_cache(model: ModelConfig) -> None:
-    """Tokens can be kept only of an encoder that is there and does not change."""
+    """Check that the tokens of this encoder can be stored: it exists and is not trained."""
     hint = "set data.cache_tokens=false"
     if model.baseline is not None or model.encoder == "identity":
         name = model.baseline or model.encoder

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writing: a file or folder gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HINT = "choose a folder with write permission and free space"
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside ``path`` that takes its name only when the block ends without an error.
+    """Open a temporary file that replaces ``path`` when the block ends without an error.
 
-    Missing parent folders are made. After an error nothing is left, and a file that was there before is untouched.
+    Missing parent folders are created. After an error nothing is left behind, and an existing file is unchanged.
 
     Args:
         path: The file to write.
@@ -28,7 +28,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         The temporary file, open for binary writing.
 
     Raises:
-        OutputError: The folder cannot be made or written to, or the disk is full.
+        OutputError: The folder cannot be created or written to, or the disk is full.
     """
     path = Path(path)
     temporary = _beside(path, "tmp")
@@ -48,28 +48,28 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: str | Path, *, replace: bool = True, hint: str = HINT) -> Iterator[Path]:
-    """Makes a temporary folder beside ``path`` that takes its name only when the block ends without an error.
+    """Create a temporary folder that replaces ``path`` when the block ends without an error.
 
-    Missing parent folders are made. After an error nothing is left, and a folder that was there before is untouched.
+    Missing parent folders are created. After an error nothing is left behind, and an existing folder is unchanged.
 
     Args:
         path: The folder to write.
-        replace: Take the place of a folder that is there; otherwise that one stays, as when another process was faster.
-        hint: What the user can do when it cannot be written.
+        replace: Replace an existing folder; otherwise it is kept, for example because another process was faster.
+        hint: Hint of the error when it cannot be written.
 
     Yields:
         The temporary folder.
 
     Raises:
-        OutputError: The folder cannot be made or written to, or the disk is full.
+        OutputError: The folder cannot be created or written to, or the disk is full.
     """
     path = Path(path)
-    temporary, former = _beside(path, "tmp"), _beside(path, "old")
+    temporary, previous = _beside(path, "tmp"), _beside(path, "old")
     try:
         temporary.mkdir(parents=True)
         yield temporary
         if replace and path.exists():
-            path.replace(former)
+            path.replace(previous)
         try:
             temporary.replace(path)
         except OSError:
@@ -78,14 +78,14 @@ def atomic_folder(path: str | Path, *, replace: bool = True, hint: str = HINT) -
     except OSError as error:
         raise _not_written("folder", path, error, hint) from error
     finally:
-        if former.exists() and not path.exists():
-            former.replace(path)
-        for folder in (temporary, former):
+        if previous.exists() and not path.exists():
+            previous.replace(path)
+        for folder in (temporary, previous):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A hidden name in the same folder that no other writer has; names are limited to 255 bytes."""
+    """Return a hidden, unique name in the same folder; file names are limited to 255 bytes."""
     name = path.name.encode()[:180].decode(errors="ignore")
     return path.with_name(f".{name}.{uuid.uuid4().hex}.{ending}")
 

@@ -1,4 +1,4 @@
-"""Cases and the files they are made of: names, channels, and folders of scans to predict."""
+"""Cases and their files: names, channels, and folders or lists of scans to predict."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ logger = logging.getLogger(__name__)
 LIST_SUFFIX = ".txt"
 COMMENT = re.compile(r"(^|\s)#.*")
 CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's channel number at the end of a file's stem
-LISTED = 20  # bad files named in one message
+LISTED = 20  # most items in one message
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan, with its reference if there is one.
+    """A scan and, if it exists, its reference.
 
     Attributes:
         id: Name of the case, unique in its dataset.
-        images: Files in the order of the channels (or one file that holds them all); a DICOM series is its folder.
+        images: One file per channel, in their order, or one file with all channels; for a DICOM series, its folder.
         label: File of the reference labels.
     """
 
@@ -36,20 +36,20 @@ class Case:
 
 
 def case_name(path: str | Path) -> str:
-    """The name of a scan's case: its file name without suffix (``.nii.gz`` counts as one)."""
+    """Return the case name of a scan: its file name without suffix (``.nii.gz`` counts as one)."""
     return volume_stem(path)
 
 
 def list_images(path: str | Path, channels: int = 1) -> list[Case]:
-    """Finds the scans to predict.
+    """Find the scans to predict.
 
-    With several channels, files ``case_0000``, ``case_0001`` ... form a case, and a file without such a number holds
-    all its channels. With one channel a file is a case; ``_0000`` is taken off the names if all files have it.
-    A case that lacks a channel is listed with the files it has, so that reading it fails alone.
+    With several channels, the files ``case_0000``, ``case_0001`` ... form a case, and a file without such a number
+    holds all channels. With one channel each file is a case; ``_0000`` is removed from the names if all files have it.
+    A case that lacks a channel is listed with its files, so that only this case fails.
 
-    A list (``.txt``) has one case a line: a file as above or the folder of a DICOM series, or one for each channel,
-    separated by commas or tabs. Paths are relative to the list; ``#`` begins a comment. A case takes its name from
-    its first path. One that does not exist is reported with its line and listed, so that reading it fails alone.
+    A list (``.txt``) has one case per line: a file as above, the folder of a DICOM series, or one path per channel,
+    separated by commas or tabs. Paths are relative to the list; ``#`` begins a comment. The first path gives the name
+    of the case. A path that does not exist is logged with its line and listed, so that only its case fails.
 
     Args:
         path: A file (with its sister channels), a folder of scans, or a list of scans.
@@ -59,7 +59,7 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
         The cases by name, without labels.
 
     Raises:
-        DataError: There is nothing to read, two files have the same case name, or a list is not valid.
+        DataError: There is no scan, two files have the same case name, or a list is invalid.
     """
     path = Path(path)
     if path.suffix.lower() == LIST_SUFFIX and path.is_file():
@@ -79,10 +79,10 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
 
 
 def find_volumes(folder: Path) -> list[Path]:
-    """The scans of a folder by name, hidden files (macOS's ``._x``) left out.
+    """Return the scans of a folder, sorted by name; hidden files (``._x`` of macOS) are skipped.
 
     Raises:
-        DataError: The folder does not exist or may not be read.
+        DataError: The folder does not exist, or reading it is not permitted.
     """
     try:
         return sorted(path for path in folder.iterdir() if has_volume_suffix(path) and path.is_file())
@@ -91,7 +91,7 @@ def find_volumes(folder: Path) -> list[Path]:
 
 
 def group_channels(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    """Files by case, the channel number at the end of the name taken off; a case's files in the order of channels."""
+    """Group files by case name, without the channel number at its end; the files of a case are in channel order."""
     groups: dict[str, list[Path]] = {}
     for path in sorted(files, key=case_name):
         groups.setdefault(CHANNEL.sub("", case_name(path)), []).append(path)
@@ -99,7 +99,7 @@ def group_channels(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
 
 
 def _sister_channels(path: Path) -> list[Path]:
-    """The files of the same case beside a ``case_0000`` file."""
+    """Return all files of the case that a ``case_0000`` file belongs to."""
     name = CHANNEL.sub("", case_name(path))
     if name == case_name(path):
         return [path]
@@ -107,7 +107,7 @@ def _sister_channels(path: Path) -> list[Path]:
 
 
 def _read_list(file: Path, channels: int) -> tuple[Case, ...]:
-    """The cases of a list file."""
+    """Read the cases of a list file."""
     try:
         lines = [(number, COMMENT.sub("", line).strip(), line.strip()) for number, line in _lines(file)]
     except (OSError, UnicodeDecodeError) as error:
@@ -137,7 +137,7 @@ def _exists(path: Path) -> bool:
 
 
 def _listed_paths(text: str, whole: str, folder: Path, channels: int) -> tuple[Path, ...]:
-    """The paths of a line; a line that exists as it stands is one path, whatever commas and # it holds.
+    """Return the paths of a line; a line that is an existing path is taken whole, with its commas and ``#``.
 
     Args:
         text: The line without its comment.
@@ -152,7 +152,7 @@ def _listed_paths(text: str, whole: str, folder: Path, channels: int) -> tuple[P
 
 
 def _named_cases(rows: list[tuple[int, tuple[Path, ...]]], file: Path, channels: int) -> tuple[Case, ...]:
-    """Cases by id, named as those of a folder are.
+    """Return the cases of a list sorted by id, named as those of a folder.
 
     Raises:
         DataError: Two lines have the same case name.
@@ -163,26 +163,26 @@ def _named_cases(rows: list[tuple[int, tuple[Path, ...]]], file: Path, channels:
     lines: dict[str, list[int]] = {}
     for name, (number, _) in zip(names, rows, strict=True):
         lines.setdefault(name, []).append(number)
-    twice = [f"{name}: lines {', '.join(map(str, found))}" for name, found in lines.items() if len(found) > 1]
-    refuse("several lines have the same case name", file, twice, hint="link or copy the scans under different names")
+    repeated = [f"{name}: lines {', '.join(map(str, at))}" for name, at in lines.items() if len(at) > 1]
+    refuse("several lines have the same case name", file, repeated, hint="link or copy the scans under different names")
     return sorted_cases([Case(name, paths, None) for name, (_, paths) in zip(names, rows, strict=True)], file)
 
 
 def sorted_cases(cases: Iterable[Case], folder: Path) -> tuple[Case, ...]:
-    """The cases by id.
+    """Sort cases by id.
 
     Raises:
         DataError: Two cases have the same id (``x.nii`` beside ``x.nii.gz``).
     """
     cases = sorted(cases, key=lambda case: case.id)
-    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
-    refuse("several files have the same case name", folder, twice, hint="rename or remove all but one of each")
+    repeated = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
+    refuse("several files have the same case name", folder, repeated, hint="rename or remove all but one of each")
     return tuple(cases)
 
 
-def refuse(problem: str, file: Path, bad: Iterable[object], hint: str | None = None) -> None:
-    """Raises a DataError that lists what is bad, if anything is."""
-    items = [str(item) for item in bad]
+def refuse(problem: str, file: Path, invalid: Iterable[object], hint: str | None = None) -> None:
+    """Raise a DataError that lists all invalid items, if there are any."""
+    items = [str(item) for item in invalid]
     if items:
         more = [f"and {len(items) - LISTED} more"] if len(items) > LISTED else []
         raise DataError(problem, file=file, found="\n    ".join([f"{len(items)}:", *items[:LISTED], *more]), hint=hint)

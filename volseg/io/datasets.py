@@ -101,27 +101,27 @@ def read_dataset(root: str | Path) -> Dataset:
 
 
 def _read_decathlon(root: Path, description: Description) -> Dataset:
-    """Pairs as listed."""
+    """Read the listed pairs."""
     cases = [Case(case_name(pair.image), _channel_files(pair.image), pair.label) for pair in description.pairs]
     missing = (path for case in cases for path in (*case.images, case.label) if path and not path.is_file())
     refuse(
         "files listed in dataset.json do not exist",
         description.file,
         missing,
-        hint="restore them, or take the cases out",
+        hint="restore the files, or remove the cases from the list",
     )
     return _dataset(root, description, cases, description.channels or ("MRI",))
 
 
 def _channel_files(image: Path) -> tuple[Path, ...]:
-    """The listed file; or, where it stands for several (nnU-Net v1), ``case_0000``, ``case_0001`` ... beside it."""
+    """Return the listed file or, if it stands for several (nnU-Net v1), ``case_0000``, ``case_0001`` ... beside it."""
     if image.is_file() or not image.parent.is_dir():
         return (image,)
     return group_channels(find_volumes(image.parent)).get(case_name(image), (image,))
 
 
 def _read_nnunet(root: Path, description: Description) -> Dataset:
-    """``imagesTr/<case>_<channel><file_ending>`` and ``labelsTr/<case><file_ending>``."""
+    """Read ``imagesTr/<case>_<channel><file_ending>`` and ``labelsTr/<case><file_ending>``."""
     check_exclusive(required_labels(description), description.file)  # before any file is looked for
     channels = description.channels or ()
     images = group_channels(find_volumes(root / "imagesTr"))
@@ -136,7 +136,7 @@ def _read_nnunet(root: Path, description: Description) -> Dataset:
 
 
 def _read_plain(root: Path, description: Description | None) -> Dataset:
-    """``images/x.nii.gz`` and ``labels/x.nii.gz``."""
+    """Read ``images/x.nii.gz`` and ``labels/x.nii.gz``."""
     images, references = _by_name(root / "images"), _by_name(root / "labels")
     _check_pairs(root, images, references)
     cases = sorted_cases([Case(name, (path,), references[name]) for name, path in images.items()], root)
@@ -156,7 +156,7 @@ def _dataset(root: Path, description: Description, cases: Iterable[Case], channe
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """A folder's scans by case name."""
+    """Return a folder's scans by case name."""
     cases = sorted_cases([Case(case_name(path), (path,), None) for path in find_volumes(folder)], folder)
     return {case.id: case.images[0] for case in cases}
 
@@ -165,7 +165,12 @@ def _check_pairs(root: Path, images: Iterable[str], references: Iterable[str]) -
     with_image, with_label = set(images), set(references)
     unpaired = [f"{name}: image without label" for name in sorted(with_image - with_label)]
     unpaired += [f"{name}: label without image" for name in sorted(with_label - with_image)]
-    refuse("images and labels do not pair up", root, unpaired, hint="add the missing files, or move these away")
+    refuse(
+        "images and labels do not pair up",
+        root,
+        unpaired,
+        hint="add the missing files, or move these to another folder",
+    )
 
 
 def _guessed_channels(case: Case) -> tuple[str, ...]:
@@ -177,6 +182,6 @@ def _guessed_channels(case: Case) -> tuple[str, ...]:
 
 
 def _discovered_labels(references: Mapping[str, Path]) -> LabelMap:
-    """A class for every value that occurs in the label files."""
+    """Return a class for every value that occurs in the label files."""
     values = {int(value) for path in references.values() for value in np.unique(read_mask(path).labels)}
     return make_label_map({f"label_{value}": value for value in sorted(values - {0})})

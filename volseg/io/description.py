@@ -31,7 +31,7 @@ class ListedPair:
 
 @dataclass(frozen=True)
 class Description:
-    """What a ``dataset.json`` says.
+    """The content of a ``dataset.json``.
 
     Attributes:
         file: The file.
@@ -109,7 +109,7 @@ def required_labels(description: Description) -> LabelMap:
 
 
 def _labels(labels: Any, file: Path) -> LabelMap:
-    """Label map from Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
+    """Return the label map of Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
     with _expecting(file, '"labels": {"0": "background", "1": ...} or {"background": 0, ...}'):
         pairs = list(labels.items())
     if all(key.removeprefix("-").isdecimal() and isinstance(name, str) for key, name in pairs):
@@ -125,7 +125,7 @@ def _pairs(training: Any, file: Path) -> tuple[ListedPair, ...]:
 
 
 def _names(names: Any) -> tuple[str, ...]:
-    """Channel names from ``{"0": "T1", "1": "T2"}``, a list, or one name."""
+    """Return channel names from ``{"0": "T1", "1": "T2"}``, a list, or one name."""
     if isinstance(names, str):
         return (names,)
     if isinstance(names, Mapping):

@@ -91,7 +91,7 @@ def make_label_map(labels: Mapping[str, object], file: str | Path | None = None)
 
 
 def _values(label: object) -> Values:
-    """Label values, ascending; empty if one is not a whole number."""
+    """Return label values, ascending; none if one of them is not a whole number."""
     items = label if isinstance(label, (list, tuple)) else [label]
     if not all(isinstance(item, (int, np.integer, str)) and str(item).lstrip("-").isdecimal() for item in items):
         return ()

@@ -1,4 +1,4 @@
-"""The model file: one ``.safetensors`` that holds the weights and, as plain JSON, all that prediction needs."""
+"""The model file: a ``.safetensors`` with the weights and, as plain JSON metadata, everything that prediction needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-"""Version of the metadata's layout; a file with a newer one is refused."""
+"""Version of the metadata's layout; files of a newer version are refused."""
 
 _KEY = "volseg"
 _REQUIRED = ("config", "plan", "labels")
@@ -24,16 +24,16 @@ _HINT = "give a model.safetensors written by tools/train.py"
 
 
 def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a model file atomically: an interrupted run leaves the old file or none, never half of one.
+    """Write a model file atomically.
 
     Args:
-        path: Where to write; the folder is made.
+        path: Where to write; the folder is created.
         state: The network's ``state_dict``.
         metadata: ``config``, ``plan``, ``labels``, and optionally ``postprocessing``, ``versions``, ``training``;
             anything :mod:`json` can write.
 
     Raises:
-        ModelFileError: The metadata lacks a part or cannot be written as JSON.
+        ModelFileError: A part of the metadata is missing or cannot be written as JSON.
         OutputError: The file cannot be written.
     """
     from safetensors import SafetensorError
@@ -49,7 +49,7 @@ def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read weights (on the CPU) and metadata. Nothing in the file is ever executed.
+    """Read weights (on the CPU) and metadata; nothing in the file is executed.
 
     Raises:
         ModelFileError: The file is missing, damaged, of another kind or of a newer version.
@@ -67,7 +67,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Read a model file's metadata alone; does not import torch.
+    """Read the metadata of a model file without importing torch.
 
     Raises:
         ModelFileError: As :func:`read_model`.
@@ -95,7 +95,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -104,7 +104,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _document(metadata: Mapping[str, Any], path: Path) -> str:
-    """Metadata as a JSON document that :func:`_parse` is known to accept."""
+    """Return the metadata as JSON, checked by :func:`_parse`."""
     try:
         text = json.dumps({**metadata, "format": FORMAT}, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -129,13 +129,13 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
             hint="update volseg",
         )
     unknown = sorted(set(document) - {"format", *_REQUIRED, *_OPTIONAL})
-    wrong = [key for key in _REQUIRED if not isinstance(document.get(key), dict)]
-    wrong += [key for key in _OPTIONAL if not isinstance(document.get(key, {}), dict)]
-    if unknown or wrong:
+    invalid = [key for key in _REQUIRED if not isinstance(document.get(key), dict)]
+    invalid += [key for key in _OPTIONAL if not isinstance(document.get(key, {}), dict)]
+    if unknown or invalid:
         raise ModelFileError(
-            "the model file's metadata is not complete",
+            "the model file's metadata is incomplete",
             file=path,
-            found=f"unknown: {unknown}; missing or not a mapping: {wrong}",
+            found=f"unknown: {unknown}; missing or not a mapping: {invalid}",
             expected=f"{', '.join(_REQUIRED)}; optionally {', '.join(_OPTIONAL)}",
             hint=_HINT,
         )
@@ -147,7 +147,7 @@ def _check_labels(labels: dict[str, Any], path: Path) -> None:
     values = list(labels.values())
     if not all(type(value) is int for value in values) or len(set(values)) < len(values) or 0 not in values:
         raise ModelFileError(
-            "the model file's labels are not valid",
+            "the model file's labels are invalid",
             file=path,
             found=labels,
             expected="names with distinct integer values, 0 (background) among them",
@@ -155,7 +155,7 @@ def _check_labels(labels: dict[str, Any], path: Path) -> None:
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors that share no memory, as the format asks."""
+    """Return contiguous CPU tensors that share no memory, as the format requires."""
     seen: set[int] = set()
     result = {}
     for name, tensor in state.items():
@@ -169,4 +169,4 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, found: object) -> ModelFileError:
-    return ModelFileError("the model file is damaged or of another kind", file=path, found=found, hint=_HINT)
+    return ModelFileError("the model file is damaged or not a volseg model", file=path, found=found, hint=_HINT)

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 files through nibabel: opened with every way they can be broken, written with a copied header."""
+"""NIfTI-1 and NIfTI-2 files through nibabel; damaged files become errors, masks get the header of their scan."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error)
 
-# nibabel's Nifti1Image and Nifti1Header, of which the NIfTI-2 classes are subclasses; its annotations say less
+# nibabel's Nifti1Image and Nifti1Header (the NIfTI-2 classes are subclasses); its annotations are incomplete
 Image = Any
 Header = Any
 
 
 def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
-    """Reads an image or mask with 3 axes, or 4 with the channels last.
+    """Read an image or mask with 3 axes, or 4 with the channels last.
 
-    Stored values are kept in their type unless the header scales them (``scl_slope``, ``scl_inter``); scaled ones
-    become float32, or float64 where float32 could not hold the stored type. An uncompressed file is memory-mapped.
+    Values keep their stored type unless the header scales them (``scl_slope``, ``scl_inter``); scaled values become
+    float32, or float64 if float32 cannot represent the stored type. An uncompressed file is memory-mapped.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
@@ -50,7 +50,9 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
         grid = _grid(image, path)
         proxy = image.dataobj
         if proxy.dtype.kind not in "iuf":
-            raise DataError("the voxels are not plain numbers", file=path, found=proxy.dtype, expected="one value each")
+            raise DataError(
+                "the voxels are not plain numbers", file=path, found=proxy.dtype, expected="one number per voxel"
+            )
         if (proxy.slope, proxy.inter) == (1, 0):
             data = np.asarray(proxy.get_unscaled())
         else:
@@ -61,27 +63,27 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
 
 
 def read_grid(path: Path) -> Grid:
-    """Reads a file's grid from its header alone.
+    """Read the grid from the header alone.
 
     Raises:
-        DataError: As ``read_voxels``, as far as the header shows it.
+        DataError: As ``read_voxels``, for errors in the header.
     """
     with _opened(path) as image:
         return _grid(image, path)
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type in this machine's byte order, and no wider than torch knows it."""
+    """Return the type in native byte order, at most float64, which is the widest that torch has."""
     return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
 
 
 @contextmanager
 def _opened(path: Path, whole: bool = False) -> Iterator[Image]:
-    """Opens a file; errors of opening it, and of what the block reads from it, become a DataError.
+    """Open a file; errors while opening it and while the block reads from it become a DataError.
 
     Args:
         path: The file.
-        whole: Read on to its end after the block, so that the checksum of a compressed file is checked.
+        whole: Read to the end of the file after the block, so that the checksum of a compressed file is verified.
     """
     compressed = path.name.lower().endswith(".gz")
     try:
@@ -98,14 +100,14 @@ def _opened(path: Path, whole: bool = False) -> Iterator[Image]:
             while whole and compressed and stream.read(1 << 20):
                 pass
     except PermissionError as error:
-        raise DataError("the file may not be read", file=path, hint="give read permission") from error
+        raise DataError("reading the file is not permitted", file=path, hint="give read permission") from error
     except BROKEN as error:
-        hint = "copy it again from where it came, or export it anew"
+        hint = "copy the file again from its source, or export it again"
         raise DataError("the file is truncated, corrupt or not NIfTI", file=path, found=error, hint=hint) from error
 
 
 def _image(stream: BinaryIO) -> Image:
-    """Recognises NIfTI-1 or NIfTI-2 by its header."""
+    """Detect NIfTI-1 or NIfTI-2 from the header."""
     start = stream.read(HEADER_BYTES)
     stream.seek(0)
     for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
@@ -115,7 +117,7 @@ def _image(stream: BinaryIO) -> Image:
 
 
 def _grid(image: Image, path: Path) -> Grid:
-    """The grid by sform (if its code is set), else qform, else voxel sizes alone, in mm whatever the file's unit."""
+    """Return the grid by sform (if its code is set), else by qform, else by voxel sizes; converted to mm."""
     shape = image.shape
     if len(shape) not in (3, 4) or 0 in shape:
         hint = "save it as a volume; a single slice as (columns, rows, 1)" if len(shape) == 2 else None
@@ -132,10 +134,10 @@ def _grid(image: Image, path: Path) -> Grid:
 
 
 def header_like(source: Path) -> Header:
-    """A copy of a scan's header for a mask on its grid: sform, qform, codes, voxel sizes and units to the bit.
+    """Copy a scan's header for a mask on its grid; sform, qform, codes, voxel sizes and units are bitwise identical.
 
-    What describes the scan's values (scaling, display range, intent, description) is reset, and extensions are
-    left out: they may name the patient.
+    Fields about the scan's values (scaling, display range, intent, description) are reset. Extensions are not copied
+    because they may name the patient.
 
     Raises:
         DataError: The source cannot be read.
@@ -143,7 +145,9 @@ def header_like(source: Path) -> Header:
     with _opened(source) as image:
         stream = image.file_map["image"].fileobj
         stream.seek(0)
-        header = image.header_class.from_fileobj(stream, check=False)  # nibabel would put a qfac of 0 right, say
+        header = image.header_class.from_fileobj(
+            stream, check=False
+        )  # the check would change fields, such as a qfac of 0
         header = header.as_byteswapped(nibabel.volumeutils.native_code)
     for key in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[key] = 0
@@ -152,7 +156,7 @@ def header_like(source: Path) -> Header:
 
 
 def header_of(grid: Grid) -> Header:
-    """A new NIfTI-1 header: mm, the affine as sform (rounded to float32), and as qform where it has no shear."""
+    """Make a NIfTI-1 header in mm: the affine as sform (rounded to float32), and as qform if it has no shear."""
     header = nibabel.Nifti1Header(endianness=nibabel.volumeutils.native_code)
     header.set_data_shape(grid.shape)
     header.set_xyzt_units("mm")
@@ -181,7 +185,7 @@ def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | No
     header.set_data_dtype(voxels.dtype)
     pixdim = header["pixdim"].copy()
     header.set_data_shape(voxels.shape)
-    header["pixdim"] = pixdim  # of which nibabel sets those beyond the third axis to 1
+    header["pixdim"] = pixdim  # nibabel has set the entries beyond the third axis to 1
     header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, description.encode()
     header["magic"] = header.single_magic
     header.set_data_offset(header.single_vox_offset)
@@ -189,12 +193,14 @@ def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | No
         if not path.name.lower().endswith(".gz"):
             _write_parts(file, voxels, header)
             return
-        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as archive:  # same mask, same bytes
+        with gzip.GzipFile(
+            "", "wb", compresslevel=6, fileobj=file, mtime=0
+        ) as archive:  # no time stamp: the same mask gives the same bytes
             _write_parts(cast(BinaryIO, archive), voxels, header)
 
 
 def _write_parts(file: BinaryIO, voxels: NDArray[Any], header: Header) -> None:
-    """Header, the mark for no extensions, and the voxels with the first axis fastest, one slab of memory at a time."""
+    """Write header, the mark for no extensions, and the voxels in Fortran order, slab by slab to bound memory."""
     file.write(header.binaryblock)
     file.write(b"\0\0\0\0")
     for start in range(0, voxels.shape[2], 16):

@@ -1,4 +1,4 @@
-"""Scans and masks from files, and masks to files. Every problem of a file is a DataError that names it."""
+"""Reading scans and masks, and writing masks and maps, in every known file format; errors name the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class FileFormat(Protocol):
-    """What a module must offer to be a file format."""
+    """Functions of a module that implements a file format."""
 
     @property
     def SUFFIXES(self) -> tuple[str, ...]:
@@ -52,18 +52,18 @@ OUTPUT_SUFFIX = ".nii.gz"
 PLANNED_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # recognised as scans, so that they are named, not skipped
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
 SLAB_VOXELS = 1 << 22
-INTEGRAL = 1e-3  # how far from an integer a label stored as a float may be (scaling rounds)
+INTEGRAL = 1e-3  # largest distance from an integer of a label stored as a float (the header's scaling rounds)
 
 
 def _suffix(path: Path) -> str | None:
-    """The suffix of a known format, read or not; ``.nii.gz`` counts as one."""
+    """Return the suffix of a known format, read or not; ``.nii.gz`` counts as one."""
     name = path.name.lower()
     known = (*(suffix for one in FORMATS for suffix in one.SUFFIXES), *PLANNED_SUFFIXES)
     return next((suffix for suffix in known if name.endswith(suffix)), None)
 
 
 def _format(path: Path) -> FileFormat | None:
-    """The format of a file by its name; ``None`` if it is not read."""
+    """Return the format of a file by its name; ``None`` if it is not read."""
     return next((one for one in FORMATS if _suffix(path) in one.SUFFIXES), None)
 
 
@@ -72,20 +72,20 @@ def _suffixes() -> str:
 
 
 def has_volume_suffix(path: str | Path) -> bool:
-    """Whether the name is that of a scan or mask (``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha`` ...), hidden ones not."""
+    """Return whether a file name is that of a scan or mask (``.nii``, ``.nii.gz``, ``.nrrd`` ...) and not hidden."""
     path = Path(path)
     return _suffix(path) is not None and not path.name.startswith(".")
 
 
 def volume_stem(path: str | Path) -> str:
-    """The file's name without its folder and its suffix (``.nii.gz`` counts as one)."""
+    """Return the file name without folder and suffix (``.nii.gz`` counts as one)."""
     path = Path(path)
     suffix = _suffix(path)
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Reads a scan.
+    """Read a scan.
 
     Args:
         path: A NIfTI file with axes (X, Y, Z), or (X, Y, Z, C) with the channels last.
@@ -102,7 +102,7 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Reads the grid of a scan or mask from its header alone.
+    """Read the grid of a scan or mask from its header alone.
 
     Raises:
         DataError: As ``read_volume``.
@@ -112,7 +112,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def _readable(path: Path) -> FileFormat:
-    """The format of a file that exists; a DataError for any other path."""
+    """Return the format of an existing file; raise a DataError for any other path."""
     if path.is_dir():
         raise DataError("a folder is not read as a scan", file=path, hint="convert a DICOM series to NIfTI")
     if not path.exists():
@@ -126,7 +126,7 @@ def _readable(path: Path) -> FileFormat:
 
 
 def read_channels(paths: Sequence[str | Path]) -> Volume:
-    """Reads the channels of one case, one or more to a file, and stacks them.
+    """Read the channels of one case, one or more per file, and stack them.
 
     Args:
         paths: Files in the order of the channels, all on the same grid.
@@ -154,7 +154,7 @@ def read_channels(paths: Sequence[str | Path]) -> Volume:
 
 
 def read_mask(path: str | Path) -> Mask:
-    """Reads labels. Floats are accepted if all of them are whole numbers.
+    """Read labels; floats are accepted if all are whole numbers.
 
     Raises:
         DataError: As ``read_volume``; or there are several channels, or values that are not integers.
@@ -179,7 +179,7 @@ def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
 
 
 def check_image(volume: Volume, path: str | Path) -> None:
-    """Checks that an image shows something.
+    """Check that the values of an image are finite and not constant.
 
     Args:
         volume: The image.
@@ -189,28 +189,28 @@ def check_image(volume: Volume, path: str | Path) -> None:
         DataError: A channel holds NaN or infinite values, or the same value everywhere.
     """
     for number, channel in enumerate(volume.data):
-        where = f" (channel {number})" if len(volume.data) > 1 else ""
+        which = f" (channel {number})" if len(volume.data) > 1 else ""
         parts = np.array_split(channel, min(len(channel), 1 + channel.size // SLAB_VOXELS))
         low, high = float(np.min([p.min() for p in parts])), float(np.max([p.max() for p in parts]))
         if not (np.isfinite(low) and np.isfinite(high)):
-            found, hint = "NaN" if np.isnan(low) else f"{low} to {high}", "replace them by the background's value"
-            raise DataError(f"the image holds values that are not finite{where}", file=path, found=found, hint=hint)
+            found, hint = "NaN" if np.isnan(low) else f"{low} to {high}", "replace them by the value of the background"
+            raise DataError(f"the image holds values that are not finite{which}", file=path, found=found, hint=hint)
         if low == high:
-            hint = "check how it was exported, or leave the case out"
+            hint = "check how the image was exported, or remove the case"
             raise DataError(
-                f"the image is empty: all voxels have the same value{where}", file=path, found=low, hint=hint
+                f"the image is empty: all voxels have the same value{which}", file=path, found=low, hint=hint
             )
 
 
 def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -> None:
-    """Writes labels as NIfTI, in the smallest type that holds them, atomically.
+    """Write labels atomically, in the smallest integer type that holds them.
 
-    With a source, the file has the source's affine and shape to the bit: sform, qform, their codes, the voxel sizes
-    and the units are copied. Without one, the affine is written as the sform (NIfTI stores float32, so each entry is
-    rounded once, by at most 6e-8 of its size), in mm.
+    With a source of the same format, affine and shape are bitwise identical to the source's: sform, qform, their codes,
+    the voxel sizes and the units are copied. Otherwise the affine is written as the sform in mm (NIfTI stores float32,
+    so each entry is rounded once, by at most 6e-8 of its size).
 
     Args:
-        path: The ``.nii`` or ``.nii.gz`` file to write; its folder is made if needed.
+        path: The ``.nii`` or ``.nii.gz`` file to write; its folder is created if needed.
         mask: The labels, on the source's grid.
         source: The scan whose header is copied.
 
@@ -229,7 +229,7 @@ def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -
 
 
 def write_map(path: str | Path, values: NDArray[np.float32], grid: Grid) -> None:
-    """Writes a value for every voxel, ``(D, H, W)`` float32, as NIfTI, atomically.
+    """Write a value per voxel, ``(D, H, W)`` float32, atomically.
 
     Raises:
         OutputError: The file cannot be written, or has another suffix.
@@ -246,7 +246,7 @@ def _write(path: Path, voxels: NDArray[Any], grid: Grid, source: str | Path | No
 
 
 def _smallest(labels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """The labels in the first of the mask types that holds them all."""
+    """Return the labels in the first of the mask types that holds them all."""
     low, high = int(labels.min()), int(labels.max())
     for dtype in MASK_TYPES:
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:

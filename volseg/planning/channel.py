@@ -1,4 +1,4 @@
-"""How the plan says a channel is normalised."""
+"""The intensity normalisation of a channel, as the plan stores it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from volseg.planning.fingerprint import IntensityStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelIntensity:
-    """How a channel is normalised: ``(clip(x, low, high) - mean) / std``.
+    """Normalisation of a channel: ``(clip(x, low, high) - mean) / std``.
 
     Attributes:
-        rule: ``ct`` takes the four numbers below, measured on the training foreground (HU); ``zscore`` takes
-            each case's own 0.5 and 99.5 percentiles, mean and standard deviation.
-        nonzero: ``zscore`` only: measure and change only voxels that are not exactly 0.
+        rule: ``ct`` uses the four numbers below, measured on the training foreground (HU); ``zscore`` uses the 0.5 and
+            99.5 percentiles, mean and standard deviation of each case.
+        nonzero: ``zscore`` only: measure and normalise only voxels that are not exactly 0.
         clip_low: 0.5 percentile of the foreground.
         clip_high: 99.5 percentile of the foreground.
         mean: Mean of the foreground.
@@ -45,7 +45,7 @@ class ChannelIntensity:
 
     @classmethod
     def ct(cls, statistics: IntensityStatistics) -> ChannelIntensity:
-        """The CT rule by the statistics of the foreground."""
+        """Return the CT rule with the statistics of the foreground."""
         return cls(
             rule="ct",
             clip_low=round(statistics.percentile_00_5, 4),
@@ -56,7 +56,7 @@ class ChannelIntensity:
 
     @classmethod
     def from_dict(cls, key: str, values: Any) -> ChannelIntensity:
-        """Reads one from plain values; ``key`` names it in messages."""
+        """Read a normalisation from plain values; ``key`` names it in messages."""
         read: dict[str, Callable[[str, Any], Any]] = dict.fromkeys(
             ("clip_low", "clip_high", "mean", "std"), optional(number)
         )

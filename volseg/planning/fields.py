@@ -1,4 +1,4 @@
-"""Reading plan fields from plain JSON or YAML values: right type or a ConfigError that names the key."""
+"""Readers of plan fields from plain JSON or YAML values; a wrong type is a ConfigError that names the key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 def check_keys(given: Collection[str], known: Collection[str], where: str) -> None:
-    """Refuses unknown keys, with the nearest known one as a suggestion."""
+    """Raise a ConfigError for an unknown key and suggest a similar one."""
     for key in given:
         if key not in known:
             similar = suggestion(key, known)
@@ -24,40 +24,40 @@ def check_keys(given: Collection[str], known: Collection[str], where: str) -> No
 
 
 def integer(key: str, value: Any) -> int:
-    """A whole number (2 or 2.0, not True)."""
+    """Read a whole number (2 or 2.0, not True)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 != 0:  # nan for inf and nan
         raise ConfigError(f"{key} is not a whole number", found=repr(value))
     return int(value)
 
 
 def number(key: str, value: Any) -> float:
-    """A finite number."""
+    """Read a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ConfigError(f"{key} is not a finite number", found=repr(value))
     return float(value)
 
 
 def boolean(key: str, value: Any) -> bool:
-    """True or False."""
+    """Read true or false."""
     if not isinstance(value, bool):
         raise ConfigError(f"{key} is not true or false", found=repr(value))
     return value
 
 
 def text(key: str, value: Any) -> str:
-    """A string."""
+    """Read a string."""
     if not isinstance(value, str):
         raise ConfigError(f"{key} is not text", found=repr(value))
     return value
 
 
 def optional(read: Callable[[str, Any], Item]) -> Callable[[str, Any], Item | None]:
-    """``null``, or what ``read`` takes."""
+    """Return a reader that also accepts ``null``."""
     return lambda key, value: None if value is None else read(key, value)
 
 
 def sequence(read: Callable[[str, Any], Item], length: int | None = None) -> Callable[[str, Any], tuple[Item, ...]]:
-    """A list of what ``read`` takes, of ``length`` if that is given."""
+    """Return a reader of lists, of a fixed length if ``length`` is given."""
 
     def read_all(key: str, value: Any) -> tuple[Item, ...]:
         if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
@@ -69,7 +69,7 @@ def sequence(read: Callable[[str, Any], Item], length: int | None = None) -> Cal
 
 
 def mapping(read: Callable[[str, Any], Item]) -> Callable[[str, Any], dict[str, Item]]:
-    """A mapping from names to what ``read`` takes."""
+    """Return a reader of mappings from names to values."""
 
     def read_all(key: str, value: Any) -> dict[str, Item]:
         if not isinstance(value, Mapping):

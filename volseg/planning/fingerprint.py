@@ -1,4 +1,4 @@
-"""The fingerprint: what a data set is, measured once from all its cases, in anatomical (R, A, S) order."""
+"""The fingerprint of a data set: shapes, spacings, classes and intensities of all cases, in (R, A, S) order."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from volseg.io.labels import LabelMap
 from volseg.parallel import Progress, for_each_case
 
 SAMPLES_PER_CASE = 10_000
-"""Foreground voxels of each case that enter the intensity statistics."""
+"""Most foreground voxels per case in the intensity statistics."""
 AIR_WINDOW_HU = -500.0
 """A window whose CT values all lie below this holds only air or lung: lung is about -850 HU, fat about -100 HU."""
 AIR_CUBE_MM = 20.0
-"""A label inside a cube of air this large is one that skipping windows of air would lose."""
+"""Edge of the cubes of air that are searched for labels: skipping windows of air would lose such labels."""
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassShape:
-    """One class in one case.
+    """Size and position of one class in one case.
 
     Attributes:
-        extent_mm: Bounding box of its largest connected piece, (R, A, S).
+        extent_mm: Bounding box of its largest connected component, (R, A, S).
         centroid_mm: Mean position along the volume's axes, (R, A, S), from the volume's corner.
     """
 
@@ -43,15 +43,15 @@ class ClassShape:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFingerprint:
-    """One case; every triple is ordered (R, A, S), whatever the order of the file's axes.
+    """One case; triples are ordered (R, A, S), independent of the order of the file's axes.
 
     Attributes:
         id: Name of the case.
         shape: Voxels.
         spacing_mm: Voxel size.
-        nonzero_shape: Voxels of the bounding box of everything that is not exactly 0.
-        classes: Shape of every class that occurs.
-        labels_in_air: Whether a labelled voxel lies in a 20 mm cube that is all air; ``None`` for what is not CT.
+        nonzero_shape: Voxels of the bounding box of the nonzero voxels.
+        classes: Shape of each class that occurs.
+        labels_in_air: Whether a labelled voxel lies in a 20 mm cube of air; ``None`` if the data set is not CT.
     """
 
     id: str
@@ -64,7 +64,7 @@ class CaseFingerprint:
 
 @dataclass(frozen=True, kw_only=True)
 class IntensityStatistics:
-    """Foreground voxels of one channel over all cases (evenly spaced samples, at most 10,000 of each case)."""
+    """Statistics of the foreground of one channel over all cases (at most 10,000 evenly spaced voxels per case)."""
 
     mean: float
     std: float
@@ -74,7 +74,7 @@ class IntensityStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """A whole data set, as :func:`make_plan <volseg.planning.plan.make_plan>` needs it."""
+    """The measurements of a data set from which :func:`~volseg.planning.plan.make_plan` derives the plan."""
 
     dataset: str
     modality: str
@@ -85,7 +85,7 @@ class Fingerprint:
 
 
 def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: int = 0) -> Fingerprint:
-    """Measures every case and checks it on the way.
+    """Measure and check every case.
 
     Args:
         dataset: Labelled cases.
@@ -93,7 +93,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
         workers: Processes that read; 0 reads in this one.
 
     Raises:
-        DataError: No cases, bad cases (each named), or no foreground voxel anywhere.
+        DataError: There are no cases, invalid cases (each is named), or no foreground voxel in any case.
     """
     if not dataset.cases:
         raise DataError("the data set has no labelled case", file=dataset.root)
@@ -125,13 +125,13 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
 def _measure(
     case: Case, channels: tuple[str, ...], label_map: LabelMap, ct: bool
 ) -> tuple[CaseFingerprint, np.ndarray]:
-    """Fingerprint of a case and its foreground samples (C, N) float32."""
+    """Return the fingerprint of a case and its foreground samples (C, N) float32."""
     volume, mask = load_case(case, channels, label_map)
     data, grid = ops.reorient(volume.data, volume.grid, "RAS")
     label = ops.reorient(mask.labels[None], volume.grid, "RAS")[0][0]  # (R, A, S)
     spacing = np.asarray(grid.spacing_mm, dtype=np.float64)
     foreground = np.flatnonzero((label > 0) & (label != label_map.ignore_label))
-    chosen = foreground[spread(len(foreground), SAMPLES_PER_CASE)]
+    samples = foreground[spread(len(foreground), SAMPLES_PER_CASE)]
     start, stop = nonzero_box(data)
     return CaseFingerprint(
         id=case.id,
@@ -140,13 +140,13 @@ def _measure(
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
         classes=_class_shapes(label, label_map.to_plain(), spacing),
         labels_in_air=_labels_in_air(data, label != 0, spacing) if ct else None,
-    ), data.reshape(len(channels), -1)[:, chosen].astype(np.float32)
+    ), data.reshape(len(channels), -1)[:, samples].astype(np.float32)
 
 
 def _labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) -> bool:
-    """Whether a labelled voxel (R, A, S) lies in a cube of ``AIR_CUBE_MM`` that is air in every channel of the image.
+    """Return whether a labelled voxel (R, A, S) lies in a cube of ``AIR_CUBE_MM`` that is air in every channel.
 
-    Such cubes are the morphological opening of the air. They lie inside the image, as windows do.
+    The union of such cubes is the morphological opening of the air. The cubes lie inside the image, as windows do.
     """
     if not labelled.any():
         return False
@@ -157,13 +157,13 @@ def _labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) 
     )
     air = (data[(slice(None), *box)] < AIR_WINDOW_HU).all(axis=0).astype(np.uint8)
     centres = ndimage.minimum_filter(air, size, mode="constant", cval=0)
-    mirrored = [-1 if n % 2 == 0 else 0 for n in size]  # the same cube seen from its voxels, not from its centre
+    mirrored = [-1 if n % 2 == 0 else 0 for n in size]  # the reflected structuring element of an even size
     opened = ndimage.maximum_filter(centres, size, mode="constant", cval=0, origin=mirrored)
     return bool((opened.astype(bool) & labelled[box]).any())
 
 
 def spread(count: int, limit: int) -> np.ndarray:
-    """Indices of at most ``limit`` of ``count`` things, evenly spaced: a sample that needs no random numbers."""
+    """Return evenly spaced indices of at most ``limit`` of ``count`` items: a sample without random numbers."""
     return np.linspace(0, max(count - 1, 0), min(count, limit)).round().astype(np.int64)
 
 
@@ -185,7 +185,7 @@ def _class_shapes(label: np.ndarray, labels: Mapping[str, int], spacing: np.ndar
 
 
 def _largest_extent(piece: np.ndarray) -> np.ndarray:
-    """Voxels along each axis of the bounding box of the largest connected component."""
+    """Return the voxels along each axis of the bounding box of the largest connected component."""
     components, _ = ndimage.label(piece)
     largest = int(np.bincount(components.ravel())[1:].argmax())
     return np.array([axis.stop - axis.start for axis in ndimage.find_objects(components)[largest]])

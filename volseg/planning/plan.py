@@ -1,4 +1,4 @@
-"""The plan: every decision that depends on the data set, as one frozen value that is stored with the model."""
+"""The plan: all decisions that depend on the data set; it is stored with the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the data set decides. Triples are (D, H, W) of the working grid.
+    """Decisions derived from a data set. Triples are (D, H, W) of the working grid.
 
     Attributes:
         version: Version of this format.
         dataset: Name of the data set.
         modality: ``ct`` or ``mri``.
         channels: Channel names.
-        labels: File value of every class by name, background (0) included.
+        labels: File value of each class by name, background (0) included.
         ignore_label: File value of voxels that count neither in the loss nor in scores.
         slice_axis: ``R``, ``A`` or ``S``: the direction of D.
         spacing_mm: Voxel size of the working grid.
@@ -44,7 +44,7 @@ class Plan:
         mirror_axes: Axes (0, 1, 2 = D, H, W) that training and test-time augmentation may flip.
         nearest_depth: Restore along D by the nearest slice, not linearly.
         rotate_in_plane_only: Augmentation rotates about D only.
-        air_below: Windows whose stored values all lie below this are air and may be skipped; ``None`` skips none.
+        air_below: Windows whose stored values all lie below this are air and can be skipped; ``None`` skips none.
     """
 
     version: int = PLAN_VERSION
@@ -104,7 +104,7 @@ class Plan:
         return len(self.channels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain mappings, lists and numbers, in the order of the fields; of the intensity what its rule uses."""
+        """Return plain mappings, lists and numbers in the order of the fields; unused numbers of a rule are omitted."""
         values = asdict(self)
         for channel in values["intensity"]:
             for name in [name for name, value in channel.items() if value is None]:
@@ -113,10 +113,10 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Reads a plan from plain values.
+        """Read a plan from plain values.
 
         Raises:
-            ConfigError: Unknown or missing key, value of the wrong type, or values that do not go together.
+            ConfigError: A key is unknown or missing, a value has the wrong type, or values contradict each other.
         """
         check_keys(values, tuple(READERS), "plan")
         missing = [key for key in READERS if key not in values and key not in ("version", "ignore_label", "air_below")]
@@ -125,15 +125,15 @@ class Plan:
         return cls(**{key: READERS[key](f"plan.{key}", value) for key, value in values.items()})
 
     def save(self, path: str | Path) -> None:
-        """Writes human-readable JSON, atomically."""
+        """Write human-readable JSON, atomically."""
         write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Reads what :meth:`save` wrote, or a version of it edited by hand.
+        """Read a file of :meth:`save`, which may have been edited by hand.
 
         Raises:
-            ConfigError: The file is missing or is not a valid plan.
+            ConfigError: The file is missing or is no valid plan.
         """
         values = read_json(path, "plan")
         if not isinstance(values, Mapping):
@@ -164,21 +164,21 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "air_below": optional(number),
 }
 FIXED = ("version", "dataset", "channels", "labels", "ignore_label")
-"""What the data set says, not the plan; these cannot be overridden."""
+"""Fields that come from the data set and cannot be overridden."""
 
 
 def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Applies the rules; an overridden field is taken as it is, and those that depend on it follow.
+    """Derive the plan by the rules; fields that depend on an overridden field follow it.
 
     Args:
         fingerprint: The measured data set.
-        overrides: Field name -> plain value; ``None`` leaves the field to its rule.
+        overrides: Field name -> plain value; ``None`` keeps the rule.
 
     Raises:
-        ConfigError: Unknown or fixed field, wrong type, or values that do not go together.
+        ConfigError: A field is unknown or fixed, a value has the wrong type, or values contradict each other.
     """
-    given = read_overrides(overrides or {})
-    pick = partial(_pick, given)
+    overridden = read_overrides(overrides or {})
+    pick = partial(_pick, overridden)
     cases = fingerprint.cases
     spacings = np.array([case.spacing_mm for case in cases])
     slice_axis = pick("slice_axis", lambda: rules.slice_axis(spacings))
@@ -192,9 +192,9 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
     validate.check_positive("plan.spacing_mm", spacing)
     median = rules.median_shape(spacings, shapes, spacing)
     stride = pick("token_stride", lambda: rules.token_stride(cases, axes, spacing))
-    depth = int(given["patch_size"][0] if "patch_size" in given else rules.start_shape(median, spacing)[0])
+    depth = int(overridden["patch_size"][0] if "patch_size" in overridden else rules.start_shape(median, spacing)[0])
     strides = pick(
-        "decoder_strides", lambda: rules.decoder_strides(spacing, depth, stride, exact="patch_size" in given)
+        "decoder_strides", lambda: rules.decoder_strides(spacing, depth, stride, exact="patch_size" in overridden)
     )
     patch = pick("patch_size", lambda: rules.patch_size(median, spacing, strides[-1]))
     return Plan(
@@ -205,7 +205,7 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
         ignore_label=fingerprint.label_map.ignore_label,
         slice_axis=slice_axis,
         spacing_mm=spacing,
-        intensity=pick("intensity", lambda: _intensity(fingerprint, given.get("modality"), crop)),
+        intensity=pick("intensity", lambda: _intensity(fingerprint, overridden.get("modality"), crop)),
         crop_nonzero=crop,
         patch_size=patch,
         token_stride=stride,
@@ -218,38 +218,38 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
 
 
 def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
-    """A plan with other fields; decoder strides and patch follow spacing, token stride and patch, as in `make_plan`.
+    """Override fields of a plan; decoder strides and patch follow spacing, token stride and patch as in `make_plan`.
 
     Args:
         plan: The plan.
-        overrides: Field name -> plain value; ``None`` leaves the field as it is.
+        overrides: Field name -> plain value; ``None`` keeps the plan's value.
 
     Raises:
-        ConfigError: Unknown or fixed field, wrong type, or values that do not go together.
+        ConfigError: A field is unknown or fixed, a value has the wrong type, or values contradict each other.
     """
-    given = read_overrides(overrides)
-    changed = {key for key, value in given.items() if value != getattr(plan, key)}
+    overridden = read_overrides(overrides)
+    changed = {key for key, value in overridden.items() if value != getattr(plan, key)}
     if changed & {"spacing_mm", "token_stride", "patch_size"}:
         spacing, stride, patch = (
-            given.get(key, getattr(plan, key)) for key in ("spacing_mm", "token_stride", "patch_size")
+            overridden.get(key, getattr(plan, key)) for key in ("spacing_mm", "token_stride", "patch_size")
         )
-        strides = rules.decoder_strides(spacing, patch[0], stride, exact="patch_size" in given)
-        strides = given.setdefault("decoder_strides", strides)
-        given.setdefault(
+        strides = rules.decoder_strides(spacing, patch[0], stride, exact="patch_size" in overridden)
+        strides = overridden.setdefault("decoder_strides", strides)
+        overridden.setdefault(
             "patch_size", tuple(-(-size // step) * step for size, step in zip(patch, strides[-1], strict=True))
         )
-    return replace(plan, **given)
+    return replace(plan, **overridden)
 
 
 def read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overridden fields of a plan, each of the right type; ``None`` overrides nothing.
+    """Read and check the overridden fields of a plan; ``None`` overrides nothing.
 
     Raises:
-        ConfigError: Unknown or fixed field, or wrong type.
+        ConfigError: A field is unknown or fixed, or a value has the wrong type.
     """
     fixed = [key for key in overrides if key in FIXED]
     if fixed:
-        raise ConfigError(f"plan.{fixed[0]} is what the data set says and cannot be overridden")
+        raise ConfigError(f"plan.{fixed[0]} comes from the data set and cannot be overridden")
     check_keys(overrides, [key for key in READERS if key not in FIXED], "plan")
     return {key: READERS[key](f"plan.{key}", value) for key, value in overrides.items() if value is not None}
 
@@ -268,12 +268,15 @@ def plan_settings(word: str = "") -> list[Setting]:
     return [one for one in rows if one.contains(word)]
 
 
-def _pick(given: Mapping[str, Any], key: str, rule: Callable[[], Any]) -> Any:
-    return given[key] if key in given else rule()
+def _pick(overridden: Mapping[str, Any], key: str, rule: Callable[[], Any]) -> Any:
+    return overridden[key] if key in overridden else rule()
 
 
 def _intensity(fingerprint: Fingerprint, modality: str | None, crop: bool) -> tuple[ChannelIntensity, ...]:
-    """Channels named CT take the foreground's statistics, others are z-scored per case; an override binds all."""
+    """Return the rule of each channel: foreground statistics for CT, z-score per case for others.
+
+    An overridden modality applies to all channels.
+    """
     return tuple(
         ChannelIntensity.ct(statistics)
         if (modality or name.strip().lower()) == "ct"

@@ -1,4 +1,4 @@
-"""The rules that turn a fingerprint into a plan: pure functions, one decision each.
+"""The rules that derive a plan from a fingerprint: one pure function per decision.
 
 Triples are in the order of the plan's axes (D, H, W) unless said otherwise. "As nnU-Net" refers to
 Source: Isensee et al., nnU-Net, Nature Methods 18 (2021), supplementary note 2, and its v2 experiment planner.
@@ -15,31 +15,31 @@ from numpy.typing import ArrayLike
 from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_WINDOW_HU, CaseFingerprint, Triple
 
 PATCH_VOXELS = 32 * 128 * 128
-"""Most voxels of a patch: a batch of 2 fits a small GPU and stays bearable on a CPU."""
+"""Most voxels of a patch: a batch of 2 fits a small GPU, and a step takes seconds on a CPU."""
 START_VOXELS = 256**3
-"""The patch starts as a cube of this many voxels, in mm, before it is cut to the cases and the budget (nnU-Net)."""
+"""Voxels of the initial patch, a cube in mm, which is then reduced to the cases and the budget (nnU-Net)."""
 ANISOTROPY = 3.0
 """An axis this many times coarser than the others is a thick-slice axis (nnU-Net)."""
 MIN_EDGE = 4
-"""An axis is halved only while at least this many voxels are left (nnU-Net)."""
+"""An axis is halved only while at least this many voxels remain (nnU-Net)."""
 CROP_REDUCTION = 0.25
-"""Cropping to the nonzero box must remove this share of the median case to be worth it (nnU-Net)."""
+"""Share of the median case that cropping to the nonzero box must remove for it to be used (nnU-Net)."""
 TOKENS_ACROSS = 1.5
-"""Tokens that must fit across the smallest structure."""
+"""Tokens that the smallest structure must be wide."""
 TOKEN_STRIDES = (16, 8, 4)
 SAME_ORDER = 0.9
-"""Share of cases in which two classes must lie in the same order for the axis to be anatomy."""
+"""Share of cases in which two classes must lie in the same order for the axis not to be mirrored."""
 MATERIAL_SEPARATION = 0.25
-"""Median distance of two centroids, in extents of the smaller class, below which their order is an accident."""
+"""Median distance of two centroids, in extents of the smaller class, below which their order is ignored."""
 
 ORIENTATIONS = {"S": "SPL", "A": "AIL", "R": "RIP"}
-"""Working orientation by slice axis: slices along D, rows and columns as a radiologist sees the slice."""
+"""Working orientation by slice axis: slices along D, rows and columns in radiological convention."""
 ANATOMICAL_AXES = {"S": (2, 1, 0), "A": (1, 2, 0), "R": (0, 2, 1)}
-"""For each axis of the working grid, its place in (R, A, S)."""
+"""Index in (R, A, S) of each axis of the working grid."""
 
 
 def slice_axis(spacings_mm: ArrayLike) -> str:
-    """The anatomical direction with the coarsest median spacing; ties within 1 % go to S, then A.
+    """Return the anatomical direction with the coarsest median spacing; ties within 1 % go to S, then A.
 
     Args:
         spacings_mm: (cases, 3), in (R, A, S) order.
@@ -50,9 +50,9 @@ def slice_axis(spacings_mm: ArrayLike) -> str:
 
 
 def target_spacing(spacings_mm: ArrayLike, shapes: ArrayLike) -> Triple:
-    """Median spacing; the thick axis of an anisotropic set takes the 10th percentile, as nnU-Net.
+    """Return the median spacing; the thick axis of an anisotropic set takes the 10th percentile, as in nnU-Net.
 
-    Anisotropic is a set whose coarsest axis is over 3 times as coarse as the others and has less than a third of
+    A set is anisotropic if its coarsest axis is over 3 times as coarse as the others and has less than a third of
     their voxels. The thick axis never becomes finer than the others.
 
     Args:
@@ -71,28 +71,28 @@ def target_spacing(spacings_mm: ArrayLike, shapes: ArrayLike) -> Triple:
 
 
 def median_shape(spacings_mm: ArrayLike, shapes: ArrayLike, target_mm: ArrayLike) -> np.ndarray:
-    """Median over the cases of the shape after resampling, (3,) float."""
+    """Return the median over the cases of the shape after resampling, (3,) float."""
     resampled = np.asarray(shapes) * np.asarray(spacings_mm) / np.asarray(target_mm)
     return np.asarray(np.median(np.maximum(resampled.round(), 1), axis=0))
 
 
 def crop_nonzero(cases: Sequence[CaseFingerprint]) -> bool:
-    """Whether the nonzero box is at least a quarter smaller than the volume, in the median case (nnU-Net)."""
+    """Return whether the nonzero box is at least a quarter smaller than the volume in the median case (nnU-Net)."""
     kept = [np.prod(case.nonzero_shape) / np.prod(case.shape) for case in cases]
     return bool(np.median(kept) <= 1 - CROP_REDUCTION)
 
 
 def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float]) -> int:
-    """The coarsest token stride that still puts 1.5 tokens across the smallest structure.
+    """Return the coarsest token stride at which the smallest structure is at least 1.5 tokens wide.
 
-    A class counts with its shorter in-plane extent (largest connected piece), 10th percentile over the cases; the
-    smallest class decides. A token then sees a structure's inside somewhere, while the raw-voxel stem draws its
-    border; each step finer costs four times the tokens. Hippocampus: 14 voxels -> 8 (1.75 tokens; 16 would give
-    0.9). CHAOS: the kidneys' 42 voxels -> 16 (2.6 tokens), at which 14/16 keeps the slice near its own resolution.
+    The size of a class is its shorter in-plane extent (largest connected component), 10th percentile over the cases;
+    the smallest class decides. Then at least one token lies inside a structure, while the stem on the raw voxels
+    resolves its border. Each finer step costs four times the tokens. Hippocampus: 14 voxels -> 8 (1.75 tokens; 16
+    would give 0.9). CHAOS: the kidneys' 42 voxels -> 16 (2.6 tokens), where the slice is resized by 14/16 only.
 
     Args:
         cases: Fingerprints.
-        axes: For each working axis its place in (R, A, S).
+        axes: Index in (R, A, S) of each working axis.
         spacing_mm: Target spacing (D, H, W).
     """
     in_plane = [axes[1], axes[2]]
@@ -108,16 +108,16 @@ def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_
 def decoder_strides(
     spacing_mm: Sequence[float], depth: int, stride: int, *, exact: bool = False
 ) -> tuple[tuple[int, int, int], ...]:
-    """Cumulative strides of the decoder's levels: in plane 1, 2, ... ``stride``; depth by nnU-Net's factor-2 rule.
+    """Return the decoder's cumulative strides: in plane 1, 2, ... ``stride``; along depth by nnU-Net's factor-2 rule.
 
-    Depth is halved at a level only while its spacing, as it is there, is within a factor 2 of the in-plane one,
-    and at least 4 voxels are left.
+    Depth is halved at a level only while its spacing at that level is within a factor 2 of the in-plane spacing and at
+    least 4 voxels remain.
 
     Args:
         spacing_mm: Target spacing.
-        depth: Voxels of the patch along D (or what it will be cut from).
+        depth: Voxels along D of the patch, or of the case that it will be cut from.
         stride: Token stride.
-        exact: ``depth`` is given and must stay divisible.
+        exact: ``depth`` is fixed and must stay divisible.
     """
     strides, along = [(1, 1, 1)], 1
     for in_plane in (2**level for level in range(1, stride.bit_length())):
@@ -130,17 +130,17 @@ def decoder_strides(
 
 
 def start_shape(median: ArrayLike, spacing_mm: Sequence[float]) -> np.ndarray:
-    """The median case, cut to a cube in mm that holds 256^3 voxels (nnU-Net); (3,) float."""
+    """Return the median case, limited to a cube in mm of 256^3 voxels (nnU-Net); (3,) float."""
     spacing = np.asarray(spacing_mm)
     edge_mm = (START_VOXELS * spacing.prod()) ** (1 / 3)
     return np.asarray(np.minimum(median, edge_mm / spacing))
 
 
 def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequence[int]) -> tuple[int, int, int]:
-    """The median case if it fits the voxel budget; otherwise a patch of its proportions (nnU-Net).
+    """Return the median case if it fits the voxel budget, otherwise a smaller patch (nnU-Net).
 
-    Sizes are rounded up to the multiples; then the axis that covers most of the median case gives up one multiple
-    at a time (in plane, where it covers equally) until the budget is met.
+    Sizes are rounded up to the multiples. Then the axis that covers most of the median case is reduced by one multiple
+    at a time (an in-plane axis if several cover equally) until the budget is met.
 
     Args:
         median: Median shape at the target spacing.
@@ -158,7 +158,7 @@ def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequen
 
 
 def mirror_axes(cases: Sequence[CaseFingerprint], axes: Sequence[int]) -> tuple[int, ...]:
-    """Working axes along which a flip gives possible anatomy.
+    """Return the working axes along which a flip gives possible anatomy.
 
     An axis is excluded when for some two classes the order of the centroids is the same in at least 90 % of the
     cases that hold both, and the separation is material: its median is at least a quarter of the extent of the
@@ -167,10 +167,10 @@ def mirror_axes(cases: Sequence[CaseFingerprint], axes: Sequence[int]) -> tuple[
 
     Args:
         cases: Fingerprints.
-        axes: For each working axis its place in (R, A, S).
+        axes: Index in (R, A, S) of each working axis.
     """
     names = sorted({name for case in cases for name in case.classes})
-    fixed = np.zeros(3, dtype=bool)  # (R, A, S)
+    fixed = np.zeros(3, dtype=bool)  # axes (R, A, S) that must not be mirrored
     for first, second in combinations(names, 2):
         both = [(c.classes[first], c.classes[second]) for c in cases if first in c.classes and second in c.classes]
         if not both:
@@ -184,25 +184,25 @@ def mirror_axes(cases: Sequence[CaseFingerprint], axes: Sequence[int]) -> tuple[
 
 
 def nearest_depth(spacing_mm: Sequence[float]) -> bool:
-    """Whether slices are so thick that depth is restored by the nearest slice (nnU-Net: over 3 times)."""
+    """Return whether depth is restored by the nearest slice: slices over 3 times as thick as pixels (nnU-Net)."""
     return spacing_mm[0] > ANISOTROPY * min(spacing_mm[1:])
 
 
 def rotate_in_plane_only(spacing_mm: Sequence[float], patch: Sequence[int]) -> bool:
-    """Whether rotation out of the slice would mostly leave the patch: thick slices, or a flat patch (nnU-Net)."""
+    """Return whether augmentation rotates about D only: thick slices, or a flat patch (nnU-Net)."""
     return nearest_depth(spacing_mm) or max(patch) > ANISOTROPY * patch[0]
 
 
 def air_below(cases: Sequence[CaseFingerprint], spacing_mm: Triple, patch: Sequence[int]) -> float | None:
-    """The raw value below which a whole window is air, if no label of any case lies in such a place.
+    """Return the raw value below which a window is air, if no label of any case lies in such a window.
 
     Args:
-        cases: Of a CT data set; others were not searched for air.
+        cases: Fingerprints; only those of CT were searched for labels in air.
         spacing_mm: Voxel size of the working grid.
-        patch: Window in voxels. It must not be smaller than the cubes that were searched.
+        patch: Window in voxels; it must not be smaller than the searched cubes.
 
     Returns:
-        :data:`~volseg.planning.fingerprint.AIR_WINDOW_HU`, or ``None`` where windows of air must not be skipped.
+        :data:`~volseg.planning.fingerprint.AIR_WINDOW_HU`, or ``None`` if windows of air must not be skipped.
     """
     covered = min(n * mm for n, mm in zip(patch, spacing_mm, strict=True)) >= AIR_CUBE_MM
     return AIR_WINDOW_HU if covered and all(case.labels_in_air is False for case in cases) else None

@@ -1,4 +1,4 @@
-"""Checks that the fields of a plan are possible, one by one and together. All raise ConfigError."""
+"""Checks of the fields of a plan, alone and together; each raises a ConfigError."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def check_positive(key: str, values: tuple[float, ...]) -> None:
-    """All values are finite and > 0."""
+    """Check that all values are finite and > 0."""
     if not all(np.isfinite(value) and value > 0 for value in values):
         raise ConfigError(f"{key} is out of range", found=list(values), expected="> 0")
 
 
 def check_names(plan: Plan, version: int) -> None:
-    """Version, modality, channels and labels."""
+    """Check version, modality, channels and labels."""
     if plan.version != version:
         raise ConfigError("the plan is of another version", found=plan.version, expected=version)
     for key, value, allowed in (
@@ -33,9 +33,7 @@ def check_names(plan: Plan, version: int) -> None:
             raise ConfigError(f"plan.{key} has no such choice", found=value, expected=", ".join(map(str, allowed)))
     values = list(plan.labels.values())
     if 0 not in values or len(values) < 2 or len(set(values)) < len(values) or min(values) < 0:
-        raise ConfigError(
-            "plan.labels is not valid", found=plan.labels, expected="background 0 and distinct values > 0"
-        )
+        raise ConfigError("plan.labels is invalid", found=plan.labels, expected="background 0 and distinct values > 0")
     if plan.ignore_label is not None and plan.ignore_label in values:
         raise ConfigError("plan.ignore_label is also a class", found=plan.ignore_label)
     if not plan.channels or len(plan.intensity) != len(plan.channels):
@@ -47,7 +45,7 @@ def check_names(plan: Plan, version: int) -> None:
 
 
 def check_sizes(plan: Plan) -> None:
-    """Spacing, strides, patch and axes, and that they fit together."""
+    """Check spacing, strides, patch and axes, and that they fit together."""
     check_positive("plan.spacing_mm", plan.spacing_mm)
     check_positive("plan.patch_size", plan.patch_size)
     levels = plan.token_stride.bit_length()
@@ -60,7 +58,7 @@ def check_sizes(plan: Plan) -> None:
             found=[list(stride) for stride in plan.decoder_strides],
             expected=f"{levels} levels from [1, 1, 1] on, doubling in plane up to {plan.token_stride}, "
             "each depth the one before or its double",
-            hint="leave plan.decoder_strides out to have them computed",
+            hint="omit plan.decoder_strides to have them derived",
         )
     deepest = plan.decoder_strides[-1]
     rounded = [max(1, round(size / step)) * step for size, step in zip(plan.patch_size, deepest, strict=True)]
@@ -69,7 +67,7 @@ def check_sizes(plan: Plan) -> None:
             "plan.patch_size is not a multiple of the deepest decoder stride",
             found=list(plan.patch_size),
             expected=f"multiples of {list(deepest)}",
-            hint=f"take {rounded}, or another plan.token_stride",
+            hint=f"use {rounded}, or another plan.token_stride",
         )
     if list(plan.mirror_axes) != sorted(set(plan.mirror_axes) & {0, 1, 2}):
-        raise ConfigError("plan.mirror_axes is not valid", found=list(plan.mirror_axes), expected="some of 0, 1, 2")
+        raise ConfigError("plan.mirror_axes is invalid", found=list(plan.mirror_axes), expected="some of 0, 1, 2")
