@@ -187,7 +187,7 @@ def test_too_large_a_cache_is_refused_before_anything_is_written(cases: list[Cac
         assert part in message
     assert f"found: {needed / 1000:.3g} KB = " in message
     assert f"{sum(sizes) / 3000:.3g} KB on average" in message
-    assert f"largest case {cases[np.argmax(sizes)].id}, {max(sizes) / 1000:.3g} KB" in message
+    assert f"largest case {cases[np.argmax(sizes)].id}: {max(sizes) / 1000:.3g} KB" in message
     assert files(tmp_path) == []
     with pytest.raises(ConfigError, match=r"data\.shots"):
         build(cases, limit_bytes=needed // 3 - 1)
