@@ -1,34 +1,39 @@
-"""nnU-Net in a virtual environment of its own, and a model folder of it for hippocampus, without any training.
+"""Set up nnU-Net in an environment of its own, with a model folder for hippocampus, without any training.
 
     python benchmarks/nnunet.py --data ../shared/data/Task04_Hippocampus    # about 10 minutes, 2 GB of disk
 
-Made once; given again, it does what is missing. The environment lies apart (``benchmarks/.nnunet``, ignored by git), so
-the project's own is never touched. nnU-Net plans the data set itself; its network is then built from these plans with
-random weights and stored as training would have stored it. Speed and memory do not depend on the weights, accuracy
-does: nothing here may be used to compare accuracy.
+Needed once; repeated, it completes an unfinished set-up. The environment lies in ``benchmarks/.nnunet`` (ignored by
+git), so the project's own packages are untouched. nnU-Net plans the data set itself; its network is built from these
+plans with random weights and stored as its training stores it. Speed and memory do not depend on the weights, but
+accuracy does: nothing here is for comparing accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).resolve().parent
-FOLDER = HERE / ".nnunet"
+from prediction import inside_nnunet
+from prediction.nnunet_environment import (
+    FOLDER,
+    clean_environment,
+    command,
+    installed_version,
+    model_folder,
+    run_inside,
+)
+
 REQUIREMENTS = ("torch==2.13.0", "nnunetv2==2.8.1")
 DATASET = "Dataset004_Hippocampus"
-CONFIGURATION = "3d_fullres"
 
 
 def main() -> int:
-    """Set up what is missing."""
+    """Set up the missing parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Task04_Hippocampus of the Decathlon")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="the environment and its model (%(default)s)")
@@ -42,48 +47,8 @@ def main() -> int:
     return 0
 
 
-def model_folder(folder: Path = FOLDER) -> Path:
-    """What ``nnUNetv2_predict_from_modelfolder -m`` takes."""
-    return folder / "model"
-
-
-def command(folder: Path, name: str) -> str:
-    """Path of an executable of the environment."""
-    return str(folder / "bin" / name)
-
-
-def is_ready(folder: Path = FOLDER) -> bool:
-    """Whether the environment and the model folder are there."""
-    return (model_folder(folder) / "plans.json").exists() and Path(command(folder, "python")).exists()
-
-
-def run_child(folder: Path, *arguments: str) -> dict[str, Any]:
-    """Run ``nnunet_child.py`` inside the environment; its last line is JSON."""
-    done = subprocess.run(
-        [command(folder, "python"), str(HERE / "nnunet_child.py"), *arguments],
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def clean_environment(**more: str) -> dict[str, str]:
-    """The process's environment without what would lead Python to the project's packages."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return kept | more
-
-
-def installed_version(folder: Path) -> str:
-    """Version of nnU-Net in the environment."""
-    code = "from importlib.metadata import version; print(version('nnunetv2'))"
-    done = subprocess.run([command(folder, "python"), "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
 def install(folder: Path) -> None:
-    """Make the environment and install what is missing in it."""
+    """Make the environment and install nnU-Net, if they are missing."""
     if not Path(command(folder, "python")).exists():
         venv.create(folder, with_pip=True)
     if not Path(command(folder, "nnUNetv2_predict_from_modelfolder")).exists():
@@ -92,7 +57,7 @@ def install(folder: Path) -> None:
 
 
 def make_model(folder: Path, data: Path, processes: int) -> None:
-    """Plan the data set by nnU-Net's own commands; the child makes the network."""
+    """Plan the data set by nnU-Net's own commands, and build the network inside of its environment."""
     work = folder / "work"
     raw, planned = work / "raw", work / "preprocessed"
     convert(data, raw / DATASET)
@@ -100,24 +65,25 @@ def make_model(folder: Path, data: Path, processes: int) -> None:
     plan = [command(folder, "nnUNetv2_plan_and_preprocess"), "-d", "4", "--no_pp", "-npfp", str(processes)]
     subprocess.run([*plan, "--no_pbar"], env=clean_environment(**paths), check=True, stdout=sys.stderr)
     unfinished = folder / "model.unfinished"
-    run_child(folder, "model", str(planned / DATASET), str(raw / DATASET), str(unfinished), CONFIGURATION)
+    settings = {"planned": str(planned / DATASET), "raw": str(raw / DATASET), "target": str(unfinished)}
+    run_inside(folder, inside_nnunet.make_model, settings)
     unfinished.rename(model_folder(folder))
     shutil.rmtree(work)
 
 
 def convert(data: Path, target: Path) -> None:
-    """A Decathlon folder of one channel in nnU-Net's layout."""
-    described = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+    """Copy a Decathlon folder of one channel in nnU-Net's layout."""
+    description = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
     for folder in ("imagesTr", "labelsTr"):
         (target / folder).mkdir(parents=True, exist_ok=True)
-    for pair in described["training"]:
+    for pair in description["training"]:
         image, label = data / pair["image"], data / pair["label"]
         shutil.copyfile(image, target / "imagesTr" / image.name.replace(".nii.gz", "_0000.nii.gz"))
         shutil.copyfile(label, target / "labelsTr" / image.name)
     document = {
-        "channel_names": described["modality"],
-        "labels": {name: int(value) for value, name in described["labels"].items()},
-        "numTraining": len(described["training"]),
+        "channel_names": description["modality"],
+        "labels": {name: int(value) for value, name in description["labels"].items()},
+        "numTraining": len(description["training"]),
         "file_ending": ".nii.gz",
     }
     (target / "dataset.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Training runs as cells of a table: each a ``tools/train.py`` of its own that is kept once it is finished."""
+"""Training runs of a comparison: each is a process of ``tools/train.py``; a finished run is kept."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from record import say
-
+from shared.record import ROOT, Record, write_json
+from shared.text import say
 from volseg.io.model_file import read_metadata
 
-ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("dice", "hd95")
+FINISHED = "cell.json"
+"""File in a run folder that marks a finished run and holds its record."""
 
 
-def train_cell(folder: Path, name: str, config: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """What a run left; trained now if it is not finished, from its checkpoint if it was interrupted.
+def finished_run(folder: Path, name: str, config: Path, settings: Sequence[str]) -> Record:
+    """Return the record of a run. Train first if it is not finished, from its checkpoint if it was interrupted.
 
     Args:
-        folder: Run folder; ``cell.json`` in it marks a finished cell.
-        name: What the table calls it.
+        folder: Run folder.
+        name: Name of the model in the table.
         config: YAML file.
         settings: ``key=value``, without ``output``.
     """
-    finished = folder / "cell.json"
+    finished = folder / FINISHED
     if not finished.exists():
-        record = _train(folder, config, settings)
-        finished.write_text(json.dumps({"model": name, **record}, indent=1) + "\n", encoding="utf-8")
+        write_json(finished, {"model": name, **_train(folder, config, settings)})
     return dict(json.loads(finished.read_text(encoding="utf-8")))
 
 
-def _train(folder: Path, config: Path, settings: Sequence[str]) -> dict[str, Any]:
+def _train(folder: Path, config: Path, settings: Sequence[str]) -> Record:
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config", str(config), "--resume"]
     command += [f"output={folder}", *settings]
     say(" ".join(command))
@@ -45,7 +44,7 @@ def _train(folder: Path, config: Path, settings: Sequence[str]) -> dict[str, Any
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"{folder} failed; see above. The command can be given again.")
+        raise SystemExit(f"{folder} failed, see above; the same command resumes it")
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     trained = read_metadata(folder / "model.safetensors")["training"]
     return {
@@ -66,13 +65,13 @@ def _train(folder: Path, config: Path, settings: Sequence[str]) -> dict[str, Any
 
 
 def read_cases(folder: Path) -> list[dict[str, str]]:
-    """Per-case scores of a run's held-out cases."""
+    """Read the scores per case and class of a run's held-out cases."""
     with (folder / "validation" / "scores" / "cases.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def class_means(rows: list[dict[str, str]]) -> dict[str, dict[str, float]]:
-    """Class -> mean Dice and HD95 over the cases where they are defined, and the mean over classes."""
+    """Return the mean of each metric over cases, per class and, under ``mean``, over the classes."""
     scored = [row for row in rows if row["status"] != "failed"]
     means = {}
     for name in dict.fromkeys(row["class"] for row in scored):
@@ -82,14 +81,21 @@ def class_means(rows: list[dict[str, str]]) -> dict[str, dict[str, float]]:
 
 
 def mean_of(values: Iterable[str | float]) -> float:
-    """Mean of what is defined; an empty cell is a score that is not."""
+    """Return the mean of the scores that are defined (an empty text is an undefined one)."""
     defined = [float(value) for value in values if value != ""]
     return round(statistics.fmean(defined), 5) if defined else float("nan")
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows of the same columns."""
+def write_csv(path: Path, rows: Sequence[Record]) -> None:
+    """Write rows of the same columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def machine_text(record: Record) -> str:
+    """Return processor, threads and precision of a run."""
+    threads, precision = record["hardware"]["threads"], record.get("precision", "float32")
+    return f"{record['hardware']['cpu']}, {threads} thread{'s' if threads > 1 else ''}, {precision}"

@@ -1,4 +1,4 @@
-"""The whole way of a scan through volseg, stage by stage, and the commands from a cold shell beside nnU-Net's."""
+"""A scan through all stages of prediction, and the predict commands of volseg and nnU-Net, start-up included."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import nibabel
-import nnunet
 import numpy as np
-from networks import hippocampus_plan, plan_for, random_network
-from record import HERE, cores, minutes, save, say, timed
 
-from volseg.config.schema import Config, ModelConfig
+from prediction import nnunet_environment as nnunet
+from prediction.networks import hippocampus_plan, model_file, plan_for
+from shared.measure import timed
+from shared.record import ROOT, cores, save
+from shared.text import minutes_text, say
 from volseg.geometry.interpolate import apply_matrices
 from volseg.geometry.resample import image_matrices
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import read_dataset
-from volseg.io.model_file import save_model
 from volseg.io.volumes import read_volume
-from volseg.planning.plan import Plan
 
 SCAN = Path("CT_example") / "ct_trunk_3mm.nii.gz"
 QUICK_SCAN = Path("CT_example") / "ct_trunk_3mm_part.nii.gz"
@@ -35,17 +33,8 @@ WORKING_MM, QUICK_MM, CLASSES = 1.5, 6.0, 25
 CASES = 5
 
 
-def model_file(path: Path, plan: Plan, encoder: str) -> Path:
-    """A model file of random weights, as training would have written it."""
-    model = random_network(plan, encoder=encoder)
-    config = Config(model=ModelConfig(encoder=encoder, weights="random"))
-    metadata = {"config": asdict(config), "plan": plan.to_dict(), "labels": plan.labels}
-    save_model(path, model.state_dict(), metadata)
-    return path
-
-
 def pipeline(args: argparse.Namespace) -> None:
-    """Read, prepare, network, restore and write of one scan, stored at 1.5 mm or at 3 mm; the plan says 1.5 mm."""
+    """Measure the stages of one scan, stored at 1.5 mm or at 3 mm; the plan's spacing is 1.5 mm."""
     working_mm = QUICK_MM if args.quick else WORKING_MM
     plan = plan_for((8, 32, 32) if args.quick else (32, 128, 128), 8, 4 if args.quick else CLASSES, working_mm)
     encoder = "tiny" if args.quick else "dinov2_s14"
@@ -62,14 +51,14 @@ def pipeline(args: argparse.Namespace) -> None:
             raise SystemExit(f"the scan could not be predicted: {case.error}")
         seconds = dict(case.seconds)
         result = {"seconds": seconds, "wall_s": wall_s, "share_besides_network": 1 - seconds["network"] / wall_s}
-        result |= {"peak_rss_mb": case.peak_rss_mb, "counts": dict(getattr(case, "counts", None) or {})}
+        result |= {"peak_rss_mb": case.peak_rss_mb, "counts": dict(case.counts)}
         settings = {"encoder": encoder, "stored_mm": stored_mm, "working_mm": working_mm, "shape": shape}
         settings |= {"classes": plan.num_classes, "window": plan.patch_size, "token_stride": plan.token_stride}
-        save(args.out, f"inference_pipeline_{stored_mm:g}mm", settings, result, time.perf_counter() - started)
+        save(args.out, f"pipeline_{stored_mm:g}mm", settings, result, time.perf_counter() - started)
 
 
 def stored_at(scan: Path, spacing_mm: float, target: Path) -> Path:
-    """The scan as an int16 file of cubic voxels."""
+    """Write the scan as an int16 file of cubic voxels."""
     volume = read_volume(scan)
     grid, matrices = image_matrices(volume.grid, (spacing_mm,) * 3)
     data = apply_matrices(volume.data, matrices)
@@ -78,15 +67,13 @@ def stored_at(scan: Path, spacing_mm: float, target: Path) -> Path:
 
 
 def shell(args: argparse.Namespace) -> None:
-    """Five hippocampus cases by each command, in turns, every one a new process; start-up is in the time."""
-    ready = nnunet.is_ready(args.nnunet)
-    if not ready:
-        say("nnU-Net is not there (benchmarks/nnunet.py makes it); ours is measured alone")
+    """Time five hippocampus cases by each command, in turns, each in a new process; start-up is included."""
+    ready = nnunet.check_ready(args.nnunet)
     plan = hippocampus_plan()
     for encoder in args.encoders:
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
             cases = read_dataset(args.data / "Task04_Hippocampus").cases[: 2 if args.quick else CASES]
             (folder / "scans").mkdir()
             for case in cases:
@@ -96,8 +83,11 @@ def shell(args: argparse.Namespace) -> None:
             if ready:
                 theirs = nnunet_command(args.nnunet, folder)
                 commands |= {"nnunet": [*theirs, "--disable_tta"], "nnunet, mirrored": theirs}
-            say(f"shell, {encoder}: about {minutes(args.pairs * 140)}")
-            runs = [{k: cold(c, folder / "masks", len(cases)) for k, c in commands.items()} for _ in range(args.pairs)]
+            say(f"shell, {encoder}: about {minutes_text(args.pairs * 140)}")
+            runs = [
+                {name: command_seconds(command, folder / "masks", len(cases)) for name, command in commands.items()}
+                for _ in range(args.pairs)
+            ]
         settings = {"encoder": encoder, "cases": [case.id for case in cases], "threads": cores()}
         settings |= {"nnunet": nnunet.installed_version(args.nnunet) if ready else None}
         settings |= {"mirror_axes": {"ours": plan.mirror_axes, "nnunet": (0, 1, 2)}}
@@ -107,24 +97,24 @@ def shell(args: argparse.Namespace) -> None:
             for key in ("ours", "ours, mirrored")
             if ready
         }
-        save(args.out, f"inference_shell_{encoder}", settings, result, time.perf_counter() - started)
+        save(args.out, f"shell_{encoder}", settings, result, time.perf_counter() - started)
 
 
 def ours_command(model: Path, folder: Path) -> list[str]:
-    """``tools/predict.py`` on the scans."""
-    command = [sys.executable, str(HERE.parent / "tools" / "predict.py"), "--model", str(model), "--device", "cpu"]
+    """Return the command of ``tools/predict.py`` on the scans."""
+    command = [sys.executable, str(ROOT / "tools" / "predict.py"), "--model", str(model), "--device", "cpu"]
     return [*command, "--input", str(folder / "scans"), "--output", str(folder / "masks")]
 
 
 def nnunet_command(environment: Path, folder: Path) -> list[str]:
-    """nnU-Net's command for a model folder, on the same scans."""
+    """Return nnU-Net's command for a model folder, on the same scans."""
     command = [nnunet.command(environment, "nnUNetv2_predict_from_modelfolder"), "-device", "cpu", "-f", "0"]
     command += ["-m", str(nnunet.model_folder(environment)), "--disable_progress_bar"]
     return [*command, "-i", str(folder / "scans"), "-o", str(folder / "masks")]
 
 
-def cold(command: list[str], output: Path, expected: int) -> float:
-    """Seconds of a command from its start to its end, with as many threads as there are cores."""
+def command_seconds(command: list[str], output: Path, expected: int) -> float:
+    """Return the wall time of a command, with as many threads as there are cores."""
     shutil.rmtree(output, ignore_errors=True)
     environment = os.environ if command[0] == sys.executable else nnunet.clean_environment()
     started = time.perf_counter()
@@ -134,6 +124,6 @@ def cold(command: list[str], output: Path, expected: int) -> float:
     seconds = time.perf_counter() - started
     written = len(list(output.glob("*.nii.gz")))
     if done.returncode or written != expected:
-        raise SystemExit(f"{Path(command[0]).name} left {written} of {expected} masks:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{Path(command[0]).name} wrote {written} of {expected} masks:\n{done.stderr[-2000:]}")
     say(f"  {Path(command[0]).name} {'--tta' if '--tta' in command else ''}: {seconds:.1f} s")
     return seconds

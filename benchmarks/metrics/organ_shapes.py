@@ -1,7 +1,7 @@
 """Seeded label maps with organ-like shapes, and plausible predictions of them. Independent of volseg.
 
 Each organ is an ellipsoid whose radius varies smoothly with direction (a few random plane waves), turned at random;
-the wanted number of voxels is met exactly. A prediction is the reference shifted by a few voxels, eroded, and with
+the number of voxels is exact. A prediction is the reference shifted by a few voxels, eroded, and with
 stray blobs anywhere in the image.
 """
 
@@ -27,7 +27,7 @@ class Pair:
 
 
 def organ(voxels: int, spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """One organ in its bounding box, of exactly this many voxels."""
+    """Return one organ of exactly this many voxels, in its bounding box."""
     radius = (0.75 / np.pi * voxels * np.prod(spacing_mm)) ** (1 / 3)
     axes = radius * np.exp(rng.normal(0, 0.25, 3))
     half = [int(np.ceil(1.7 * axes.max() / step)) for step in spacing_mm]
@@ -49,12 +49,12 @@ def reference(
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Labels:
-    """Organs 1, 2, ... of these sizes, placed at random, largest first, without overlap."""
+    """Return organs 1, 2, ... of these sizes, placed at random, largest first, without overlap."""
     labels = np.zeros(shape, np.uint8)
     for number in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         mask = organ(sizes[number], spacing_mm, rng)
         for attempt in range(1, 200):
-            if attempt % 10 == 0:  # another shape may fit where this one did not
+            if attempt % 10 == 0:  # another shape may fit
                 mask = organ(sizes[number], spacing_mm, rng)
             free = [n - m for n, m in zip(shape, mask.shape, strict=True)]
             if min(free) < 0:
@@ -70,7 +70,7 @@ def reference(
 
 
 def prediction(labels: Labels, rng: np.random.Generator, blobs: int = 3) -> Labels:
-    """Every organ shifted by up to (1, 2, 2) voxels, eroded by one voxel in plane, with stray blobs."""
+    """Return every organ shifted by up to (1, 2, 2) voxels, eroded by one voxel in plane, with stray blobs."""
     predicted = np.zeros_like(labels)
     cross = ndimage.generate_binary_structure(3, 1)
     cross[[0, 2]] = False
@@ -95,7 +95,7 @@ def pair(
     largest: int = 1_000_000,
     spacing_mm: tuple[float, float, float] = (3.0, 0.75, 0.75),
 ) -> Pair:
-    """A reference with organ sizes in geometric progression, and a prediction."""
+    """Return a reference with organ sizes in geometric progression, and a prediction."""
     rng = np.random.default_rng(seed)
     sizes = [round(n) for n in np.geomspace(smallest, largest, classes)] if classes > 1 else [largest]
     labels = reference(shape, sizes, spacing_mm, rng)
@@ -103,7 +103,7 @@ def pair(
 
 
 def displaced(seed: int, distance_mm: float = 100.0, voxels: int = 300_000) -> Pair:
-    """One organ, predicted at another place."""
+    """Return one organ, predicted at another position."""
     rng = np.random.default_rng(seed)
     spacing_mm = (3.0, 0.75, 0.75)
     mask = organ(voxels, spacing_mm, rng)
@@ -116,7 +116,7 @@ def displaced(seed: int, distance_mm: float = 100.0, voxels: int = 300_000) -> P
 
 
 def hollow(voxels: int = 1_000_000) -> Pair:
-    """A ball, predicted with a cavity of half its radius: the cavity's wall is equally far from all of the surface."""
+    """Return a ball, predicted with a cavity of half its radius, whose wall is equally far from all of the surface."""
     spacing_mm = (3.0, 0.75, 0.75)
     centre = (65.5, 255.5, 255.5)
     radius = (0.75 / np.pi * voxels * float(np.prod(spacing_mm))) ** (1 / 3)
@@ -131,7 +131,7 @@ def _trimmed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _paste(labels: Labels, mask: NDArray[np.bool_], start: list[int], value: int) -> None:
-    """Set the voxels of the mask whose corner lies at ``start``; what lies outside the image is cut off."""
-    places = np.argwhere(mask) + start
-    places = places[((places >= 0) & (places < labels.shape)).all(axis=1)]
-    labels[tuple(places.T)] = value
+    """Set the voxels of the mask whose corner lies at ``start``; voxels outside of the image are dropped."""
+    voxels = np.argwhere(mask) + start
+    voxels = voxels[((voxels >= 0) & (voxels < labels.shape)).all(axis=1)]
+    labels[tuple(voxels.T)] = value

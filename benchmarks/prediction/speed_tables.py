@@ -1,50 +1,39 @@
-"""The results of ``inference.py`` as Markdown and as a figure."""
+"""Results of ``prediction_speed.py`` as Markdown and as a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from record import load, table
+from shared.record import Record, load
+from shared.text import origin_text, shape_text, table
 
-Record = dict[str, Any]
+EQUAL = ("largest difference of logits", "equal voxels of the mask")
 
 
 def write_tables(folder: Path) -> str:
-    """Write ``inference.md`` and ``inference.png`` from all records that are there; returns the text."""
-    sections = [make(records) for prefix, make in TABLES.items() if (records := load(folder, f"inference_{prefix}_"))]
-    records = load(folder, "inference_")
-    origins = sorted({origin_line(record) for record in records})
-    text = "# Inference\n\n" + "\n\n".join(sections) + "\n\nMeasured by `python benchmarks/inference.py`:\n\n"
-    text += "\n".join(origins) + "\n"
-    (folder / "inference.md").write_text(text, encoding="utf-8")
-    windows = load(folder, "inference_window_")
-    if windows:
-        plot(windows, folder / "inference.png")
-    return text
-
-
-def origin_line(record: Record) -> str:
-    """When and on what a record was made."""
-    return (
-        f"- {record['name'].removeprefix('inference_')}: {record['date'][:10]}, {record['hardware']['cpu']}, "
-        f"{record['threads']} threads, commit {(record['commit'] or 'unknown')[:10]}"
-    )
+    """Draw the figure of a folder's records and return the tables of all of them."""
+    sections = [section(records) for part, section in TABLES.items() if (records := load(folder, f"{part}_"))]
+    origins = "\n".join(f"- {record['name']}: {origin_text(record)}" for record in load(folder))
+    if windows := load(folder, "window_"):
+        plot(windows, folder / "speed.png")
+    measured = f"Measured by `python benchmarks/prediction_speed.py`:\n\n{origins}"
+    return "\n\n".join(["# Speed of prediction", *sections, measured]) + "\n"
 
 
 def window_table(records: list[Record]) -> str:
-    """MONAI's inferer beside the engine."""
+    """Return a row per network and mirroring: volseg beside MONAI's sliding window."""
     rows = [["network", "mirroring", "pairs", "volseg s", "MONAI s (batch)", "ratio", "ceiling", "encodings", *EQUAL]]
     for record in records:
         settings, result = record["settings"], record["result"]
+        axes = settings.get("mirror_axes", [])
         name = settings["encoder"]
         if "volume" in settings:
-            name += f", {by(settings['volume'])}"
+            name += f", {shape_text(settings['volume'])}"
         rows.append(
             [
                 name,
-                f"{settings['mirror']} {settings.get('mirror_axes', '') or ''}".strip(),
+                f"{settings['mirror']} {axes}" if 0 < len(axes) < 3 else settings["mirror"],
                 str(len(result["pairs"])),
                 f"{result['ours_s']:.2f}",
                 f"{result['monai_s']:.2f} ({settings['sw_batch_size']})",
@@ -58,41 +47,37 @@ def window_table(records: list[Record]) -> str:
     return table(rows)
 
 
-EQUAL = ("largest difference of logits", "equal voxels of the mask")
-
-
 def windows_section(records: list[Record]) -> str:
-    """The volume."""
+    """Return the section of the window part."""
     settings = records[0]["settings"]
     return (
         f"## Against MONAI's SlidingWindowInferer\n\n{window_table(records)}\n\n"
-        f"Same network, same prepared array; windows of {by(settings['window'])}, token stride "
+        f"Same network, same preprocessed array; windows of {shape_text(settings['window'])}, token stride "
         f"{settings['token_stride']}, {settings['classes']} classes, overlap 0.5, Gaussian weights, float32. Medians "
         "over pairs; `mirroring all` is the mean over all eight flips. `encodings`: MONAI's slice encodings over "
-        "volseg's. "
-        "`ceiling`: the ratio that encoder and decoder work alone gives, from the counted encodings and decodings and "
-        "the time of one of each in the same run; decodings are equal in number.\n\n![Seconds](inference.png)"
+        "volseg's. `ceiling`: the ratio if only encoder and decoder took time, from the counted encodings and "
+        "decodings and the time of one of each in the same run; both decode equally often.\n\n![Speed](speed.png)"
     )
 
 
 def hippocampus_section(records: list[Record]) -> str:
-    """One window a case."""
+    """Return the section of the hippocampus part."""
     return (
-        f"## Hippocampus: one window a case\n\n{window_table(records)}\n\n"
+        f"## Hippocampus: one window per case\n\n{window_table(records)}\n\n"
         "Another scan in every pair. With one window nothing is encoded twice; with mirroring only a flip along depth "
-        "would save any, and the plan of this set allows none."
+        "would save encodings, and the plan of this data set has none."
     )
 
 
 def pipeline_section(records: list[Record]) -> str:
-    """Stages."""
+    """Return the section of the pipeline part."""
     stages = list(dict.fromkeys(stage for record in records for stage in record["result"]["seconds"]))
-    rows = [["file", *(f"{stage} s" for stage in stages), "in all s", "besides the network", "peak MB"]]
+    rows = [["file", *(f"{stage} s" for stage in stages), "total s", "besides the network", "peak MB"]]
     for record in records:
         settings, result = record["settings"], record["result"]
         rows.append(
             [
-                f"{by(settings['shape'])}, {settings['stored_mm']:g} mm",
+                f"{shape_text(settings['shape'])}, {settings['stored_mm']:g} mm",
                 *(f"{result['seconds'].get(stage, 0):.2f}" for stage in stages),
                 f"{result['wall_s']:.1f}",
                 f"**{100 * result['share_besides_network']:.1f} %**",
@@ -102,12 +87,13 @@ def pipeline_section(records: list[Record]) -> str:
     first = records[0]["settings"]
     return (
         f"## A CT of the trunk, {first['classes']} classes, network at {first['working_mm']:g} mm\n\n{table(rows)}\n\n"
-        f"{first['encoder']}, windows of {by(first['window'])}, token stride {first['token_stride']}, no mirroring."
+        f"{first['encoder']}, windows of {shape_text(first['window'])}, token stride "
+        f"{first['token_stride']}, no mirroring."
     )
 
 
 def restore_section(records: list[Record]) -> str:
-    """Logits to mask."""
+    """Return the section of the restore part."""
     rows = [["classes", "tool", "seconds", "ratio", "above the logits GB", "equal to the oracle"]]
     for record in sorted(records, key=lambda record: -record["settings"]["classes"]):
         settings, result = record["settings"], record["result"]
@@ -119,16 +105,17 @@ def restore_section(records: list[Record]) -> str:
                 rows.append(cells)
     settings, result = records[0]["settings"], records[0]["result"]
     return (
-        f"## Restoring alone: {by(settings['working'])} to {by(settings['source'])}\n\n{table(rows)}\n\n"
+        f"## Restoring alone: {shape_text(settings['working'])} to {shape_text(settings['source'])}\n\n"
+        f"{table(rows)}\n\n"
         f"Organ-like logits ({100 * result['foreground']:.0f} % foreground, {100 * result['border']:.1f} % of the "
         "working voxels beside another class), each run in a process of its own, medians. The oracle: linear "
-        "interpolation of all logits, then argmax. Memory is the process's peak above what it held with the logits "
+        "interpolation of all logits, then argmax. Memory is the process's peak above its memory with the logits "
         "loaded, mask included."
     )
 
 
 def shell_section(records: list[Record]) -> str:
-    """Commands."""
+    """Return the section of the shell part."""
     rows = [["command", "mirroring", "seconds", "nnU-Net / volseg"]]
     for record in records:
         seconds, ratio = record["result"]["seconds"], record["result"]["ratio"]
@@ -139,28 +126,23 @@ def shell_section(records: list[Record]) -> str:
             rows.append([f"`{name}`", "yes" if "mirrored" in key else "no", f"{value:.1f}", share])
     settings = records[0]["settings"]
     return (
-        f"## From the shell, cold: {len(settings['cases'])} hippocampus cases\n\n{table(rows)}\n\n"
-        f"Start-up included, medians. Mirrored: nnU-Net takes all eight flips, volseg the axes of its plan "
-        f"({settings['mirror_axes']['ours']}), as the anatomy allows no others."
+        f"## From the shell, start-up included: {len(settings['cases'])} hippocampus cases\n\n{table(rows)}\n\n"
+        "Medians. Mirrored: nnU-Net averages all eight flips, volseg the flips along the axes of its plan "
+        f"({settings['mirror_axes']['ours']}), because the anatomy allows no others."
     )
 
 
-def by(shape: list[int]) -> str:
-    """A shape to be read by people."""
-    return " x ".join(map(str, shape))
-
-
 def plot(records: list[Record], path: Path) -> None:
-    """Ratio and ceiling of every cell."""
+    """Draw ratio and ceiling of every record."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.9 + 0.7 * len(records)), layout="constrained")
     axes = figure.add_subplot()
-    for place, record in enumerate(reversed(records)):
+    for row, record in enumerate(reversed(records)):
         result = record["result"]
-        axes.barh(place, result["ceiling"], height=0.7, color="#d5dcec", label=None if place else "ceiling by counting")
-        axes.barh(place, result["ratio"], height=0.4, color="#4c7df0", label=None if place else "measured")
-        axes.text(result["ratio"], place, f" {result['ratio']:.2f}", va="center")
+        axes.barh(row, result["ceiling"], height=0.7, color="#d5dcec", label=None if row else "ceiling by counting")
+        axes.barh(row, result["ratio"], height=0.4, color="#4c7df0", label=None if row else "measured")
+        axes.text(result["ratio"], row, f" {result['ratio']:.2f}", va="center")
     names = [f"{r['settings']['encoder']}, mirroring {r['settings']['mirror']}" for r in reversed(records)]
     axes.set_yticks(range(len(records)), names)
     axes.axvline(1, color="#888888", linewidth=0.8)

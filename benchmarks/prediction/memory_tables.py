@@ -1,46 +1,37 @@
-"""The results of ``memory.py`` as Markdown and as a plot."""
+"""Results of ``prediction_memory.py`` as Markdown and as a plot."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from record import load, table
+from shared.record import Record, load
+from shared.text import origin_text, shape_text, table
 
-Record = dict[str, Any]
 NAMES = {"volseg": "volseg", "monai": "MONAI SlidingWindowInferer"}
 COLOURS = {"volseg": "#4c7df0", "monai": "#e8590c"}
 TARGET_GIB = 3.0
 
 
 def write_tables(folder: Path) -> str:
-    """Write ``memory.md`` and ``memory.png`` from all records that are there; returns the text."""
+    """Draw the plot of a folder's records and return the tables of all of them."""
     parts = {"length": "Length of the scan", "vit": "The default network"}
-    sections = [
-        f"## {title}\n\n{section(r)}" for part, title in parts.items() if (r := load(folder, f"memory_{part}_"))
-    ]
-    records = load(folder, "memory_")
-    origins = sorted(
-        {f"- {r['date'][:10]}, {r['hardware']['cpu']}, commit {(r['commit'] or 'unknown')[:10]}" for r in records}
-    )
-    text = "# Peak memory\n\n" + "\n\n".join(sections) + "\n\n" + NOTE + "\n".join(origins) + "\n"
-    (folder / "memory.md").write_text(text, encoding="utf-8")
-    lengths = load(folder, "memory_length_")
-    if lengths:
-        plot(lengths, folder / "memory.png")
-    return text
+    sections = [f"## {title}\n\n{section(r)}" for part, title in parts.items() if (r := load(folder, f"{part}_"))]
+    origins = "\n".join(sorted({f"- {origin_text(record)}" for record in load(folder)}))
+    if lengths := load(folder, "length_"):
+        plot(lengths, folder / "length.png")
+    return "\n\n".join(["# Peak memory of prediction", *sections, NOTE + origins]) + "\n"
 
 
 NOTE = (
-    "`above`: the process's peak above what it held before the call (interpreter, loaded model, the scan as stored), "
-    "less the mask. GiB are 2^30 bytes. `stopped`: the process was ended when it grew past the limit, "
-    "or asked for more than the machine has.\n\n"
-    "Measured by `python benchmarks/memory.py`:\n\n"
+    "`above`: the process's peak above its memory before the call (interpreter, loaded model, the scan as stored), "
+    "minus the mask. GiB are 2^30 bytes. `stopped`: the process grew past the limit, or asked for more memory than "
+    "the machine has.\n\n![Peak memory against slices](length.png)\n\n"
+    "Measured by `python benchmarks/prediction_memory.py`:\n\n"
 )
 
 
 def section(records: list[Record]) -> str:
-    """A table of one part and what was measured."""
+    """Return the table of one part and its conditions."""
     rows = [["slices", "tool", "above GiB", "scan GiB", "mask GiB", "whole process GiB", "encodings per slice", "s"]]
     for record in sorted(records, key=lambda r: (r["settings"]["slices"], -len(r["settings"]["way"]))):
         settings, result = record["settings"], record["result"]
@@ -55,18 +46,17 @@ def section(records: list[Record]) -> str:
     bounds = (r["settings"]["max_memory_gb"] for r in records if r["settings"]["way"] == "volseg")
     bound = max(bounds, default=first["max_memory_gb"])
     network = ", ".join(f"{key} {value}" for key, value in first["network"].items())
-    window = " x ".join(map(str, first["window"]))
-    text = (
-        table(rows)
-        + f"\n\nScans of n x {first['side']} x {first['side']} int16, {first['classes']} classes; {network}, "
+    window = shape_text(first["window"])
+    conditions = (
+        f"Scans of n x {first['side']} x {first['side']} int16, {first['classes']} classes; {network}, token stride "
+        f"{first['stride']}, windows of {window}, overlap 0.5; volseg with a limit of {bound:g} GB, MONAI with "
+        f"`sw_batch_size` 1. {growth(records)}"
     )
-    text += f"token stride {first['stride']}, windows of {window}, overlap 0.5; volseg with a bound of "
-    text += f"{bound:g} GB, MONAI with `sw_batch_size` 1."
-    return f"{text} {growth(records)}".rstrip()
+    return f"{table(rows)}\n\n{conditions.rstrip()}"
 
 
 def growth(records: list[Record]) -> str:
-    """The longest scan's peak against that of a quarter of it, as a sentence."""
+    """Return a sentence on the longest scan's peak against that of a scan of a quarter of its length."""
     peaks = {r["settings"]["slices"]: r["result"]["above_bytes"] for r in records if r["settings"]["way"] == "volseg"}
     if not peaks or max(peaks) // 4 not in peaks:
         return ""
@@ -76,12 +66,12 @@ def growth(records: list[Record]) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes in GiB."""
+    """Return bytes in GiB."""
     return f"{size / 2**30:.2f}"
 
 
 def plot(records: list[Record], path: Path) -> None:
-    """Peak against slices; a scan that was too long is an open triangle at the limit."""
+    """Draw peak against slices; a stopped process is an open triangle at the limit."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")

@@ -1,0 +1,1 @@
+"""Parts of all benchmarks: command lines, records, tables, processes."""

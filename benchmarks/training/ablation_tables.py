@@ -1,0 +1,203 @@
+"""Results of ``ablation.py`` as Markdown, JSON, CSV per case, and a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.record import Record, write_json
+from shared.text import table
+from training.runs import FINISHED, machine_text, read_cases, write_csv
+from volseg.metrics.statistics import bootstrap_means, interval, wilcoxon_p
+from volseg.report.tables import p_text
+
+Array = NDArray[np.float64]
+COLUMNS = ("budget", "cell", "seed", "case", "class", "dice", "hd95", "nsd")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of a table: one change of the network at one budget.
+
+    Attributes:
+        name: Name of the change.
+        runs: Records of its runs.
+        dice: Dice ``(cases, classes)`` of each seed.
+    """
+
+    name: str
+    runs: list[Record]
+    dice: dict[int, Array]
+
+
+def write_tables(runs: Path, stem: Path, order: Sequence[str]) -> str:
+    """Write tables of all finished runs below ``runs``, and a figure where a budget has more than two cells.
+
+    Args:
+        runs: Folders ``<budget>/<cell>/seed<n>``.
+        stem: Path of the results without suffix.
+        order: Names of the cells as the table lists them; the others are compared with the first.
+
+    Returns:
+        The Markdown.
+    """
+    records, rows = read_runs(runs, order)
+    write_json(stem.with_suffix(".json"), records)
+    write_csv(stem.with_suffix(".csv"), rows)
+    budgets = cells_of(records, rows)
+    text = markdown(stem.name, budgets)
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    if any(len(cells) > 2 for cells in budgets.values()):
+        plot(budgets, stem.with_suffix(".png"))
+    return text
+
+
+def read_runs(folder: Path, order: Sequence[str]) -> tuple[list[Record], list[Record]]:
+    """Read the records and the scores per case and class of all finished runs."""
+    records, rows = [], []
+    for budget in sorted(path for path in folder.iterdir() if path.name[0].isdigit()):
+        for name in order:
+            for file in sorted((budget / name.replace(" ", "_")).glob(f"seed*/{FINISHED}")):
+                record = {"budget": budget.name, **json.loads(file.read_text(encoding="utf-8"))}
+                origin = {"budget": budget.name, "cell": name, "seed": record["seed"]}
+                records.append(record)
+                rows += [{key: {**row, **origin}[key] for key in COLUMNS} for row in read_cases(file.parent)]
+    return records, rows
+
+
+def cells_of(records: Sequence[Record], rows: Sequence[Record]) -> dict[str, list[Cell]]:
+    """Return the cells of each budget, from records and scores as they are written to JSON and CSV."""
+    budgets: dict[str, list[Cell]] = {}
+    for budget, name in dict.fromkeys((record["budget"], record["model"]) for record in records):
+        runs = [record for record in records if (record["budget"], record["model"]) == (budget, name)]
+        scores = [row for row in rows if (row["budget"], row["cell"]) == (budget, name)]
+        dice = {run["seed"]: dice_of([row for row in scores if int(row["seed"]) == run["seed"]]) for run in runs}
+        budgets.setdefault(budget, []).append(Cell(name, runs, dice))
+    return budgets
+
+
+def dice_of(rows: Sequence[Record]) -> Array:
+    """Return the Dice of a run, (cases, classes); NaN where it is not defined."""
+    cases, classes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("case", "class"))
+    dice = np.full((len(cases), len(classes)), np.nan)
+    for row in rows:
+        if row["dice"] != "":
+            dice[cases.index(row["case"]), classes.index(row["class"])] = float(row["dice"])
+    return dice
+
+
+def markdown(name: str, budgets: dict[str, list[Cell]]) -> str:
+    """Return a table per budget and the conditions."""
+    sections = [f"## {budget} per cell\n\n{budget_table(cells)}" for budget, cells in budgets.items()]
+    records = [run for cells in budgets.values() for cell in cells for run in cell.runs]
+    return "\n\n".join([f"# Ablation: {name.replace('_', ' ')}", *sections, conditions(records)]) + "\n"
+
+
+def mean_dice(cell: Cell) -> Array:
+    """Return the Dice of a cell (cases, classes), the mean over its seeds."""
+    return np.asarray(np.mean(list(cell.dice.values()), axis=0))
+
+
+def difference_to(first: Cell, cell: Cell) -> Array:
+    """Return the Dice of a cell minus that of the first, the mean over shared seeds; NaN if there are none."""
+    shared = sorted(first.dice.keys() & cell.dice.keys())
+    if not shared:
+        return np.full_like(mean_dice(cell), np.nan)
+    return np.asarray(np.mean([cell.dice[seed] - first.dice[seed] for seed in shared], axis=0))
+
+
+def budget_table(cells: list[Cell]) -> str:
+    """Return the table of scores and costs; differences are to the first cell, paired by case and seed."""
+    first = cells[0]
+    rows = [["cell", "seeds", "Dice", "seeds' means", "HD95 mm", f"Dice minus {first.name}", "p", "parameters"]]
+    rows[0] += ["steps", "s per step"]
+    for cell in cells:
+        records = cell.runs
+        means = [record["scores"]["mean"] for record in records]
+        steps = [record["steps"] for record in records]
+        seconds = sum(record["train_seconds"] for record in records) / sum(steps)
+        same = cell is first
+        difference = difference_to(first, cell)
+        rows.append(
+            [
+                cell.name,
+                str(len(records)),
+                interval_text(mean_dice(cell), "{:.4f}"),
+                ", ".join(f"{mean['dice']:.4f}" for mean in means),
+                f"{np.mean([mean['hd95'] for mean in means]):.2f}",
+                "" if same else interval_text(difference, "{:+.4f}"),
+                "" if same else p_text(wilcoxon_p(np.nanmean(difference, axis=1))),
+                f"{records[0]['parameters']:,}",
+                ", ".join(map(str, steps)),
+                f"{seconds:.2f}",
+            ]
+        )
+    return table(rows)
+
+
+def mean_interval(values: Array) -> tuple[float, float, float]:
+    """Return the mean over cases, then over classes, of (cases, classes), and its 95% interval over cases."""
+    means = bootstrap_means(values).mean(axis=1, keepdims=True)
+    low, high = interval(means)[:, 0]
+    return float(np.nanmean(values, axis=0).mean()), float(low), float(high)
+
+
+def interval_text(values: Array, form: str) -> str:
+    """Return mean and interval as text."""
+    mean, low, high = (form.format(number) for number in mean_interval(values))
+    return f"{mean} [{low}, {high}]"
+
+
+def conditions(records: list[Record]) -> str:
+    """Return the conditions that all cells share, and how to read the table."""
+    machines = sorted({machine_text(record) for record in records})
+    commits = sorted({str(record["commit"])[:10] for record in records})
+    folds = sorted({text.split("=")[1] for record in records for text in record["settings"] if "data.fold=" in text})
+    return (
+        f"Each cell changes one setting of the first. Random weights; held-out fold {', '.join(folds)}, which may be "
+        "used to choose settings. Mean Dice over cases, then over classes, in the scans' own geometry; 95% bootstrap "
+        "intervals over cases (not over seeds), of the mean over seeds where there are several; differences use the "
+        "seeds that both cells have; p: Wilcoxon's signed-rank test over cases, not corrected for the number of cells. "
+        "`s per step` is training time over steps; runs side by side share the memory bandwidth. "
+        f"{'; '.join(machines)}; commit {', '.join(commits)}. Measured by `python benchmarks/ablation.py`."
+    )
+
+
+def plot(budgets: dict[str, list[Cell]], path: Path) -> None:
+    """Draw the differences to the first cell, a panel per budget, and Dice against steps of all runs."""
+    from matplotlib.figure import Figure
+
+    compared = {budget: cells for budget, cells in budgets.items() if len(cells) > 2}
+    rows = max(map(len, compared.values()))
+    figure = Figure(figsize=(4.4 * len(compared) + 4.6, 0.4 * rows + 1.6), layout="constrained")
+    panels = figure.subplots(1, len(compared) + 1)
+    for axes, (budget, cells) in zip(panels, compared.items(), strict=False):
+        for row, cell in enumerate(cells[1:]):
+            mean, low, high = mean_interval(difference_to(cells[0], cell))
+            axes.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color="#1f4e79", capsize=3)
+        axes.axvline(0, color="0.6", linewidth=1)
+        axes.set_yticks(range(len(cells) - 1), [cell.name for cell in cells[1:]])
+        axes.invert_yaxis()
+        first, dice = cells[0].name, mean_interval(mean_dice(cells[0]))[0]
+        axes.set_title(f"{budget} per cell ({first}: {dice:.3f})", fontsize=10)
+        axes.set_xlabel(f"Dice minus {first}")
+    plot_steps(panels[-1], [cell for cells in budgets.values() for cell in cells])
+    figure.savefig(path, dpi=110)
+
+
+def plot_steps(axes: Any, cells: list[Cell]) -> None:
+    """Draw every run as a point: networks that differ in speed alone lie on one curve."""
+    for index, name in enumerate(dict.fromkeys(cell.name for cell in cells)):
+        runs = [run for cell in cells if cell.name == name for run in cell.runs]
+        points = sorted((run["steps"], run["scores"]["mean"]["dice"]) for run in runs)
+        axes.plot(*zip(*points, strict=True), "o-", color=f"C{index}", linewidth=0.8, markersize=5, label=name)
+    axes.set_title("all runs", fontsize=10)
+    axes.set_xlabel("steps")
+    axes.set_ylabel("Dice")
+    axes.legend(fontsize=7)
