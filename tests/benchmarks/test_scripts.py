@@ -8,7 +8,7 @@ import re
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ PAGES = sorted(RESULTS.rglob("*.md"))
 
 
 @pytest.fixture(autouse=True)
-def _folder_of_the_scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _folder_of_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Import from the folder of the scripts, as ``python benchmarks/<script>.py`` does."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
