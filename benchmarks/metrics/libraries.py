@@ -33,7 +33,7 @@ def prepare_libraries() -> None:
 
 def score_volseg(pair: Pair, classes: int, hd_mode: str = "max") -> dict[int, Scores]:
     """Return the scores of all classes; volseg computes all its metrics."""
-    scores = case_scores(pair.prediction, pair.reference, pair.spacing_mm, range(1, classes + 1), hd_mode=hd_mode)  # type: ignore[arg-type]
+    scores = case_scores(pair.prediction, pair.reference, pair.spacing_mm, range(1, classes + 1), hd_mode=hd_mode)
     return {k: {name: float(of_class[name]) for name in SHARED} for k, of_class in scores.items()}
 
 

@@ -32,10 +32,10 @@ def pairs(count: int, tools: Sequence[str], quick: bool) -> list[Row]:
     for seed in range(count):
         pair = organ_shapes.pair(seed, **sizes)
         row: Row = {"seed": seed, "voxels": np.bincount(pair.reference.ravel())[1:].tolist(), "seconds": {}}
-        row["seconds"]["volseg"], _ = timed(lambda p=pair: score_volseg(p, sizes["classes"]), repeats=3)  # type: ignore[misc]
+        row["seconds"]["volseg"], _ = timed(lambda p=pair: score_volseg(p, sizes["classes"]), repeats=3)
         row["max_difference"] = {}
         for tool in peers:
-            row["seconds"][tool], theirs = timed(lambda p=pair, t=tool: score_peer(t, p, sizes["classes"]))  # type: ignore[misc]
+            row["seconds"][tool], theirs = timed(lambda p=pair, t=tool: score_peer(t, p, sizes["classes"]))
             row["max_difference"][tool] = differences(pair, sizes["classes"], tool, theirs)
         rows.append(row)
         say(json.dumps(row))
@@ -52,9 +52,9 @@ def hard_predictions() -> list[Row]:
     """Return seconds on predictions that are slow for search trees, beside two distance transforms."""
     rows = []
     for name, pair in (("displaced by 100 mm", organ_shapes.displaced(0)), ("hollow", organ_shapes.hollow())):
-        ours_s, ours = timed(lambda p=pair: score_volseg(p, 1), repeats=3)  # type: ignore[misc]
-        transform_s, hd95 = timed(lambda p=pair: distance_transform_hd95(p))  # type: ignore[misc]
-        monai_s, theirs = timed(lambda p=pair: score_peer("monai", p, 1))  # type: ignore[misc]
+        ours_s, ours = timed(lambda p=pair: score_volseg(p, 1), repeats=3)
+        transform_s, hd95 = timed(lambda p=pair: distance_transform_hd95(p))
+        monai_s, theirs = timed(lambda p=pair: score_peer("monai", p, 1))
         seconds = {"volseg": ours_s, "distance transforms": transform_s, "monai": monai_s}
         row = {"name": name, "seconds": seconds, "max_difference": abs(ours[1]["hd95"] - hd95)}
         rows.append({**row, "monai_hd95": theirs[1]["hd95"]})

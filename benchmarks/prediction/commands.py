@@ -44,7 +44,7 @@ def pipeline(args: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             scan = stored_at(args.data / (QUICK_SCAN if args.quick else SCAN), stored_mm, Path(folder) / "trunk.nii.gz")
             predictor = Predictor.from_file(model_file(Path(folder) / "model.safetensors", plan, encoder), device="cpu")
-            wall_s, summary = timed(lambda p=predictor, s=scan, f=folder: predict_folder(p, s, Path(f) / "masks"))  # type: ignore[misc]
+            wall_s, summary = timed(lambda p=predictor, s=scan, f=folder: predict_folder(p, s, Path(f) / "masks"))
             (case,) = summary.results
             shape = read_volume(scan).grid.shape
         if case.status != "done":

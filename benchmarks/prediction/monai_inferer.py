@@ -62,4 +62,4 @@ def monai_logits(
     from monai.inferers import SlidingWindowInferer
 
     inferer = SlidingWindowInferer(window, sw_batch_size=batch, overlap=OVERLAP, mode="gaussian")
-    return inferer(stacked, whole_network(model, axes))[0]  # type: ignore[no-any-return, index]
+    return inferer(stacked, whole_network(model, axes))[0]

@@ -45,7 +45,7 @@ def restore(args: argparse.Namespace) -> None:
             file = Path(folder) / "logits.npy"
             np.save(file, logits)
             started = time.perf_counter()
-            oracle_s, expected = timed(lambda x=logits: interpolated_mask(x, source))  # type: ignore[misc]
+            oracle_s, expected = timed(lambda x=logits: interpolated_mask(x, source))
             rows = [pair(args, Path(folder), source, working, expected) for _ in range(args.pairs)]
             result = {"pairs": rows, **medians(rows), "oracle_s": oracle_s, "logits_bytes": logits.nbytes}
             result |= {"foreground": float((expected > 0).mean()), "border": border_share(logits.argmax(0))}

@@ -84,7 +84,7 @@ def measure(
         images: ``(C, D, H, W)``, one for each pair.
         settings: Settings for the record.
     """
-    shape: Size = images[0].shape[1:]  # type: ignore[assignment]
+    shape: Size = images[0].shape[1:]
     for encoder in args.encoders:
         model = random_network(plan, encoder=encoder)
         batch = args.batch or best_batch(model, plan)
@@ -123,7 +123,7 @@ def compare(setup: Setup, images: list[NDArray[np.float32]], costs: PartCosts) -
         ways = {"ours": partial(setup.ours, image), "monai": partial(setup.monai, setup.stack(image))}
         seconds, logits = {}, {}
         for name in ways if number % 2 == 0 else reversed(ways):
-            with WorkCount(setup.model, setup.plan.patch_size) as count:  # type: ignore[arg-type]
+            with WorkCount(setup.model, setup.plan.patch_size) as count:
                 seconds[name], logits[name] = timed(ways[name])
             work[name] = (count.slices, count.windows)
         differences.append(difference(logits["ours"], logits["monai"]))

@@ -103,10 +103,10 @@ def run_function(
     variables = dict(os.environ if environment is None else environment)
     paths = [str(BENCHMARKS), str(source) if source else "", variables.get("PYTHONPATH", "")]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
-    if limit_bytes is not None and (highest := _stop_above(process, limit_bytes)):
-        return {"stopped": True, "process_bytes": highest}
-    output, _ = process.communicate()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
+        if limit_bytes is not None and (highest := _stop_above(process, limit_bytes)):
+            return {"stopped": True, "process_bytes": highest}
+        output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(command[2:])} failed with code {process.returncode}; see above")
     result: dict[str, Any] = json.loads(output.splitlines()[-1])

@@ -59,7 +59,7 @@ def dtype_of(configuration: Any, device: Any) -> torch.dtype:
     except ImportError:  # commits before volseg.device
         from volseg.training.state import compute_dtype
 
-        return compute_dtype(configuration, device)  # type: ignore[no-any-return]
+        return compute_dtype(configuration, device)
     return training_dtype(configuration.precision, device)
 
 

@@ -22,12 +22,6 @@ PARTS = sorted(path for path in BENCHMARKS.glob("*/*.py") if path.name != "__ini
 PAGES = sorted(RESULTS.rglob("*.md"))
 
 
-@pytest.fixture(autouse=True)
-def _folder_of_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Import from the folder of the scripts, as ``python benchmarks/<script>.py`` does."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_help(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
@@ -95,12 +89,12 @@ def test_table_follows_from_its_record(script: str, page: str) -> None:
 
 @pytest.mark.parametrize("page", sorted((RESULTS / "ablation").glob("*.md")), ids=lambda path: path.stem)
 def test_ablation_follows_from_its_records(page: Path) -> None:
-    tables = import_module("training.ablation_tables")
+    cells_of = import_module("training.ablation_cells").cells_of
+    markdown = import_module("training.ablation_tables").markdown
     with page.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tables.markdown(page.stem, tables.cells_of(record_of(page.with_suffix(".json")), rows)) == page.read_text(
-        encoding="utf-8"
-    )
+    text = markdown(page.stem, cells_of(record_of(page.with_suffix(".json")), rows))
+    assert text == page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}.{path.stem}")
