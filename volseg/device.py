@@ -47,9 +47,21 @@ def prediction_dtype(device: torch.device) -> torch.dtype:
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the precision of the network's multiplications in training.
 
+    On a CPU without AMX torch's bf16 convolutions are slow, and their weight gradients can be uninitialised memory
+    (volumes of two slices, `benchmarks/results/bf16_convolution`), so bf16 is refused there.
+
     Args:
         precision: ``32``, ``bf16``, or ``auto``: bf16 only on hardware that computes in it.
         device: Where the network runs.
+
+    Raises:
+        ConfigError: bf16 on a CPU without AMX.
     """
-    bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(device))
-    return torch.bfloat16 if bf16 else torch.float32
+    native = has_native_bf16(device)
+    if precision == "bf16" and device.type == "cpu" and not native:
+        raise ConfigError(
+            "precision=bf16 cannot be used on this CPU",
+            found="a processor without AMX, on which gradients in bf16 can be wrong",
+            hint="set precision=auto or precision=32",
+        )
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32

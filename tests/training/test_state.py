@@ -7,7 +7,7 @@ import torch
 
 from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
-from volseg.device import prediction_dtype, training_dtype
+from volseg.device import has_native_bf16, prediction_dtype, training_dtype
 from volseg.errors import ConfigError, ModelFileError, VolsegError
 from volseg.training.checkpoint import RunProgress
 from volseg.training.state import TrainingState
@@ -64,11 +64,16 @@ def test_bf16_only_where_the_processor_has_it_and_never_in_prediction_on_it(
     cpu = torch.device("cpu")
     expected = torch.bfloat16 if native else torch.float32
     assert training_dtype("auto", cpu) == expected
-    assert training_dtype("bf16", cpu) == torch.bfloat16
+    if native:
+        assert training_dtype("bf16", cpu) == torch.bfloat16
+    else:
+        with pytest.raises(ConfigError, match="cannot be used on this CPU"):
+            training_dtype("bf16", cpu)
     assert training_dtype("32", cpu) == torch.float32
     assert prediction_dtype(cpu) == torch.float32
 
 
+@pytest.mark.skipif(not has_native_bf16(torch.device("cpu")), reason="bf16 needs a CPU with AMX")
 def test_a_step_in_bf16_is_near_the_step_in_float32() -> None:
     losses = []
     for precision in ("32", "bf16"):

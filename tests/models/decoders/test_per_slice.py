@@ -91,6 +91,6 @@ def test_fewer_taps_than_doublings_leave_the_last_steps_without(monkeypatch: pyt
 
 @pytest.mark.parametrize("choice", [{"decoder": "linear"}, {"decoder": "unet2d"}, {"stem": False}])
 def test_a_decoder_without_any_input_is_refused(choice: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="without an encoder"):
+    with pytest.raises(ConfigError, match="this decoder needs an encoder"):
         ModelConfig(encoder="identity", **choice)
     assert ModelConfig(encoder="identity", baseline="dynunet", **choice).baseline  # not built from these parts
