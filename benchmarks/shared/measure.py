@@ -3,7 +3,7 @@
 Memory is counted as Linux does, in ``/proc``. A function that is measured in a process of its own returns a dictionary
 of plain values::
 
-    run_function(measure, {"tokens": 1370})                            # python -m shared.measure MODULE:measure JSON
+    run_function(measure, {"tokens": 1370})                    # python shared/measure.py MODULE:measure JSON
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def run_function(
         The function's result. With a limit, also ``stopped``; where it is true, only ``process_bytes``, the memory at
         which the process was stopped.
     """
-    command = [python, "-m", "shared.measure", f"{function.__module__}:{function.__qualname__}", json.dumps(settings)]
+    # By its path, not by -m, which would put the working folder and its volseg before the source.
+    command = [python, __file__, f"{function.__module__}:{function.__qualname__}", json.dumps(settings)]
     variables = dict(os.environ if environment is None else environment)
     paths = [str(BENCHMARKS), str(source) if source else "", variables.get("PYTHONPATH", "")]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

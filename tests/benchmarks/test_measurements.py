@@ -32,6 +32,20 @@ def test_a_failing_process_ends_the_command() -> None:
         run_function(make, {"file": "", "shape": [1], "classes": 1, "largest": 1})
 
 
+def test_a_process_imports_the_source_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "volseg").mkdir()
+    (tmp_path / "volseg" / "__init__.py").touch()
+    function = "def volseg_file():\n    import volseg\n    return {'file': volseg.__file__}\n"
+    (tmp_path / "source_of_volseg.py").write_text(function, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(import_module("shared.record").ROOT)  # has a volseg too
+    run_function, volseg_file = (
+        attribute("shared.measure", "run_function"),
+        attribute("source_of_volseg", "volseg_file"),
+    )
+    assert run_function(volseg_file, {}, source=tmp_path) == {"file": str(tmp_path / "volseg" / "__init__.py")}
+
+
 def test_a_process_above_its_limit_is_stopped(tmp_path: Path) -> None:
     settings = {"file": str(tmp_path / "pair.npy"), "shape": [16, 48, 48], "classes": 2, "largest": 900}
     run_function, make = attribute("shared.measure", "run_function"), attribute("metrics.large_map", "make")
