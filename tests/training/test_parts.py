@@ -21,7 +21,7 @@ def test_the_budget_counts_steps_or_seconds() -> None:
     assert [steps.progress(step, 1e9) for step in (0, 5, 10, 11)] == [0, 0.5, 1, 1]
     minutes = Budget.from_config(TrainConfig(max_minutes=2))
     assert [minutes.progress(10**9, seconds) for seconds in (0, 60, 120, 500)] == [0, 0.5, 1, 1]
-    with pytest.raises(ConfigError, match="no end"):
+    with pytest.raises(ConfigError, match="no limit"):
         Budget.from_config(TrainConfig())
 
 

@@ -1,8 +1,8 @@
-"""Random changes of training patches. All chance is torch's, so that seeding torch decides every one of them.
+"""Random augmentation of training patches; all randomness comes from torch's generator.
 
-TorchIO does the work; MONAI the bias field, where it is over ten times faster. Mean milliseconds of each transform on
-one core, on hippocampus (42x56x40) and thick-slice (26x160x160) patches: affine 5 / 28, noise 1 / 5, blur 2 / 9,
-gamma 1 / 4, bias field 2 / 9 (TorchIO's: 22 / 172), mirroring below 1.
+The transforms are TorchIO's, except MONAI's bias field, which is over ten times faster. Mean milliseconds per
+transform on one core, on hippocampus (42x56x40) and thick-slice (26x160x160) patches: affine 5 / 28, noise 1 / 5,
+blur 2 / 9, gamma 1 / 4, bias field 2 / 9 (TorchIO's: 22 / 172), mirroring below 1.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ BIAS_COEFFICIENTS = (-0.2, 0.2)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augments a patch; picklable, without state.
+    """Augmentation of a patch; picklable and stateless.
 
     Attributes:
         config: Probabilities and ranges.
         spacing_mm: Voxel size of the patch (D, H, W).
-        mirror_axes: Spatial axes that may be flipped.
+        mirror_axes: Spatial axes that are flipped at random.
         in_plane_only: Rotate and scale in the slice only.
-        bias_field: Whether the images have bias fields at all (MRI).
+        bias_field: Whether to simulate bias fields (MRI).
     """
 
     config: AugmentConfig
@@ -50,7 +50,7 @@ class Augmentation:
     bias_field: bool
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Changes image (C, D, H, W) float32 and label (D, H, W) alike; the inputs stay as they are."""
+        """Augment image (C, D, H, W) float32 and label (D, H, W) alike; the inputs are not changed."""
         config = self.config
         if _happens(config.affine):
             image, label = affine(image, label, self.spacing_mm, *self._draw_affine())
@@ -68,7 +68,7 @@ class Augmentation:
         return image, label
 
     def _draw_affine(self) -> tuple[Triple, Triple]:
-        """Scales and degrees about the axes (D, H, W)."""
+        """Draw the scales along and the degrees about the axes (D, H, W)."""
         scale = _uniform(1 - self.config.scale, 1 + self.config.scale)
         limit = self.config.rotation_degrees
         degrees = (_uniform(-limit, limit), _uniform(-limit, limit), _uniform(-limit, limit))
@@ -78,7 +78,7 @@ class Augmentation:
 
 
 def build_augmentation(plan: Plan, config: AugmentConfig) -> Augmentation:
-    """The augmentation for a plan.
+    """Build the augmentation for a plan.
 
     Args:
         plan: Gives spacing, mirror axes, modality, and whether slices are thick.
@@ -103,7 +103,7 @@ def affine(
     scales: Triple,
     degrees: Triple,
 ) -> tuple[Tensor, Tensor]:
-    """Rotates and scales about the centre, in millimetres; what comes from outside is 0 (background).
+    """Rotate and scale about the centre, in millimetres; voxels from outside become 0 (background).
 
     Args:
         image: (C, D, H, W), interpolated linearly.
@@ -117,25 +117,25 @@ def affine(
         image=tio.ScalarImage(tensor=image, affine=matrix),  # type: ignore[no-untyped-call]
         label=tio.LabelMap(tensor=label[None].to(torch.int16), affine=matrix),  # type: ignore[no-untyped-call]
     )
-    moved: Any = tio.Affine(scales, degrees, translation=(0, 0, 0), default_pad_value=0)(subject)
-    return moved["image"].data, moved["label"].data[0].to(label.dtype)
+    transformed: Any = tio.Affine(scales, degrees, translation=(0, 0, 0), default_pad_value=0)(subject)
+    return transformed["image"].data, transformed["label"].data[0].to(label.dtype)
 
 
 def noise(image: Tensor, std: float, seed: int) -> Tensor:
-    """Adds Gaussian noise to a normalised image."""
+    """Add Gaussian noise to a normalised image."""
     added: Tensor = tio.Noise(mean=0.0, std=std, seed=seed)(image)
     return added
 
 
 def blur(image: Tensor, sigma_mm: float, spacing_mm: Triple) -> Tensor:
-    """Blurs with a Gaussian of ``sigma_mm`` in every direction, so hardly across thick slices."""
+    """Blur with a Gaussian of ``sigma_mm`` along every axis, which has little effect across thick slices."""
     scan = tio.ScalarImage(tensor=image, affine=np.diag([*spacing_mm, 1.0]))  # type: ignore[no-untyped-call]
     blurred: Tensor = tio.Blur(std=(sigma_mm,) * 3)(scan).data
     return blurred
 
 
 def gamma(image: Tensor, log_gamma: float) -> Tensor:
-    """Raises each channel, scaled to 0..1, to a power; its mean and standard deviation stay as they were.
+    """Raise each channel, scaled to 0..1, to a power; its mean and standard deviation are restored.
 
     Source: Isensee et al., nnU-Net (2021), supplementary note 4 (gamma with retained statistics).
     """
@@ -149,7 +149,7 @@ def gamma(image: Tensor, log_gamma: float) -> Tensor:
 
 
 def bias_field(image: Tensor, seed: int) -> Tensor:
-    """Multiplies the intensities above each channel's minimum by a smooth field; every channel gets the same one."""
+    """Multiply the intensities above each channel's minimum by a smooth field, the same for all channels."""
     low = image.amin((1, 2, 3), keepdim=True)
     transform = RandBiasField(degree=3, coeff_range=BIAS_COEFFICIENTS, prob=1.0)
     transform.set_random_state(seed=seed)

@@ -1,4 +1,4 @@
-"""Training samples for a DataLoader: the index of a sample decides everything about it."""
+"""Training samples for a DataLoader: patches, with or without stored tokens; the index of a sample determines it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class PatchDataset(Dataset[dict[str, Any]]):
-    """Random patches. Sample ``i`` is the same with any number of workers, in any order, and after a resume.
+    """Random patches. Sample ``i`` is the same for any number of workers, in any order, and in a resumed run.
 
-    Every run through all cases takes each once, in an order of its own.
+    Each pass over the cases uses every case once, in a new random order.
 
     Args:
         cases: Preprocessed cases.
         plan: Plan.
-        augmentation: (image (C, D + 2 halo, H, W), label (D + 2 halo, H, W)) -> same; ``None`` for none.
+        augmentation: (image (C, D + 2 halo, H, W), label (D + 2 halo, H, W)) -> same; ``None`` disables it.
         samples: Length: steps times batch size.
         seed: Seed of the run.
-        foreground_fraction: Share of patches centred on foreground.
-        halo: Neighbour slices on either side that the network wants.
+        foreground_fraction: Fraction of patches centred on foreground.
+        halo: Neighbour slices on each side that the network needs.
     """
 
     def __init__(
@@ -82,28 +82,28 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
 
 def case_index(seed: int, index: int, count: int) -> int:
-    """Which of ``count`` cases sample ``index`` is taken from: each once a turn, in an order of the turn's own."""
-    turn, place = divmod(index, count)
-    return int(np.random.default_rng([seed, turn, count]).permutation(count)[place])
+    """Return which of ``count`` cases sample ``index`` uses: each case once per pass, in a new random order."""
+    epoch, position = divmod(index, count)
+    return int(np.random.default_rng([seed, epoch, count]).permutation(count)[position])
 
 
 Variants = Sequence[TokenVariant]
 
 
 class TokenDataset(Dataset[dict[str, Any]]):
-    """Random patches with stored tokens. Sample ``i`` is the same with any number of workers and after a resume.
+    """Random patches with stored tokens. Sample ``i`` is the same for any number of workers and in a resumed run.
 
-    A sample is a variant of a case, one of its in-plane windows, and a range of its slices. Slices are encoded each on
-    its own, so the range may lie anywhere and a flip along depth only reverses the tokens.
+    A sample is a variant of a case, one of its in-plane windows, and a range of its slices. Each slice is encoded
+    separately, so the range can start anywhere and a flip along depth only reverses the tokens.
 
     Args:
         cases: The variants of each case.
         plan: Plan.
         samples: Length: steps times batch size.
         seed: Seed of the run.
-        foreground_fraction: Share of patches around a foreground voxel.
-        halo: Neighbour slices on either side that the network wants.
-        mirror: Probability of a flip along depth, where the plan allows one.
+        foreground_fraction: Fraction of patches around a foreground voxel.
+        halo: Neighbour slices on each side that the network needs.
+        mirror: Probability of a flip along depth, if the plan allows it.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class TokenDataset(Dataset[dict[str, Any]]):
 
         Returns:
             ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D, H, W) int64 with -1 ignored, ``case`` its name, and
-            ``tokens`` (D, T, h, w, E) float16. They stay half precision until the training step, so that workers
-            pass on half as much.
+            ``tokens`` (D, T, h, w, E) float16. They stay half precision until the training step, which halves
+            the data that workers transfer.
         """
         if not 0 <= index < self.samples:
             raise IndexError(index)
@@ -159,7 +159,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
 def choose_window(
     variant: TokenVariant, size: Sequence[int], rng: np.random.Generator, foreground_fraction: float
 ) -> tuple[int, tuple[int, int, int]]:
-    """Draws a window and its slices: around a foreground voxel, or anywhere.
+    """Draw a window and its slices: around a foreground voxel, or anywhere.
 
     Returns:
         Number of the in-plane window, the one nearest to being centred on the voxel, and first voxel (d, h, w).
@@ -176,5 +176,5 @@ def choose_window(
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """A copy: maps of files are read-only, and torch has no negative strides."""
+    """Return a copy as a tensor: memory maps are read-only, and torch has no negative strides."""
     return torch.from_numpy(array.copy(order="C"))

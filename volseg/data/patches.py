@@ -1,4 +1,4 @@
-"""Cutting training patches out of preprocessed volumes."""
+"""Cutting of training patches from preprocessed volumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from volseg.planning.plan import Plan
 
 
 class PatchSource(Protocol):
-    """What a patch is cut from: a cached or a prepared case."""
+    """A case from which patches are cut, cached or in memory."""
 
     @property
     def id(self) -> str:
@@ -36,14 +36,14 @@ class PatchSource(Protocol):
 def sample_patch(
     case: PatchSource, plan: Plan, rng: np.random.Generator, foreground_fraction: float, halo: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Cuts a random patch.
+    """Cut a random patch.
 
     Args:
-        case: Where to cut.
+        case: The case.
         plan: Gives the patch size (D, H, W).
-        rng: Source of chance.
-        foreground_fraction: Share of patches centred on a voxel of a random foreground class; the others lie
-            anywhere with equal probability.
+        rng: Random generator.
+        foreground_fraction: Fraction of patches centred on a voxel of a random foreground class; the others are
+            uniformly distributed.
         halo: Neighbour slices kept before and after the patch along D.
 
     Returns:
@@ -59,7 +59,7 @@ def patch_start(
     rng: np.random.Generator,
     center: Sequence[int] | NDArray[np.int32] | None,
 ) -> tuple[int, int, int]:
-    """First voxel of a patch inside the volume as padded to ``size``: around ``center``, or uniformly anywhere."""
+    """Return the first voxel of a patch in the volume padded to ``size``: around ``center``, or uniformly drawn."""
     start = []
     for axis in range(3):
         last = max(shape[axis] - size[axis], 0)
@@ -71,7 +71,7 @@ def patch_start(
 
 
 def cut(array: NDArray[Any], start: Sequence[int], size: Sequence[int], halo: int = 0) -> NDArray[Any]:
-    """Cuts a patch with its neighbour slices, reading no more than it needs.
+    """Cut a patch with its neighbour slices; only the voxels of the patch are read.
 
     A volume smaller than the patch is padded with 0 by :func:`~volseg.geometry.ops.pad_to_size`, as the engine does.
     Neighbour slices come from the padded volume and are replicated only at its ends.
@@ -80,7 +80,7 @@ def cut(array: NDArray[Any], start: Sequence[int], size: Sequence[int], halo: in
         array: (..., D, H, W).
         start: First voxel of the patch, in the padded volume.
         size: Patch size (D, H, W).
-        halo: Neighbour slices on either side along D.
+        halo: Neighbour slices on each side along D.
 
     Returns:
         (..., size[0] + 2 halo, size[1], size[2]), a copy.
@@ -95,18 +95,18 @@ def cut(array: NDArray[Any], start: Sequence[int], size: Sequence[int], halo: in
 
 
 def center_voxel(case: PatchSource, rng: np.random.Generator, foreground_fraction: float) -> NDArray[np.int32] | None:
-    """A voxel of a random foreground class of the case, or None for a patch anywhere."""
-    wanted = rng.random() < foreground_fraction
-    rows = class_rows(case.locations) if wanted else []
+    """Draw a voxel of a random foreground class of the case; ``None`` for a patch anywhere."""
+    on_foreground = rng.random() < foreground_fraction
+    rows = class_rows(case.locations) if on_foreground else []
     if not rows:
         return None
-    chosen = rows[int(rng.integers(len(rows)))]
-    voxel: NDArray[np.int32] = case.locations[int(rng.integers(chosen.start, chosen.stop)), 1:]
+    class_range = rows[int(rng.integers(len(rows)))]
+    voxel: NDArray[np.int32] = case.locations[int(rng.integers(class_range.start, class_range.stop)), 1:]
     return voxel
 
 
 def class_rows(locations: NDArray[np.int32]) -> list[range]:
-    """The rows of each class in a table that is ordered by class, found without reading all of it."""
+    """Return the rows of each class in a table sorted by class; bisection reads few of them."""
     column, rows = locations[:, 0], list[range]()
     while (first := rows[-1].stop if rows else 0) < len(column):
         rows.append(range(first, bisect_right(column, column[first])))

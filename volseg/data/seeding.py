@@ -12,12 +12,12 @@ import torch
 
 @contextmanager
 def seeded(seed: int, *index: int) -> Iterator[None]:
-    """Seeds torch, numpy and random from (seed, index ...) inside the block and restores them after it.
+    """Seed torch, numpy and random from (seed, index ...) inside the block and restore their states after it.
 
-    Restoring matters where samples are made in the training process: the network's own chance (drop path) must not
+    Restoring matters when samples are made in the training process: the network's random numbers (drop path) must not
     depend on the number of workers.
     """
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - libraries use it
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - libraries use it
     words = np.random.SeedSequence([seed, *index]).generate_state(3)
     try:
         random.seed(int(words[0]))
@@ -25,6 +25,6 @@ def seeded(seed: int, *index: int) -> Iterator[None]:
         torch.default_generator.manual_seed(int(words[2]))  # the CPU's only: CUDA's belongs to the network
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

@@ -1,4 +1,4 @@
-"""Which cases train and which validate: decided by name and seed alone, so that every machine decides alike."""
+"""Splits into training and validation cases, determined by case names and seed alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Split = dict[str, list[str]]
 
 
 def make_splits(case_ids: Sequence[str], seed: int, folds: int = 5) -> list[Split]:
-    """Splits cases into folds for cross-validation.
+    """Split cases into folds for cross-validation.
 
-    Cases are ordered by a hash of seed and name and dealt out in turn: neither the order of listing nor the version
+    Cases are ordered by a hash of seed and name and assigned in turn, so neither the order of listing nor the version
     of a random generator matters. With fewer cases than folds, folds repeat (fold k holds out case k modulo n).
 
     Args:
@@ -23,14 +23,14 @@ def make_splits(case_ids: Sequence[str], seed: int, folds: int = 5) -> list[Spli
         folds: Number of folds.
 
     Returns:
-        One split for each fold; the validation cases of different folds are disjoint (with enough cases).
+        One split per fold; the validation cases of different folds are disjoint (with enough cases).
 
     Raises:
         DataError: Fewer than two cases, or a name occurs twice.
     """
     if len(set(case_ids)) != len(case_ids):
-        twice = sorted({name for name in case_ids if list(case_ids).count(name) > 1})
-        raise DataError("case names must be different", found=", ".join(twice))
+        repeated = sorted({name for name in case_ids if list(case_ids).count(name) > 1})
+        raise DataError("case names must be different", found=", ".join(repeated))
     if len(case_ids) < 2:
         raise DataError("a split needs at least two cases", found=len(case_ids))
     order = _shuffled(case_ids, f"{seed}:fold")
@@ -44,15 +44,15 @@ def make_splits(case_ids: Sequence[str], seed: int, folds: int = 5) -> list[Spli
 
 
 def choose_shots(case_ids: Sequence[str], shots: int | None, seed: int) -> list[str]:
-    """Takes a few training cases; fewer shots are always a subset of more.
+    """Choose a few training cases; fewer shots are always a subset of more.
 
     Args:
         case_ids: Names to choose from.
-        shots: How many; ``None`` takes all.
+        shots: Number of cases; ``None`` chooses all.
         seed: Other seeds give other choices.
 
     Returns:
-        The chosen names in alphabetical order.
+        The names in alphabetical order.
 
     Raises:
         ConfigError: More shots than cases.

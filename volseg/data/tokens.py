@@ -1,7 +1,7 @@
-"""Tokens of a frozen encoder on disk, together with the augmented volumes that they belong to.
+"""Token cache: tokens of a frozen encoder on disk, with the augmented volumes that they belong to.
 
-A case has several variants: the first is the case as it is, the others are augmented as a whole. Each variant is
-written whole or not at all. Layout, beside the preprocessed cases of the plan:
+A case has several variants: the first is the case itself, the others are augmented as a whole. Each variant is written
+atomically. Layout, beside the preprocessed cases of the plan:
 ``tokens/<token key>/<case>-<input key>/<plain or augmentation key-number>/{image,label,locations,windows,tokens}.npy``.
 """
 
@@ -30,16 +30,16 @@ from volseg.preprocessing.cache import CachedCase, StoredCase, digest, open_arra
 from volseg.preprocessing.preprocess import class_locations
 
 CODE_VERSION = 1
-"""Raised whenever the same case and settings give other files."""
+"""Increased whenever the same case and settings give other files."""
 HALF = np.dtype("<f2")
 
 
 class SliceTokens(Protocol):
-    """What the cache must know of an encoder."""
+    """An encoder as the cache needs it."""
 
     @property
     def key(self) -> str:
-        """Changes with the weights and every setting the tokens or their windows depend on."""
+        """Hash of the weights and of every setting that tokens or windows depend on."""
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -47,17 +47,17 @@ class SliceTokens(Protocol):
 
     @property
     def halo(self) -> int:
-        """Neighbour slices on either side that a slice's tokens depend on."""
+        """Neighbour slices on each side that the tokens of a slice depend on."""
 
     @property
     def slice_shape(self) -> tuple[int, int, int, int]:
         """Tokens of one slice of a window: (T taps, h, w, E)."""
 
     def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
-        """First row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
+        """Return the first row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
 
     def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
-        """(C, D + 2 halo, H, W) of one window -> tokens (D, T, h, w, E)."""
+        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, T, h, w, E)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TokenVariant(StoredCase):
 
     @property
     def tokens(self) -> NDArray[np.float16]:
-        """(N, D, T, h, w, E): the taps of every slice of every window. A range of slices lies in one piece."""
+        """(N, D, T, h, w, E): the taps of each slice of each window. A range of slices is contiguous."""
         return open_array(self.folder / "tokens.npy")
 
 
@@ -85,32 +85,32 @@ def cache_tokens(
     limit_bytes: int,
     progress: Progress | None = None,
 ) -> list[tuple[TokenVariant, ...]]:
-    """Writes every variant that is not in the cache yet.
+    """Write the variants that are not in the cache yet.
 
     Args:
         cases: Preprocessed cases.
-        encoder: Makes the tokens.
-        augmentation: Changes the variants but the first, as whole volumes.
-        variants: Variants of a case, the plain one included.
-        seed: With the case's name and the number of the variant it decides the augmentation.
-        limit_bytes: Largest size of the variants of all cases.
+        encoder: Computes the tokens.
+        augmentation: Applied to whole volumes, for all variants but the first.
+        variants: Variants per case, the plain one included.
+        seed: Determines the augmentation, with the case's name and the number of the variant.
+        limit_bytes: Largest total size.
         progress: Called after every case with (done, in all).
 
     Returns:
         The variants of each case, plain first.
 
     Raises:
-        ConfigError: They would be larger than the limit; nothing is written then.
-        DataError: One that is there is damaged.
+        ConfigError: The cache would exceed the limit; nothing is written.
+        DataError: A stored variant is damaged.
         OutputError: The cache folder cannot be written to.
     """
-    chance = digest({"augmentation": asdict(augmentation), "seed": seed})[:12]
-    names = ["plain", *(f"{chance}-{number:03d}" for number in range(1, variants))]
+    key = digest({"augmentation": asdict(augmentation), "seed": seed})[:12]
+    names = ["plain", *(f"{key}-{number:03d}" for number in range(1, variants))]
     stored = [tuple(TokenVariant(case.id, _folder(case, encoder) / name) for name in names) for case in cases]
-    there = [variant for row in stored for variant in row if variant.folder.is_dir()]
-    if len(there) < len(cases) * variants:
+    existing = [variant for row in stored for variant in row if variant.folder.is_dir()]
+    if len(existing) < len(cases) * variants:
         check_size(cases, encoder, variants, limit_bytes)
-    for variant in there:
+    for variant in existing:
         check_variant(variant, encoder)
     for done, (case, row) in enumerate(zip(cases, stored, strict=True), start=1):
         for number, variant in enumerate(row):
@@ -122,10 +122,10 @@ def cache_tokens(
 
 
 def check_variant(variant: TokenVariant, encoder: SliceTokens) -> None:
-    """Refuses a stored variant with a file that is missing, cut off or of another shape; only headers are read.
+    """Check the files of a stored variant; only headers are read.
 
     Raises:
-        DataError: It names the file.
+        DataError: A file is missing, truncated or of another shape.
     """
     shape = variant.label.shape
     windows = encoder.windows(shape)
@@ -141,7 +141,7 @@ def check_variant(variant: TokenVariant, encoder: SliceTokens) -> None:
 
 
 def variant_bytes(case: CachedCase, encoder: SliceTokens) -> int:
-    """Bytes of one variant of a case, but for file headers and the foreground that augmentation adds or removes."""
+    """Estimate the bytes of one variant of a case; headers and augmented foreground are not counted."""
     shape = [max(size, least) for size, least in zip(case.label.shape, encoder.window, strict=True)]
     tokens = len(encoder.windows(shape)) * shape[0] * math.prod(encoder.slice_shape) * HALF.itemsize
     voxel = case.image.shape[0] * case.image.itemsize + case.label.itemsize
@@ -149,10 +149,10 @@ def variant_bytes(case: CachedCase, encoder: SliceTokens) -> int:
 
 
 def check_size(cases: Sequence[CachedCase], encoder: SliceTokens, variants: int, limit_bytes: int) -> None:
-    """Refuses a cache that would be too large.
+    """Check the size of the cache before it is written.
 
     Raises:
-        ConfigError: With the estimate, the limit, and what to change.
+        ConfigError: The estimate exceeds the limit; the hint lists settings that reduce it.
     """
     sizes = {case.id: variant_bytes(case, encoder) for case in cases}
     one = sum(sizes.values())
@@ -180,14 +180,14 @@ def _folder(case: CachedCase, encoder: SliceTokens) -> Path:
 def _variant(
     case: CachedCase, encoder: SliceTokens, augmentation: Augmentation, seed: int, number: int
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Image (C, D, H, W) and label (D, H, W), padded to the patch as the engine and patches are, then augmented."""
+    """Return image (C, D, H, W) and label (D, H, W), padded to the patch as in prediction, then augmented."""
     image, label = (np.array(pad_to_size(array, encoder.window)[0]) for array in (case.image, case.label))
     if number == 0:
         return image, label
-    name = int(hashlib.sha256(case.id.encode()).hexdigest()[:15], 16)
-    with seeded(seed, name, number):
-        changed = augmentation(torch.from_numpy(image), torch.from_numpy(label))
-    return changed[0].contiguous().numpy(), changed[1].contiguous().numpy()
+    case_number = int(hashlib.sha256(case.id.encode()).hexdigest()[:15], 16)
+    with seeded(seed, case_number, number):
+        new_image, new_label = augmentation(torch.from_numpy(image), torch.from_numpy(label))
+    return new_image.contiguous().numpy(), new_label.contiguous().numpy()
 
 
 def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label: NDArray[Any]) -> None:
@@ -200,7 +200,8 @@ def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label:
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
         shape = (len(windows), label.shape[0], *encoder.slice_shape)
-        with (folder / "tokens.npy").open("wb") as file:  # window by window: all of a large case may not fit in memory
+        # Window by window: the tokens of a large case may not fit in memory.
+        with (folder / "tokens.npy").open("wb") as file:
             header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for row, column in windows.tolist():

@@ -1,4 +1,4 @@
-"""Preprocessed cases on disk: memory-mapped, written whole or not at all, and named by what determines them.
+"""Cache of preprocessed cases: memory-mapped, written atomically, named by hashes of input and plan.
 
 Layout: ``<folder>/<dataset>/<plan key>/<case>-<input key>/{image.npy, label.npy, locations.npy, meta.json}``.
 """
@@ -28,20 +28,20 @@ from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import PreparedCase, preprocess_case
 
 CODE_VERSION = 2
-"""Raised whenever preprocessing gives other arrays for the same input and plan."""
+"""Increased whenever preprocessing gives other arrays for the same input and plan."""
 PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
-"""The fields of the plan that preprocessing reads; all others may change without making the cache stale."""
+"""The fields of the plan that preprocessing depends on; a change of others does not invalidate the cache."""
 HEADER_BYTES = 4096
 HINT = "set data.cache to a folder with room that you may write to"
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A patch source (see `volseg.data.patches`) on disk; pickles to its path, so that worker processes map it.
+    """A case on disk from which patches are cut; pickled as its path, so that worker processes map the files.
 
     Attributes:
         id: Name of the case.
-        folder: Where its files are.
+        folder: Folder of its files.
     """
 
     id: str
@@ -65,7 +65,7 @@ class StoredCase:
 
 @dataclass(frozen=True)
 class CachedCase(StoredCase):
-    """A preprocessed case, as its plan has it."""
+    """A preprocessed case on the plan's grid."""
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -80,12 +80,12 @@ class CachedCase(StoredCase):
 
     @property
     def trace(self) -> Trace:
-        """From the file's grid to the working grid."""
+        """Record of the way from the file's grid to the working grid."""
         return Trace.from_dict(self.meta["trace"])
 
 
 def open_array(path: Path) -> NDArray[Any]:
-    """A read-only memory map of an array on disk.
+    """Open an array on disk as a read-only memory map.
 
     Raises:
         DataError: The file is missing or damaged.
@@ -105,12 +105,12 @@ def cache_dataset(
     progress: Progress | None = None,
     workers: int = 0,
 ) -> list[CachedCase]:
-    """Preprocesses every case that is not in the cache yet.
+    """Preprocess the cases that are not in the cache yet.
 
     Args:
         cases: Cases of a data set.
         plan: Plan.
-        folder: Cache folder; several runs may share it, also at the same time.
+        folder: Cache folder; concurrent runs can share it.
         progress: Called after every case with (done, in all).
         workers: Processes; 0 works in this one.
 
@@ -118,29 +118,29 @@ def cache_dataset(
         The cached cases, in the order given.
 
     Raises:
-        DataError: Cases cannot be used; each is named.
+        DataError: Some cases cannot be used; each is named.
         OutputError: The cache folder cannot be written to.
     """
     return for_each_case(partial(cache_case, plan=plan, folder=Path(folder)), cases, workers=workers, progress=progress)
 
 
 def cache_case(case: Case, plan: Plan, folder: Path) -> CachedCase:
-    """Gives a case from the cache, preprocessing it first if it is not there."""
+    """Return a case of the cache; preprocess it first if it is missing."""
     inputs = input_identity(case)
-    place = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
-    if not place.is_dir():
-        _write(preprocess_case(case, plan), inputs, place)
-    return CachedCase(case.id, place)
+    case_folder = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
+    if not case_folder.is_dir():
+        _write(preprocess_case(case, plan), inputs, case_folder)
+    return CachedCase(case.id, case_folder)
 
 
 def plan_key(plan: Plan) -> str:
-    """12 hexadecimal digits that change with every plan field preprocessing reads, and with its code version."""
+    """Return 12 hexadecimal digits: a hash of the plan fields that preprocessing reads and of its code version."""
     values = plan.to_dict()
     return digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}})[:12]
 
 
 def input_identity(case: Case) -> list[dict[str, Any]]:
-    """What tells a case's files from any others: path, size, time of change and a hash of the first 4096 bytes.
+    """Return the identity of a case's files: path, size, modification time and a hash of the first 4096 bytes.
 
     Raises:
         DataError: A file is missing or unreadable.
@@ -160,7 +160,7 @@ def input_identity(case: Case) -> list[dict[str, Any]]:
 
 
 def data_hash(cases: Sequence[CachedCase]) -> str:
-    """One hash over the keys of all cases (files, plan fields, code version), whatever their order."""
+    """Return one hash of all cases (files, plan fields, code version), independent of their order."""
     return digest(sorted(f"{case.folder.parent.name}/{case.folder.name}" for case in cases))
 
 
@@ -173,10 +173,10 @@ def _write(prepared: PreparedCase, inputs: list[dict[str, Any]], place: Path) ->
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of plain values, whatever the order of their keys."""
+    """Return the SHA-256 of plain values, independent of the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _safe(name: str) -> str:
-    """A name that is one folder on every system."""
+    """Return a name that is valid as a folder on every system."""
     return re.sub(r"[^\w.-]", "_", name) or "_"

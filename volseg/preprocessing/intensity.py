@@ -1,4 +1,4 @@
-"""Normalisation of intensities: clip, subtract, divide. No second normalisation follows anywhere."""
+"""Intensity normalisation: clip, subtract the mean, divide by the standard deviation."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from volseg.planning.plan import ChannelIntensity
 
 ZSCORE_PERCENTILES = (0.5, 99.5)
-"""Where a z-scored channel is clipped: bright vessels and spikes of MRI would otherwise set the scale."""
+"""Percentiles at which a z-scored channel is clipped, so that bright vessels and spikes do not set the scale."""
 SLAB_VOXELS = 1 << 22
-"""A case is measured this many voxels at a time, so that no float copy of it is ever held."""
+"""Voxels that are measured at a time, so that no float copy of a case is needed."""
 _SIGN = np.uint32(0x80000000)
-_HALF = 1 << 16  # a float32 is looked up by its upper and then by its lower 16 bits
+_HALF = 1 << 16  # number of values of the upper, and of the lower, 16 bits of a float32
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How one channel of one case is normalised: clip to (low, high), subtract the mean, divide by ``std``.
+    """Normalisation of one channel of one case: clip to (low, high), subtract the mean, divide by ``std``.
 
     Attributes:
         low: Lower clip.
         high: Upper clip.
         mean: Mean of the clipped values.
         std: Their standard deviation.
-        nonzero: Leave voxels that are exactly 0 at 0.
+        nonzero: Keep voxels that are exactly 0.
     """
 
     low: float
@@ -50,11 +50,11 @@ class Scaling:
 
 
 def scalings(data: NDArray[Any], intensity: Sequence[ChannelIntensity]) -> tuple[Scaling, ...]:
-    """The scaling of every channel of a case: from the data set for CT, from the case itself for a z-score.
+    """Return the scaling of each channel: from the data set for CT, from the case for a z-score.
 
     Args:
         data: (C, D, H, W), any real type.
-        intensity: One rule for each channel.
+        intensity: One rule per channel.
     """
     return tuple(
         Scaling(*_numbers(rule)) if rule.rule == "ct" else case_scaling(channel, rule.nonzero)
@@ -63,10 +63,10 @@ def scalings(data: NDArray[Any], intensity: Sequence[ChannelIntensity]) -> tuple
 
 
 def normalize(data: NDArray[Any], scaling: Sequence[Scaling]) -> NDArray[np.float32]:
-    """Clip and scale every channel of ``(C, D, H, W)``, the whole case or some slices of it."""
+    """Normalise every channel of ``(C, D, H, W)``, a whole case or some of its slices."""
     result = np.empty(data.shape, dtype=np.float32)
-    for channel, how, out in zip(data, scaling, result, strict=True):
-        np.copyto(out, how.apply(channel))
+    for channel, channel_scaling, out in zip(data, scaling, result, strict=True):
+        np.copyto(out, channel_scaling.apply(channel))
     return result
 
 
@@ -77,11 +77,11 @@ def _numbers(rule: ChannelIntensity) -> tuple[float, float, float, float]:
 
 
 def case_scaling(channel: NDArray[Any], nonzero: bool) -> Scaling:
-    """Percentiles, mean and deviation of a case, exactly, without a float copy of it.
+    """Compute percentiles, mean and standard deviation of a channel exactly, without a float copy of it.
 
     Args:
         channel: (D, H, W), any real type, finite.
-        nonzero: Measure the voxels that are not exactly 0 only.
+        nonzero: Measure only voxels that are not exactly 0.
     """
     ranks = _Ranks(channel, nonzero)
     if ranks.count == 0:
@@ -99,7 +99,7 @@ def case_scaling(channel: NDArray[Any], nonzero: bool) -> Scaling:
 
 
 def _measured(channel: NDArray[Any], nonzero: bool) -> Iterator[NDArray[np.float32]]:
-    """The measured voxels (N,) as float32, slab by slab; empty slabs are left out."""
+    """Yield the measured voxels (N,) as float32, slab by slab; empty slabs are skipped."""
     step = max(1, SLAB_VOXELS // max(1, channel[0].size))
     for start in range(0, len(channel), step):
         slab = channel[start : start + step]
@@ -109,7 +109,7 @@ def _measured(channel: NDArray[Any], nonzero: bool) -> Iterator[NDArray[np.float
 
 
 class _Ranks:
-    """Order statistics of a channel by counting: a float32 is found by its upper 16 bits, then by its lower 16.
+    """Order statistics of a channel by counting sort, first on the upper, then on the lower 16 bits of each float32.
 
     Attributes:
         count: Measured voxels.
@@ -124,14 +124,14 @@ class _Ranks:
         self.count = int(self._upper.sum())
 
     def percentile(self, percent: float) -> float:
-        """As ``numpy.percentile``: linear between the two values next to it."""
+        """Return a percentile as ``numpy.percentile``, with linear interpolation."""
         at = percent / 100 * (self.count - 1)
         below = math.floor(at)
         low, high = self._value(below), self._value(min(below + 1, self.count - 1))
         return low + (high - low) * (at - below)
 
     def _value(self, rank: int) -> float:
-        """The value with ``rank`` values before it."""
+        """Return the value at a rank, counted from 0."""
         ends = np.cumsum(self._upper)
         bucket = int(np.searchsorted(ends, rank, side="right"))
         before = int(ends[bucket - 1]) if bucket else 0
@@ -140,7 +140,7 @@ class _Ranks:
         return float(np.array(bits, np.uint32).view(np.float32))
 
     def _bucket_ends(self, bucket: int) -> NDArray[np.int64]:
-        """Running count of the voxels with these upper 16 bits, by their lower ones."""
+        """Return the cumulative count, by lower 16 bits, of the voxels with these upper 16 bits."""
         if bucket not in self._buckets:
             lower = np.zeros(_HALF, np.int64)
             for values in _measured(self._channel, self._nonzero):
@@ -151,6 +151,6 @@ class _Ranks:
 
 
 def _sortable(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Unsigned integers in the order of the floats (N,)."""
+    """Map floats (N,) to unsigned integers of the same order."""
     bits = values.view(np.uint32)
     return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint32, copy=False)

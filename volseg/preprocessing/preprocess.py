@@ -1,4 +1,4 @@
-"""From a case as it is on disk to arrays on the plan's grid, with the Trace that leads back."""
+"""Preprocessing of scans and labels to the plan's grid, with the trace of what was done."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from volseg.planning.plan import Plan
 from volseg.preprocessing.intensity import Scaling, normalize, scalings
 
 IGNORE = -1
-"""Class index of voxels that do not count."""
+"""Class index of voxels that count neither in the loss nor in scores."""
 LOCATIONS_PER_CLASS = 10_000
-"""Voxels of each class that are kept to centre patches on."""
+"""Most stored voxels per class on which patches are centred."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class PreparedCase:
         image: (C, D, H, W) float32, normalised.
         label: (D, H, W) class indices, int8 or int16; -1 is ignored.
         grid: The working grid.
-        trace: What was done to the file's grid.
+        trace: Record of the way from the file's grid.
     """
 
     id: str
@@ -52,13 +52,13 @@ class PreparedCase:
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image on the plan's grid, worked out slab by slab from the stored voxels when it is asked for.
+    """An image on the plan's grid that is computed slab by slab from the stored voxels.
 
     Attributes:
         stored: (C, D, H, W), reoriented and cropped, in the stored type (a view of the scan).
-        scaling: How each channel is normalised.
-        matrices: What resamples D, H and W; ``None`` where nothing changes.
-        trace: From the file's grid to the working grid.
+        scaling: Normalisation of each channel.
+        matrices: Interpolation matrices along D, H and W; ``None`` where the axis is not resampled.
+        trace: Record of the way from the file's grid to the working grid.
     """
 
     stored: NDArray[Any]
@@ -72,7 +72,7 @@ class PreparedImage:
         return self.trace.target.shape
 
     def slab(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Slices ``start <= d < stop`` of the working grid: (C, stop - start, H, W) float32, normalised."""
+        """Compute slices ``start <= d < stop`` of the working grid: (C, stop - start, H, W) float32, normalised."""
         depth, rows, columns = self.matrices
         low, high = self.stored_range(0, start, stop)
         slices = normalize(self.stored[:, low:high], self.scaling)
@@ -83,7 +83,7 @@ class PreparedImage:
         return apply_matrices(slices, (depth, rows, columns))
 
     def stored_range(self, axis: int, start: int, stop: int) -> tuple[int, int]:
-        """The stored voxels of an axis that the working voxels ``start <= index < stop`` are made of."""
+        """Return the range of stored voxels along an axis that the working voxels ``[start, stop)`` depend on."""
         matrix = self.matrices[axis]
         if matrix is None:
             return start, stop
@@ -92,9 +92,9 @@ class PreparedImage:
 
 
 def prepare_image(volume: Volume, plan: Plan) -> PreparedImage:
-    """Reorient, crop to nonzero if the plan says so, measure; normalising and resampling wait for a slab.
+    """Reorient, crop to nonzero voxels if the plan says so, and measure; slabs are normalised and resampled later.
 
-    Normalising comes before resampling, so that zeros outside a nonzero mask are still exact zeros when measured.
+    Normalisation precedes resampling, so that zeros outside a nonzero mask are still exactly 0 when they are detected.
 
     Args:
         volume: Image (C, D, H, W) in file order.
@@ -112,7 +112,7 @@ def prepare_image(volume: Volume, plan: Plan) -> PreparedImage:
 
 
 def preprocess_image(volume: Volume, plan: Plan) -> tuple[Volume, Trace]:
-    """The whole image on the plan's grid; see :func:`prepare_image`.
+    """Preprocess a whole image; see :func:`prepare_image`.
 
     Returns:
         Image (C, D, H, W) float32 on the working grid, and the Trace from the file's grid to it.
@@ -122,7 +122,7 @@ def preprocess_image(volume: Volume, plan: Plan) -> tuple[Volume, Trace]:
 
 
 def preprocess_case(case: Case, plan: Plan) -> PreparedCase:
-    """Reads, checks and preprocesses a labelled case.
+    """Read, check and preprocess a labelled case.
 
     Raises:
         DataError: A file cannot be used.
@@ -135,7 +135,7 @@ def preprocess_case(case: Case, plan: Plan) -> PreparedCase:
 
 
 def class_indices(labels: NDArray[Any], plan: Plan) -> NDArray[Any]:
-    """Maps file values (D, H, W) to class indices, and the ignored value to -1.
+    """Map file values (D, H, W) to class indices, and the ignore label to -1.
 
     Returns:
         (D, H, W) int8, or int16 for more than 127 classes.
@@ -150,15 +150,15 @@ def class_indices(labels: NDArray[Any], plan: Plan) -> NDArray[Any]:
 
 
 def class_locations(label: NDArray[Any]) -> NDArray[np.int32]:
-    """Evenly spaced voxels of each foreground class of (D, H, W) class indices, to centre patches on.
+    """Return evenly spaced voxels of each foreground class of (D, H, W) class indices, to centre patches on.
 
     Returns:
-        (N, 4) int32: class index and (d, h, w), at most 10,000 rows for each class, ordered by class.
+        (N, 4) int32: class index and (d, h, w), at most 10,000 rows per class, ordered by class.
     """
-    found = [np.zeros((0, 4), dtype=np.int32)]
+    locations = [np.zeros((0, 4), dtype=np.int32)]
     for index in np.unique(label[label > 0]):
-        places = np.flatnonzero(label == index)
-        chosen = places[spread(len(places), LOCATIONS_PER_CLASS)]
-        voxels = np.stack(np.unravel_index(chosen, label.shape), axis=1)
-        found.append(np.insert(voxels, 0, index, axis=1).astype(np.int32))
-    return np.concatenate(found)
+        inside = np.flatnonzero(label == index)
+        samples = inside[spread(len(inside), LOCATIONS_PER_CLASS)]
+        voxels = np.stack(np.unravel_index(samples, label.shape), axis=1)
+        locations.append(np.insert(voxels, 0, index, axis=1).astype(np.int32))
+    return np.concatenate(locations)

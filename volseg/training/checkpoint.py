@@ -1,4 +1,4 @@
-"""Training state on disk: everything a run needs to go on as if it had never stopped."""
+"""Checkpoints: the training state from which a run resumes bitwise identically on a CPU."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from volseg.io.torch_files import read_torch_file
 
 FILE_NAME = "last.pt"
 CHECKPOINTS = "checkpoint"
-"""Folder within the run folder."""
+"""Folder of the checkpoint in the run folder."""
 
 
 @dataclass
 class RunProgress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         step: Finished optimizer steps.
-        elapsed_s: Seconds of training and validation consumed so far.
+        elapsed_s: Seconds of training and validation so far.
         best_dice: Best mean validation Dice so far; -1 before the first validation.
     """
 
@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a run to go on with."""
+    """Return whether there is a checkpoint to resume from."""
     return (folder / FILE_NAME).exists()
 
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is validated and kept."""
+"""Exponential moving average of the weights, which is validated and saved."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from volseg.models.contracts import SegmentationNetwork
 
 
 class WeightAverage:
-    """A copy of the model whose weights follow the trained ones slowly.
+    """A copy of the model with the exponential moving average of its weights.
 
     The decay rises as ``(1 + n) / (10 + n)`` up to its final value, so that the first, random weights are forgotten
     within a few steps.
 
     Attributes:
         model: The averaged model, in ``eval`` mode.
-        updates: How often it was updated.
+        updates: Number of updates.
     """
 
     def __init__(self, model: SegmentationNetwork, decay: float) -> None:
@@ -28,7 +28,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards ``model``; buffers and frozen weights are copied."""
+        """Update the average with the weights of ``model``; buffers are copied."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         averaged, current = list(self.model.parameters()), list(model.parameters())

@@ -31,7 +31,7 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run trains on.
+    """Data, plan and configuration of a run.
 
     Attributes:
         config: The configuration.
@@ -53,12 +53,12 @@ class Experiment:
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Where the training state is kept."""
+        """Folder of the checkpoint."""
         return self.folder / CHECKPOINTS
 
     @property
     def postprocessing(self) -> Postprocessing:
-        """What is done to the model's masks."""
+        """Postprocessing of the model's masks."""
         return Postprocessing.from_config(self.config.postprocess, self.plan.labels)
 
 
@@ -85,7 +85,7 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
     if config.data.root is None:
         raise ConfigError("no data set is given", hint="add data.root=FOLDER")
     dataset = read_dataset(config.data.root)
-    Postprocessing.from_config(config.postprocess, dataset.labels)  # misspelt names show before anything is done
+    Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
     read_overrides(config.plan)
     _open_run_folder(folder, resume=resume, resumed=resumed)
     workers = config.data.workers
@@ -159,6 +159,6 @@ def _cases(dataset: Dataset, ids: list[str]) -> tuple[Case, ...]:
     missing = [name for name in ids if name not in by_id]
     if missing:
         raise DataError(
-            "cases of the run's split are gone from the data set", file=dataset.root, found=", ".join(missing)
+            "cases of the run's split are missing from the data set", file=dataset.root, found=", ".join(missing)
         )
     return tuple(by_id[name] for name in ids)

@@ -81,24 +81,24 @@ class FrozenEncoder:
 
 
 def pack_taps(taps: Sequence[Tensor]) -> Tensor:
-    """Taps (B, E, D, h, w) each -> (B, D, T, h, w, E) float16, the order on disk."""
+    """Pack taps (B, E, D, h, w) each into (B, D, T, h, w, E) float16, the order on disk."""
     return rearrange([tap.half() for tap in taps], "t b e d h w -> b d t h w e").contiguous()
 
 
 def unpack_taps(tokens: Tensor) -> list[Tensor]:
-    """(B, D, T, h, w, E) float16 -> taps (B, E, D, h, w) float32 each, channels last as the encoder gives them."""
+    """Unpack (B, D, T, h, w, E) float16 into taps (B, E, D, h, w) float32 each, channels last as from the encoder."""
     return [rearrange(tokens[:, :, index].float(), "b d h w e -> b e d h w") for index in range(tokens.shape[2])]
 
 
 def training_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, list[Tensor]]:
-    """What the network is given beside the image: the taps, if the batch carries tokens."""
+    """Return the network's further inputs: the taps, if the batch has tokens."""
     if "tokens" not in batch:
         return {}
     return {"taps": unpack_taps(batch["tokens"].to(device, non_blocking=True))}
 
 
 def weights_hash(encoder: nn.Module) -> str:
-    """SHA-256 of names, shapes and values of an encoder's weights, wherever they came from."""
+    """Return the SHA-256 of names, shapes and values of an encoder's weights."""
     found = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

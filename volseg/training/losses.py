@@ -1,4 +1,4 @@
-"""Dice + cross-entropy, with deep supervision and voxels that are left out."""
+"""The loss: Dice plus cross-entropy with deep supervision and an ignore label."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from monai.losses.dice import DiceLoss
 from torch import Tensor
 
-IGNORE = -1
+from volseg.preprocessing.preprocess import IGNORE
 
 
 class SegmentationLoss:
     """Soft Dice over foreground classes plus cross-entropy, averaged over the decoder's levels.
 
-    Dice sums over the whole batch, so a patch without a class does not push that class to vanish. The weight of each
-    coarser level is half that of the level before it. Computed in float32 whatever the network's precision.
+    Dice sums over the whole batch, so that patches without a class do not suppress it. The weight of each coarser level
+    is half that of the level before. The loss is computed in float32 in every precision of the network.
 
     Source: Isensee et al., nnU-Net, Nature Methods 2021 (batch Dice + cross-entropy, deep supervision weights).
     """
@@ -25,11 +25,11 @@ class SegmentationLoss:
         self._dice = DiceLoss(include_background=False, batch=True)
 
     def __call__(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
-        """Loss of all levels.
+        """Compute the loss of all levels.
 
         Args:
             outputs: Logits ``(B, K, D, H, W)``, full resolution first, then coarser levels.
-            target: Class indices ``(B, D, H, W)``, int64; ``-1`` voxels are left out.
+            target: Class indices ``(B, D, H, W)``, int64; voxels of -1 are ignored.
 
         Returns:
             A scalar.

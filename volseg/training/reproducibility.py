@@ -1,4 +1,4 @@
-"""Seeds, and the record of what a run was made with."""
+"""Seeds of the training steps, and the provenance of a run."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchi
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Set torch's random state for one optimizer step, so that a resumed run draws what an unbroken one would."""
+    """Seed torch for one optimizer step, so that a resumed run draws the same random numbers."""
     torch.manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def provenance(
     seed: int, data_hash: str, weights_hash: str | None, parameters: dict[str, Any], precision: torch.dtype
 ) -> dict[str, Any]:
-    """What a result depends on: versions, commit, command, seed, hardware, data and weights.
+    """Return what a result depends on: versions, commit, command, seed, hardware, data and weights.
 
     Args:
         seed: Seed of the run.
         data_hash: Key of the preprocessed cases (covers the files and the plan).
         weights_hash: SHA-256 of the file the network started from; ``None`` for a random start.
         parameters: Total and trainable parameters of the model and of its parts.
-        precision: Of the network's multiplications.
+        precision: Precision of the network's multiplications.
     """
     return {
         "volseg": __version__,
@@ -51,7 +51,7 @@ def provenance(
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, threads and accelerator of this machine."""
+    """Return processor, threads and GPU of this machine."""
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -71,7 +71,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree volseg runs from; ``None`` outside a checkout."""
+    """Return the commit of the checkout that volseg runs from; ``None`` outside a checkout."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

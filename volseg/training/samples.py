@@ -86,7 +86,7 @@ def token_samples(
     progress: StageProgress | None,
     samples: int,
 ) -> TokenDataset:
-    """Builds what is missing of the token cache and gives the run's training samples.
+    """Complete the token cache and return the run's training samples.
 
     Args:
         experiment: Cases, plan and configuration.

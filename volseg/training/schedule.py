@@ -1,4 +1,4 @@
-"""How long a run lasts and how the learning rate moves over it."""
+"""Length of a run and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Budget:
         """
         if config.max_steps is None and config.max_minutes is None:
             raise ConfigError(
-                "the run has no end",
+                "the run has no limit",
                 expected="train.max_steps or train.max_minutes",
                 hint="add for example train.max_minutes=30",
             )
         return cls(config.max_steps, None if config.max_minutes is None else config.max_minutes * 60)
 
     def progress(self, step: int, elapsed_s: float) -> float:
-        """Consumed part of the run, 0 to 1; the run is over at 1."""
+        """Return the completed fraction of the run; it ends at 1."""
         if self.max_steps is not None:
             return min(1.0, step / self.max_steps)
         assert self.max_seconds is not None
@@ -45,11 +45,11 @@ class Budget:
 
 
 def learning_rate_factor(progress: float, warmup_fraction: float) -> float:
-    """Linear warm-up, then half a cosine down to 0.
+    """Return the factor of the learning rate: linear warm-up, then cosine decay to 0.
 
     Args:
-        progress: Consumed part of the run, 0 to 1.
-        warmup_fraction: Part of the run spent rising.
+        progress: Completed fraction of the run, 0 to 1.
+        warmup_fraction: Fraction of the run with a rising rate.
 
     Returns:
         Factor of the peak learning rate, 0 to 1. Source: Loshchilov and Hutter, SGDR, ICLR 2017.

@@ -1,4 +1,4 @@
-"""What changes while a run trains: weights, their average and the optimizer. One step of it, and its checkpoint."""
+"""The state of a run: weights, their average and the optimizer; one training step, saving and restoring."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class TrainingState:
     Args:
         config: The configuration.
         plan: The plan.
-        read_weights: Read what the network starts from; not needed before `restore`.
+        read_weights: Load the initial weights; not needed before `restore`.
 
     Attributes:
         model: The trained network.
         average: Its averaged weights.
-        device: Where both are.
+        device: Device of both.
     """
 
     def __init__(self, config: Config, plan: NetworkPlan, *, read_weights: bool = True) -> None:
@@ -62,23 +62,23 @@ class TrainingState:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the last step, of the fastest parameter group."""
+        """Highest learning rate of all parameter groups in the last step."""
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def step(self, batch: dict[str, Any], step: int, spent: float) -> Tensor:
-        """One optimizer step.
+        """Run one optimizer step.
 
         Args:
-            batch: ``image`` (B, C, D + 2 halo, H, W) and ``label`` (B, D, H, W), anywhere; ``tokens`` of the slices
-                (B, D, T, h, w, E) if they are stored.
-            step: Number of the step, which decides all chance in the network.
-            spent: Consumed part of the run, 0 to 1, which decides the learning rate.
+            batch: ``image`` (B, C, D + 2 halo, H, W) and ``label`` (B, D, H, W), on any device; ``tokens`` of the
+                slices (B, D, T, h, w, E) if they are stored.
+            step: Number of the step; seeds the network's random numbers.
+            spent: Completed fraction of the run, 0 to 1; determines the learning rate.
 
         Returns:
             The loss, detached.
 
         Raises:
-            VolsegError: Loss or gradient is not finite; the weights are those of the step before.
+            VolsegError: Loss or gradient is not finite; the weights are unchanged.
         """
         settings = self._config.train
         factor = learning_rate_factor(spent, settings.warmup_fraction)
@@ -98,7 +98,7 @@ class TrainingState:
             raise VolsegError(
                 "loss or gradient is not finite",
                 found=f"step {step}: loss {loss.item()}, gradient norm {norm.item()}",
-                hint="lower train.lr, then go on with --resume",
+                hint="lower train.lr, then continue with --resume",
             )
         self._optimizer.step()
         self.average.update(self.model)
@@ -117,7 +117,7 @@ class TrainingState:
         save_checkpoint(folder, state)
 
     def restore(self, folder: Path) -> RunProgress:
-        """Read the checkpoint, and say where the run stands.
+        """Load the checkpoint and return the progress of the run.
 
         Raises:
             ConfigError: The checkpoint is of another model, or of an optimizer with other parameter groups.
@@ -126,7 +126,7 @@ class TrainingState:
         state = load_checkpoint(folder)
         if state["model_config"] != asdict(self._config.model):
             raise ConfigError(
-                "the checkpoint is of another model",
+                "the checkpoint belongs to another model",
                 file=folder,
                 found=state["model_config"],
                 expected=asdict(self._config.model),
@@ -139,13 +139,15 @@ class TrainingState:
             self._optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:  # train.layer_decay decides how many groups there are
             hint = "resume with the run's own configuration, or choose another output="
-            raise ConfigError("the checkpoint has other groups", file=folder, found=error, hint=hint) from error
+            raise ConfigError(
+                "the checkpoint has other parameter groups", file=folder, found=error, hint=hint
+            ) from error
         logger.info("resumed at step %d", state["progress"]["step"])
         return RunProgress(**state["progress"])
 
 
 def make_fabric(config: Config) -> Fabric:
-    """Device and precision of a run."""
+    """Return Lightning Fabric for the device and precision of a run."""
     device = choose_device(config.device)
     bf16 = training_dtype(config.precision, device) == torch.bfloat16
     devices: int | list[int] = 1 if device.index is None else [device.index]
