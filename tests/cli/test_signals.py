@@ -19,7 +19,7 @@ from volseg.cli.main import main
 from volseg.cli.predict import _device
 from volseg.cli.signals import stops_in_order
 from volseg.errors import ConfigError
-from volseg.inference.cohort.shard import Place, torchrun_place
+from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank
 from volseg.io.model_file import save_model
 from volseg.planning.plan import Plan
 
@@ -150,29 +150,31 @@ def test_torchrun_and_shard_together_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_place_by_hand(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables alone, without torchrun's store: nobody is waited for."""
+def test_variables_without_the_store_of_torchrun(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose variables were set by hand waits for no other."""
     for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert main(arguments) == 0
     assert entries(tmp_path / "out") == {"c.nii.gz", "summary_2_of_3.json"}
 
 
-def test_places() -> None:
-    assert torchrun_place({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Place((3, 8), 1)
-    assert torchrun_place({"RANK": "3", "WORLD_SIZE": "8"}) is None
+def test_ranks_are_read_from_the_environment_of_torchrun() -> None:
+    assert torchrun_rank({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == TorchrunRank((3, 8), 1)
+    assert torchrun_rank({"RANK": "3", "WORLD_SIZE": "8"}) is None
     for wrong in ({"RANK": "8"}, {"RANK": "-1"}, {"LOCAL_RANK": ""}, {"WORLD_SIZE": "many"}):
         with pytest.raises(ConfigError, match="RANK="):
-            torchrun_place({"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", **wrong})
+            torchrun_rank({"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", **wrong})
 
 
 def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place((5, 8), 1)
+    rank = TorchrunRank((5, 8), 1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert [_device(name, place) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+    assert [_device(name, rank) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
     assert _device("auto", None) == "auto"
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert _device("auto", place) == "auto"
+    assert _device("auto", rank) == "auto"
 
 
 def test_signals_that_were_ignored_stay_ignored() -> None:

@@ -12,7 +12,7 @@ from volseg.cli.progress import progress_bars
 from volseg.cli.signals import stops_in_order
 from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
-from volseg.inference.cohort.shard import Place, torchrun_place, wait_for_all
+from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank, wait_for_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,20 +58,20 @@ def run(args: argparse.Namespace) -> int:
     """
     reuse_freed_memory()
     with stops_in_order("finished cases are kept; the same command predicts the others"):
-        place = torchrun_place(os.environ)
-        if place is not None and args.shard is not None:
+        rank = torchrun_rank(os.environ)
+        if rank is not None and args.shard is not None:
             raise ConfigError(
                 "--shard cannot be combined with torchrun, which distributes the scans",
-                found=f"RANK={place.shard[0]} of WORLD_SIZE={place.shard[1]}",
+                found=f"RANK={rank.shard[0]} of WORLD_SIZE={rank.shard[1]}",
                 hint="omit --shard, or start without torchrun",
             )
-        code = _predict(args, place)
-        if place is not None:
-            wait_for_all(place, os.environ)
+        code = _predict(args, rank)
+        if rank is not None:
+            wait_for_all(rank, os.environ)
         return code
 
 
-def _predict(args: argparse.Namespace, place: Place | None) -> int:
+def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
     if getattr(args, "debug", False):
         logging.getLogger("volseg").setLevel(logging.DEBUG)
     with progress_bars() as progress:
@@ -79,14 +79,14 @@ def _predict(args: argparse.Namespace, place: Place | None) -> int:
             args.model,
             args.input,
             args.output,
-            device=_device(args.device, place),
+            device=_device(args.device, rank),
             tta=args.tta,
             skip_air=args.skip_air,
             max_memory=args.max_memory,
             split_classes=args.split_classes,
             probabilities=args.probabilities,
             uncertainty=args.uncertainty,
-            shard=args.shard if place is None else place.shard,
+            shard=args.shard if rank is None else rank.shard,
             overwrite=args.overwrite,
             progress=progress,
         )
@@ -95,13 +95,13 @@ def _predict(args: argparse.Namespace, place: Place | None) -> int:
     return 0 if failed == 0 else 1 if done + skipped else 2
 
 
-def _device(name: str, place: Place | None) -> str:
+def _device(name: str, rank: TorchrunRank | None) -> str:
     """Return the device; under torchrun each process has its own GPU, unless one is named."""
     import torch
 
-    if place is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
+    if rank is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
-    return f"cuda:{place.local_rank}"
+    return f"cuda:{rank.local_rank}"
 
 
 def _shard(text: str) -> tuple[int, int]:

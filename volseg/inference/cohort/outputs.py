@@ -1,4 +1,4 @@
-"""The files that a case gets, and what they are called."""
+"""Names, checks and writing of the output files of a case."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from volseg.io.model_file import file_sha256
 from volseg.io.volumes import OUTPUT_SUFFIX, write_mask
 
 LONGEST_NAME = 200
-"""Bytes of a class's name in a file name."""
+"""Most bytes of a class name in a file name; file systems allow 255 with the suffix."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What is written for each case.
+    """The files that are written for each case.
 
     Attributes:
-        folder: Where.
-        split_classes: ``<case>/<class>.nii.gz``, one file (0 and 1) a class, instead of ``<case>.nii.gz``. Not beside
-            it: in a folder that holds both, a case would have two masks.
-        probabilities: ``<case>_probabilities.npy``, all classes.
-        uncertainty: ``<case>_uncertainty.nii.gz``.
+        folder: Output folder.
+        split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``. Not
+            both: evaluation would find two masks of a case in one folder.
+        probabilities: Write ``<case>_probabilities.npy``, all classes.
+        uncertainty: Write ``<case>_uncertainty.nii.gz``.
     """
 
     folder: Path
@@ -38,56 +38,56 @@ class Outputs:
     uncertainty: bool = False
 
     def mask(self, case: str) -> Path:
-        """The label map, or the folder of the class files."""
+        """Return the path of the label map, or the folder of the class files."""
         return self.folder / (case if self.split_classes else f"{case}{OUTPUT_SUFFIX}")
 
     def probabilities_of(self, case: str) -> Path | None:
-        """Where the probabilities go, if they are wanted."""
+        """Return the path of the probabilities, or ``None`` if they are not requested."""
         return self.folder / f"{case}_probabilities.npy" if self.probabilities else None
 
     def uncertainty_of(self, case: str) -> Path | None:
-        """Where the uncertainty map goes, if it is wanted."""
+        """Return the path of the uncertainty map, or ``None`` if it is not requested."""
         return self.folder / f"{case}_uncertainty{OUTPUT_SUFFIX}" if self.uncertainty else None
 
     def all_of(self, case: str) -> list[Path]:
-        """Everything that is wanted for a case, the mask first."""
+        """Return all paths that are requested for a case, the mask first."""
         extras = (self.probabilities_of(case), self.uncertainty_of(case))
         return [self.mask(case), *(path for path in extras if path is not None)]
 
     def existing(self, case: str) -> list[Path]:
-        """What of it is there, the mask first."""
+        """Return the requested paths that exist, the mask first."""
         return [path for path in self.all_of(case) if path.exists()]
 
     def check(self, case: Case) -> None:
-        """See that nothing is lost when a case is written.
+        """Check that writing a case replaces no other data.
 
         Raises:
-            OutputError: An output would replace the case's own scan, or a folder that holds other things.
+            OutputError: An output would replace the case's own scan, or a folder that holds other files.
         """
         for path in self.all_of(case.id):
             for image in case.images:
                 if path.resolve() in (image.resolve(), *image.resolve().parents):
                     raise OutputError("the mask would replace its own scan", file=path, hint="choose another folder")
         mask = self.mask(case.id)
-        strange = [file.name for file in mask.iterdir() if not _is_class_file(file)] if mask.is_dir() else []
-        if strange or (mask.exists() and mask.is_dir() != self.split_classes):
+        other_files = [file.name for file in mask.iterdir() if not _is_class_file(file)] if mask.is_dir() else []
+        if other_files or (mask.exists() and mask.is_dir() != self.split_classes):
             raise OutputError(
-                "something else has the name of the case's mask and is not replaced",
+                "the path of the mask is taken by something else, which is not replaced",
                 file=mask,
-                found=f"a folder with {', '.join(sorted(strange)[:5])}" if mask.is_dir() else "a file",
+                found=f"a folder with {', '.join(sorted(other_files)[:5])}" if mask.is_dir() else "a file",
                 hint="choose another output folder",
             )
 
     def write_mask(self, case: Case, mask: Mask, labels: Mapping[str, int]) -> None:
-        """Write the mask, whole or not at all.
+        """Write the mask atomically.
 
         Args:
             case: The case.
-            mask: On the scan's grid.
+            mask: The mask, on the scan's grid.
             labels: File value of every class by name, background included.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The mask cannot be written.
         """
         path = self.mask(case.id)
         first = case.images[0]
@@ -98,29 +98,29 @@ class Outputs:
         with atomic_folder(path) as folder:
             for name, value in labels.items():
                 if value != 0:
-                    inside = Mask((mask.labels == value).view(np.uint8), mask.grid)
-                    write_mask(folder / f"{name}{OUTPUT_SUFFIX}", inside, source=source)
+                    binary = Mask((mask.labels == value).view(np.uint8), mask.grid)
+                    write_mask(folder / f"{name}{OUTPUT_SUFFIX}", binary, source=source)
 
 
 def check_class_names(labels: Mapping[str, int]) -> None:
-    """Refuse names that cannot be file names, before anything is predicted.
+    """Check that class names are valid file names, before anything is predicted.
 
     Raises:
-        OutputError: There are some.
+        OutputError: A class name is not a valid file name.
     """
-    wrong = [
+    invalid = [
         name
         for name, value in labels.items()
         if value != 0 and (set(name) & set("/\\\0") or name.startswith(".") or len(name.encode()) > LONGEST_NAME)
     ]
-    if wrong:
+    if invalid:
         raise OutputError(
-            "classes whose names cannot be file names", found=", ".join(wrong), hint="leave --split-classes out"
+            "class names that are not valid file names", found=", ".join(invalid), hint="leave --split-classes out"
         )
 
 
 def output_sha256(path: Path) -> str:
-    """Hash of a mask: of its file, or of the names and contents of a folder's files."""
+    """Return the hash of a mask's file, or of the names and contents of its folder's files."""
     if path.is_file():
         return file_sha256(path)
     lines = [f"{file.name} {file_sha256(file)}\n" for file in sorted(path.iterdir()) if file.is_file()]

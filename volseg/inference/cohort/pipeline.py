@@ -1,4 +1,4 @@
-"""Three stages side by side: the next case is read and the last one written while the network works."""
+"""Pipeline of three stages: while one case is predicted, the next is read and the previous is written."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Protocol, TypeVar
 
 
 class Run(Protocol):
-    """One case on its way through the stages. A stage keeps its own errors; what it lets through ends all."""
+    """One case in the pipeline. A stage handles the errors of its case; an error that it raises ends the pipeline."""
 
     def read(self) -> None:
-        """First stage, in a thread of its own."""
+        """Run the first stage, in the reading thread."""
 
     def predict(self) -> None:
-        """Second stage, in the caller's thread."""
+        """Run the second stage, in the caller's thread."""
 
     def finish(self) -> None:
-        """Last stage, in a thread of its own."""
+        """Run the last stage, in the writing thread."""
 
 
 R = TypeVar("R", bound=Run)
 
 
 def pipeline(runs: Iterable[R]) -> Generator[R, None, None]:
-    """Sends runs through the stages, each at most one ahead of the next.
+    """Pass runs through the stages; each stage is at most one run ahead of the next.
 
-    When the caller's thread is interrupted, what is being written is finished first.
+    If the caller's thread is interrupted, the run that is being written is finished first.
 
     Yields:
-        Each run when it is finished, in their order.
+        Each finished run, in the order of ``runs``.
     """
     with _worker("read", drop_queue=True) as reader, _worker("write", drop_queue=False) as writer:
         writing: tuple[R, Future[None]] | None = None
@@ -44,6 +44,7 @@ def pipeline(runs: Iterable[R]) -> Generator[R, None, None]:
 
 
 def _read_ahead(reader: ThreadPoolExecutor, runs: Iterable[R]) -> Iterator[R]:
+    """Yield each run once it is read; the next one is then being read."""
     reading: tuple[R, Future[None]] | None = None
     for run in runs:
         upcoming = run, reader.submit(run.read)
@@ -55,13 +56,14 @@ def _read_ahead(reader: ThreadPoolExecutor, runs: Iterable[R]) -> Iterator[R]:
 
 
 def _finished(run: R, stage: Future[None]) -> R:
+    """Wait for a stage, raise its error if there is one, and return its run."""
     stage.result()
     return run
 
 
 @contextmanager
 def _worker(name: str, *, drop_queue: bool) -> Iterator[ThreadPoolExecutor]:
-    """One thread; what it is doing when the block ends is waited for, what it has not begun may be dropped."""
+    """Provide one thread. Leaving the block waits for the running task and, with ``drop_queue``, cancels the others."""
     pool = ThreadPoolExecutor(1, name)
     try:
         yield pool

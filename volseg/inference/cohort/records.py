@@ -1,4 +1,4 @@
-"""``summary.json``: what became of each case, written anew after each one so that an interrupted run loses nothing."""
+"""``summary.json``: a record of each case, rewritten after every case so that an interrupted run loses none."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Status = Literal["done", "skipped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseResult:
-    """What became of one case.
+class CaseRecord:
+    """The outcome of one case.
 
     Attributes:
-        case: Its name.
-        status: ``done``; ``skipped``: the same files were there already; ``failed``: see ``error``.
+        case: Id of the case.
+        status: ``done``; ``skipped``: the same files existed already; ``failed``: see ``error``.
         inputs: The scan's files.
-        outputs: Name of each file or folder that was made of this scan by this model with these options, and the hash
-            of a mask; what is large (probabilities, uncertainty) is not hashed.
+        outputs: Name -> hash of each file or folder written for this scan by this model with these options. Large
+            files (probabilities, uncertainty) have ``None`` instead of a hash.
         input_sha256: Hash over the scan's files, if they could be read.
-        error: What went wrong.
-        seconds: Wall time of each stage: read, prepare, network, restore, postprocess, write; a case that fails in the
-            second to fifth has them as ``segment``.
-        counts: Of the network's work, for example ``encodings_per_slice``.
-        removed: What postprocessing changed: label, step, components, voxels, ml.
-        peak_rss_mb: Highest memory of the process up to then, in 10^6 bytes.
-        peak_device_mb: Highest memory on the GPU while the case was segmented, in 10^6 bytes.
+        error: The message of the error that made the case fail.
+        seconds: Wall time of each stage: read, prepare, network, restore, postprocess, write. A case that fails between
+            prepare and postprocess has one time, ``segment``, for these.
+        counts: Counts of the network's work, for example ``encodings_per_slice``.
+        removed: Changes by postprocessing: label, step, components, voxels, ml.
+        peak_rss_mb: Peak memory of the process until the case was finished, in 10^6 bytes.
+        peak_device_mb: Peak memory on the GPU while the case was segmented, in 10^6 bytes.
     """
 
     case: str
@@ -60,73 +60,74 @@ class CaseResult:
 
 
 class Summary:
-    """The results of a run, kept on disk; records of earlier runs stay in the file until their masks are replaced.
+    """The records of a run, stored on disk; records of earlier runs stay in the file until their masks are replaced.
 
     Args:
         folder: Folder of the masks.
-        model_files: The model's files; none for a network in memory, whose masks are never taken for current.
+        model_files: The model's files. A network in memory has none, and its masks never count as current.
         options: Settings that change a mask.
-        shard: ``(i, n)`` of a run that takes every n-th case; each shard has a summary of its own.
+        shard: ``(i, n)`` of a run that predicts every n-th case; each shard has its own summary.
 
     Attributes:
-        path: The file.
-        results: Results of this run, in the order of the cases.
+        path: Path of the summary.
+        results: Records of this run, in the order of the cases.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The summary cannot be written.
     """
 
     def __init__(
         self, folder: Path, model_files: Sequence[Path], options: Mapping[str, Any], shard: tuple[int, int] | None
     ) -> None:
         self.path = folder / ("summary.json" if shard is None else f"summary_{shard[0]}_of_{shard[1]}.json")
-        self.results: list[CaseResult] = []
+        self.results: list[CaseRecord] = []
         self._header = {"format": FORMAT, "volseg": __version__, "model_files": [str(file) for file in model_files]}
-        hashes = sorted(file_sha256(file) for file in model_files)  # the order of an ensemble does not matter
-        self._how = {"model_sha256": hashes, "options": dict(options)}
+        hashes = sorted(file_sha256(file) for file in model_files)  # sorted: the order of an ensemble does not matter
+        self._provenance = {"model_sha256": hashes, "options": dict(options)}
         others = folder.glob("summary_*_of_*.json")
-        self._known = {path: _read_records(path) for path in {folder / "summary.json", self.path, *others}}
+        self._earlier_records = {path: _read_records(path) for path in {folder / "summary.json", self.path, *others}}
         self._write()
 
     def current(self, case: str, input_sha256: str) -> list[dict[str, Any]]:
-        """Records of earlier runs, of any shard, that predicted this scan with the same model and options."""
-        wanted = {**self._how, "input_sha256": input_sha256}
-        records = [records[case] for records in self._known.values() if case in records]
-        same = [record for record in records if all(record.get(key) == value for key, value in wanted.items())]
-        return same if self._how["model_sha256"] else []
+        """Return the records of earlier runs, of any shard, with this scan and the same model and options."""
+        expected = {**self._provenance, "input_sha256": input_sha256}
+        records = [records[case] for records in self._earlier_records.values() if case in records]
+        matching = [record for record in records if all(record.get(key) == value for key, value in expected.items())]
+        return matching if self._provenance["model_sha256"] else []
 
-    def add(self, result: CaseResult) -> None:
-        """Take in a result and write the file.
+    def add(self, record: CaseRecord) -> None:
+        """Add a record and write the summary.
 
         Raises:
-            OutputError: The file cannot be written.
+            OutputError: The summary cannot be written.
         """
-        self.results.append(result)
+        self.results.append(record)
         try:
             self._write()
         except OutputError as error:
-            raise OutputError(f"{result.case} cannot be recorded", file=self.path, found=error.problem) from error
+            raise OutputError(f"{record.case} cannot be recorded", file=self.path, found=error.problem) from error
 
     def count(self, status: Status) -> int:
-        """Number of this run's cases with a status."""
-        return sum(result.status == status for result in self.results)
+        """Return the number of this run's cases with a status."""
+        return sum(record.status == status for record in self.results)
 
     def _write(self) -> None:
-        cases = {result.case: asdict(result) | self._how for result in self.results}
-        kept = {name for name, record in cases.items() if record["status"] != "failed"}
+        earlier = self._earlier_records[self.path]
+        cases = {record.case: asdict(record) | self._provenance for record in self.results}
+        replaced = {name for name, record in cases.items() if record["status"] != "failed"}
         document = {
             **self._header,
-            **self._how,
+            **self._provenance,
             "counts": {status: self.count(status) for status in get_args(Status)},
             "cases": cases,
-            "earlier": {name: record for name, record in self._known[self.path].items() if name not in kept},
+            "earlier": {name: record for name, record in earlier.items() if name not in replaced},
         }
         with atomic_file(self.path) as file:
             file.write((json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def input_sha256(files: Sequence[Path]) -> str:
-    """One hash over the content of a scan's files, in their order; of a DICOM folder, its files by name."""
+    """Return one hash over the contents of a scan's files, in their order; files of a folder are sorted by name."""
     digest = hashlib.sha256()
     for path in files:
         for file in sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]:
@@ -135,7 +136,7 @@ def input_sha256(files: Sequence[Path]) -> str:
 
 
 def peak_rss_mb() -> float | None:
-    """Highest resident memory of this process so far, in 10^6 bytes; ``None`` where the system does not tell."""
+    """Return the peak resident memory of this process, in 10^6 bytes; ``None`` where the system does not report it."""
     try:
         import resource
     except ImportError:
@@ -145,7 +146,7 @@ def peak_rss_mb() -> float | None:
 
 
 def peak_device_mb(device: torch.device) -> float | None:
-    """Highest memory on a GPU since the last call, in 10^6 bytes; ``None`` for another device."""
+    """Return the peak memory on a GPU since the last call, in 10^6 bytes; ``None`` on another device."""
     if device.type != "cuda":
         return None
     import torch
@@ -156,7 +157,7 @@ def peak_device_mb(device: torch.device) -> float | None:
 
 
 def _read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """Records of masks that were written; a damaged file counts as none, so that nothing is skipped by mistake."""
+    """Read the records of written masks. A damaged file counts as empty, so that no case is skipped by mistake."""
     if not path.exists():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Predict a file, a folder or a list of scans: one bad case never stops the others."""
+"""Prediction of a file, a folder or a list of scans; a case that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from volseg.errors import OutputError, VolsegError
 from volseg.geometry.volume import Volume
 from volseg.inference.cohort.outputs import Outputs, check_class_names, output_sha256
 from volseg.inference.cohort.pipeline import pipeline
-from volseg.inference.cohort.records import CaseResult, Status, Summary, input_sha256, peak_device_mb, peak_rss_mb
+from volseg.inference.cohort.records import CaseRecord, Status, Summary, input_sha256, peak_device_mb, peak_rss_mb
 from volseg.inference.cohort.shard import Shard
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor, Segmentation
@@ -42,29 +42,29 @@ def predict_folder(
 ) -> Summary:
     """Write ``<case>.nii.gz`` on each scan's own grid, and ``summary.json``.
 
-    The next scan is read, and the last mask written, while the network works. A case whose files exist is left as it
-    is if its record shows the same model, input and options and its mask was not changed since; otherwise it fails,
-    unless ``overwrite``. A file that is wanted now and was not then is made.
+    While the network segments a scan, the next scan is read and the previous mask is written. A case whose files
+    exist is skipped if its record shows the same model, input and options and its mask is unchanged; otherwise it
+    fails, unless ``overwrite``. If only some of the requested files exist, the case is predicted again.
 
     Args:
         predictor: The model.
-        scans: A scan, a folder of scans, a list file (see :func:`volseg.io.datasets.list_images`), or cases; the
-            cases' ids become file names.
-        output: Folder of the masks; made if absent.
-        options: How the scans are predicted.
-        split_classes: Write ``<case>/<class>.nii.gz``, one file (0 and 1) a class, instead of ``<case>.nii.gz``.
-        probabilities: Write ``<case>_probabilities.npy`` too.
-        uncertainty: Write ``<case>_uncertainty.nii.gz`` too.
-        shard: ``(i, n)`` takes every n-th case from the i-th, for n jobs side by side.
+        scans: A scan, a folder of scans, a list file (see :func:`volseg.io.datasets.list_images`), or cases, whose
+            ids become file names.
+        output: Folder of the masks; created if missing.
+        options: Settings of the prediction.
+        split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``.
+        probabilities: Also write ``<case>_probabilities.npy``.
+        uncertainty: Also write ``<case>_uncertainty.nii.gz``.
+        shard: ``(i, n)`` predicts every n-th case, starting from case i, for n parallel jobs.
         overwrite: Replace files of other models, inputs or options.
-        progress: Called with the number of finished cases and of all cases.
+        progress: Called with the number of finished cases and the number of all cases.
 
     Returns:
-        What became of each case.
+        A record of each case.
 
     Raises:
-        DataError: No scan was found, or two of them have the same name.
-        OutputError: The output folder cannot be written, or classes cannot be file names.
+        DataError: No scan was found, or two scans have the same name.
+        OutputError: The output folder is not writable, or a class name is not a valid file name.
     """
     cases = list_images(scans, predictor.plan.num_channels) if isinstance(scans, str | Path) else scans
     if split_classes:
@@ -73,19 +73,19 @@ def predict_folder(
     if shard is not None:
         cases = cases[shard[0] :: shard[1]]
     outputs = Outputs(folder=output, split_classes=split_classes, probabilities=probabilities, uncertainty=uncertainty)
-    changing = {"tta": options.tta, "skip_air": options.skip_air}
-    summary = Summary(output, predictor.model_files, changing, shard)
+    mask_options = {"tta": options.tta, "skip_air": options.skip_air}  # the memory limit does not change a mask
+    summary = Summary(output, predictor.model_files, mask_options, shard)
     with tempfile.TemporaryDirectory(dir=output, prefix=".volseg_") as staging:
         job = _Job(predictor, options, outputs, overwrite, summary, Path(staging))
-        with closing(pipeline([_CaseRun(case, job) for case in cases])) as runs:
-            for done, _ in enumerate(runs, start=1):
+        with closing(pipeline([_CaseRun(case, job) for case in cases])) as finished_runs:
+            for done, _ in enumerate(finished_runs, start=1):
                 if progress is not None:
                     progress(done, len(cases))
     return summary
 
 
 def _prepare_output(output: Path) -> Path:
-    """Make the folder and see that files can be written there, before any work is done."""
+    """Create the folder and check that it is writable, so that a run fails before any scan is predicted."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output, prefix=".volseg_").close()
@@ -98,7 +98,10 @@ def _prepare_output(output: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all cases of a run share. What goes beside a mask waits in ``staging`` until the mask is there."""
+    """What all cases of a run share.
+
+    Probabilities and uncertainty are written to ``staging`` and moved once their mask is written.
+    """
 
     predictor: Predictor
     options: PredictOptions
@@ -109,15 +112,19 @@ class _Job:
 
 
 class _CaseRun:
-    """One case on its way through the stages; what a stage needs is kept only until it is used."""
+    """One case in the pipeline.
+
+    The volume and the segmentation are released by the stage that uses them, because several cases are in memory at
+    the same time.
+    """
 
     def __init__(self, case: Case, job: _Job) -> None:
         self._case = case
         self._job = job
-        self._status: Status | None = None
+        self._status: Status = "done"
         self._error: str | None = None
-        self._hash: str | None = None
-        self._record: Mapping[str, Any] = {}
+        self._input_sha256: str | None = None
+        self._earlier_record: Mapping[str, Any] = {}
         self._outputs: dict[str, str | None] = {}
         self._seconds: dict[str, float] = {}
         self._peak_device_mb: float | None = None
@@ -125,23 +132,23 @@ class _CaseRun:
         self._segmentation: Segmentation | None = None
 
     def read(self) -> None:
-        """First stage: look whether there is anything to do, and read the scan."""
+        """Read the scan, unless the case is finished."""
         with self._stage("read"):
-            self._hash = input_sha256(self._case.images)
-            if self._is_finished(self._hash):
+            self._input_sha256 = input_sha256(self._case.images)
+            if self._is_finished(self._input_sha256):
                 self._status = "skipped"
             else:
                 self._volume = self._job.predictor.read(self._case.images)
 
     def predict(self) -> None:
-        """Second stage: from the scan to its mask."""
+        """Segment the scan, if it was read."""
         volume, self._volume = self._volume, None
         if volume is None:
             return
-        outputs, name = self._job.outputs, self._case.id
+        outputs, case_id = self._job.outputs, self._case.id
         probabilities, uncertainty = (
             path and self._job.staging / path.name
-            for path in (outputs.probabilities_of(name), outputs.uncertainty_of(name))
+            for path in (outputs.probabilities_of(case_id), outputs.uncertainty_of(case_id))
         )
         with self._stage("segment"):
             self._segmentation = self._job.predictor.segment(
@@ -151,61 +158,68 @@ class _CaseRun:
         self._peak_device_mb = peak_device_mb(self._job.predictor.device)
 
     def finish(self) -> None:
-        """Last stage: the files, and the record of them, in one go, so that an interruption cannot part them."""
-        made, self._segmentation = self._segmentation, None
-        if made is not None:
+        """Write the files and their record, in one stage: an interruption must not leave files without a record."""
+        segmentation, self._segmentation = self._segmentation, None
+        if segmentation is not None:
             with self._stage("write"):
-                self._job.outputs.write_mask(self._case, made.mask, self._job.predictor.plan.labels)
-                mask, *extras = self._job.outputs.all_of(self._case.id)
-                for path in extras:
-                    (self._job.staging / path.name).replace(path)
-                self._outputs |= {mask.name: output_sha256(mask)} | {path.name: None for path in extras}
-        known = self._record if self._status == "skipped" else {}
-        result = CaseResult(
+                self._write(segmentation)
+        self._job.summary.add(self._record(segmentation))
+
+    def _write(self, segmentation: Segmentation) -> None:
+        self._job.outputs.write_mask(self._case, segmentation.mask, self._job.predictor.plan.labels)
+        mask, *extras = self._job.outputs.all_of(self._case.id)
+        for path in extras:
+            (self._job.staging / path.name).replace(path)
+        self._outputs |= {mask.name: output_sha256(mask)} | {path.name: None for path in extras}
+
+    def _record(self, segmentation: Segmentation | None) -> CaseRecord:
+        """Return the case's record; a skipped case keeps the counts and removed components of its earlier record."""
+        earlier = self._earlier_record if self._status == "skipped" else {}
+        return CaseRecord(
             case=self._case.id,
-            status=self._status or "done",
+            status=self._status,
             inputs=[str(path) for path in self._case.images],
             outputs={} if self._status == "failed" else self._outputs,
-            input_sha256=self._hash,
+            input_sha256=self._input_sha256,
             error=self._error,
             seconds=self._seconds,
-            counts=made.counts if made is not None else known.get("counts", {}),
-            removed=made.removed if made is not None else known.get("removed", ()),
+            counts=segmentation.counts if segmentation is not None else earlier.get("counts", {}),
+            removed=segmentation.removed if segmentation is not None else earlier.get("removed", ()),
             peak_rss_mb=peak_rss_mb(),
             peak_device_mb=self._peak_device_mb,
         )
-        self._job.summary.add(result)
 
-    def _is_finished(self, input_hash: str) -> bool:
-        """Whether all that is wanted is there and is what this run would write.
+    def _is_finished(self, scan_sha256: str) -> bool:
+        """Return whether all requested files exist and are those that this run would write.
 
         Raises:
-            OutputError: Something is there that is not.
+            OutputError: A file exists that another model, input or option produced, or that was changed.
         """
         self._job.outputs.check(self._case)
         if self._job.overwrite:
             return False
-        found = self._job.outputs.existing(self._case.id)
-        records = self._job.summary.current(self._case.id, input_hash)
-        record = next((one for one in records if all(_vouches(one, path) for path in found)), None)
-        if record is None and not found:
+        existing = self._job.outputs.existing(self._case.id)
+        records = self._job.summary.current(self._case.id, scan_sha256)
+        record = next((one for one in records if all(_matches(one, path) for path in existing)), None)
+        if record is None and not existing:
             return False
         if record is None:
             raise OutputError(
-                "a file exists that was not made from this scan by this model with these settings",
-                file=found[0],
+                "an existing file was not written for this scan by this model with these settings",
+                file=existing[0],
                 hint="give --overwrite, or choose another folder",
             )
-        self._record = record
+        self._earlier_record = record
         folder = self._job.outputs.folder
-        self._outputs = {name: value for name, value in record["outputs"].items() if _vouches(record, folder / name)}
-        return len(found) == len(self._job.outputs.all_of(self._case.id))
+        self._outputs = {name: sha256 for name, sha256 in record["outputs"].items() if _matches(record, folder / name)}
+        return len(existing) == len(self._job.outputs.all_of(self._case.id))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        """Time a stage; whatever goes wrong in it ends this case and no other.
+        """Time a stage and turn any error in it into the case's status ``failed``.
 
-        Signals arrive in the main thread alone: only there an interruption is passed on.
+        Only in the main thread are errors that are no ``Exception`` (Ctrl-C, a signal) raised again: signals arrive
+        there alone, so elsewhere such an error comes from a library and concerns this case only.
         """
         start = time.perf_counter()
         try:
@@ -218,12 +232,13 @@ class _CaseRun:
             logger.error("%s failed: %s", self._case.id, self._error)
             logger.debug("%s failed in stage %s", self._case.id, name, exc_info=error)
         finally:
+            # A segmentation brings the times of its own stages, so "segment" is recorded only when it fails.
             if name != "segment" or self._segmentation is None:
                 self._seconds[name] = round(time.perf_counter() - start, 4)
 
 
-def _vouches(record: Mapping[str, Any], path: Path) -> bool:
-    """Whether a record says that its run wrote this file, and the file is unchanged as far as hashes were taken."""
+def _matches(record: Mapping[str, Any], path: Path) -> bool:
+    """Return whether a record lists this file, the file exists, and its hash (if one was recorded) is the same."""
     outputs = record.get("outputs", {})
     if path.name not in outputs or not path.exists():
         return False
