@@ -1,4 +1,4 @@
-"""From a file to a mask, and what cannot be predicted. Geometry is proved in ``test_geometry_proof.py``."""
+"""Prediction from files and arrays, and its errors. ``test_geometry_proof.py`` tests the geometry."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def foreground_agreement(mask: NDArray[Any], reference: NDArray[Any]) -> float:
     return float((mask == reference)[foreground].mean())
 
 
-def test_blocks_are_found_where_they_are(predictor: Predictor, scan: Image, tmp_path: Path) -> None:
+def test_blocks_are_segmented_in_place(predictor: Predictor, scan: Image, tmp_path: Path) -> None:
     mask = predictor.predict(saved(scan, tmp_path / "scan.nii.gz"))
     assert mask.labels.shape == scan.shape
     assert np.array_equal(mask.grid.affine, scan.affine)
@@ -70,13 +70,13 @@ def ct_scale() -> Any:
     return ChannelIntensity(rule="ct", clip_low=-100.0, clip_high=400.0, mean=80.0, std=100.0)
 
 
-def test_unusable_arrays(predictor: Predictor, scan: Image) -> None:
+def test_invalid_arrays(predictor: Predictor, scan: Image) -> None:
     data = np.asanyarray(scan.dataobj)
     with pytest.raises(DataError, match="needs an affine"):
         predictor.predict(data)
-    with pytest.raises(DataError, match="goes with an array"):
+    with pytest.raises(DataError, match="for arrays only"):
         predictor.predict("scan.nii.gz", scan.affine)
-    with pytest.raises(DataError, match="not a volume"):
+    with pytest.raises(DataError, match="number of axes"):
         predictor.predict(data[0], scan.affine)
     with pytest.raises(GeometryError):
         predictor.predict(data, np.zeros((4, 4)))
@@ -110,10 +110,10 @@ def test_load_gives_the_trained_network(model_file: Path, make_plan: MakePlan, b
     assert np.array_equal(loaded.predict(data, scan.affine).labels, expected.labels)
 
 
-def test_encoder_weights_are_not_looked_for_again(
+def test_encoder_weights_come_from_the_model_file(
     tmp_path: Path, make_plan: MakePlan, build: Build, scan: Image
 ) -> None:
-    """The model file holds them; where training took them from need not exist any more."""
+    """The file that training read the weights from may be gone."""
     write_model(tmp_path / "m.safetensors", build(make_plan()), make_plan(), weights="/gone/dinov2.pth")
     mask = load(tmp_path / "m.safetensors", device="cpu").predict(np.asanyarray(scan.dataobj), scan.affine)
     assert mask.labels.shape == scan.shape
@@ -134,7 +134,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, make_plan: MakePlan, build: Bui
         ({"model": SETTINGS}, {"patch_size": "large"}, "patch_size"),
     ],
 )
-def test_settings_that_are_not_valid(
+def test_invalid_settings_in_a_model_file(
     config: dict[str, Any], plan_changes: dict[str, Any], message: str, tmp_path: Path, make_plan: MakePlan
 ) -> None:
     plan = make_plan()
@@ -145,7 +145,7 @@ def test_settings_that_are_not_valid(
         load(path)
 
 
-def test_devices() -> None:
+def test_choice_of_the_device() -> None:
     assert choose_device("auto").type in {"cuda", "mps", "cpu"}
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="is not available"):

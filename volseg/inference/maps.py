@@ -1,4 +1,4 @@
-"""What can be written beside a mask: class probabilities and the uncertainty, slice by slice."""
+"""Files of class probabilities and of their uncertainty, written slice by slice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from volseg.io.volumes import write_map
 
 
 class _SliceWriter:
-    """Fills an array (..., D, H, W) on the scan's grid, slice by slice of the cropped grid."""
+    """Writer that fills an array (..., D, H, W) on the scan's grid with slices of the cropped grid."""
 
     def __init__(self, array: NDArray[np.generic], trace: Trace) -> None:
         self._target = trace.cropped_view(array)
@@ -33,32 +33,32 @@ class _SliceWriter:
 
 
 class ProbabilityWriter(_SliceWriter):
-    """Stores the probabilities (K, H, W) of each slice."""
+    """Writer of the probabilities (K, H, W) of each slice, as float16."""
 
     def write(self, index: int, probabilities: Tensor) -> None:
-        """Take a slice."""
+        """Write the probabilities (K, H, W) of slice ``index``."""
         self._put(index, probabilities.half())
 
 
 class UncertaintyWriter(_SliceWriter):
-    """Stores the entropy of each voxel's probabilities in nats: 0 where sure, log(K) where nothing is known."""
+    """Writer of the entropy of each voxel's probabilities in nats: 0 if one class has all, log(K) if all are equal."""
 
     def write(self, index: int, probabilities: Tensor) -> None:
-        """Take a slice."""
+        """Write the entropy (H, W) of slice ``index``."""
         self._put(index, torch.special.entr(probabilities).sum(dim=0))
 
 
 @contextmanager
 def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[ProbabilityWriter]:
-    """A NumPy file (K, D, H, W) float16 on the scan's own grid, streamed to disk; it appears when it is whole.
+    """Open a NumPy file (K, D, H, W) float16 on the scan's own grid, streamed to disk and written atomically.
 
-    Voxels that were cropped away are background for sure. Where slices follow each other along the scan's last axis, as
-    they mostly do, the array is in Fortran order: in C order each of them would touch every page of the file.
+    Cropped voxels have probability 1 for the background. If the slice axis is the scan's last axis (the usual case),
+    the array is in Fortran order: in C order every slice would touch every page of the file.
 
     Args:
         path: The ``.npy`` file.
-        classes: Classes K.
-        trace: How the working grid came from the scan's.
+        classes: Number of classes K.
+        trace: Steps from the scan's grid to the working grid.
 
     Raises:
         OutputError: The file cannot be written.
@@ -69,7 +69,7 @@ def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[Probabi
         array = open_memmap(file.name, mode="w+", dtype=np.float16, shape=shape, fortran_order=order[0] == 2)
         _reserve(file)
         if trace.cropped_view(array[0]).size < array[0].size:
-            array[0] = 1
+            array[0] = 1  # cropped voxels are background
         yield ProbabilityWriter(array, trace)
         array.flush()
         del array
@@ -77,12 +77,12 @@ def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[Probabi
 
 @contextmanager
 def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
-    """A NIfTI file of the entropy (float32, nats) on the scan's own grid; it appears when it is whole.
+    """Open a NIfTI file of the entropy (float32, nats) on the scan's own grid, written atomically.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    with tempfile.TemporaryFile(dir=path.parent) as file:  # on disk: four bytes a voxel would break the memory's bound
+    with tempfile.TemporaryFile(dir=path.parent) as file:  # on disk: 4 bytes per voxel would exceed the memory limit
         array = np.memmap(file, np.float32, mode="w+", shape=trace.source.shape, order="F")
         yield UncertaintyWriter(array, trace)
         write_map(path, array, trace.source)
@@ -90,11 +90,11 @@ def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
 
 
 def _reserve(file: BinaryIO) -> None:
-    """Takes the file's place on the disk: a full one is an error now, not a SIGBUS when a mapped page is written."""
+    """Reserve the file's disk space: a full disk then raises OSError here, not SIGBUS when a mapped page is written."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot reserve
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot reserve space
             raise

@@ -1,4 +1,4 @@
-"""How a scan is to be predicted."""
+"""Settings of a prediction."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """Settings of a prediction.
+    """Settings of a prediction that a caller may choose per scan.
 
     Attributes:
         tta: Average over mirrored copies along the plan's mirror axes.
-        skip_air: Leave out windows of nothing but air, where the plan allows it.
-        max_memory_bytes: Bound of what is held beyond the model, the scan as stored and the mask. ``None`` takes 4 GB,
-            or as little as possible where that is not enough; a bound that is given is never exceeded knowingly.
+        skip_air: Skip windows that contain only air, where the plan allows it.
+        max_memory_bytes: Limit on the memory beyond the model, the stored scan and the mask. ``None``: 4 GB, or the
+            smallest possible amount where 4 GB are not enough. Any other value is a hard limit on the estimate.
     """
 
     tta: bool = False

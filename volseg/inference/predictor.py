@@ -1,4 +1,4 @@
-"""Trained networks and their plans, ready to segment scans."""
+"""``Predictor``: one or several trained networks with their plans, which segment scans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from volseg.inference.sliding.memory import choose_schedule
 from volseg.inference.sliding.slabs import ScanSlabs
 from volseg.inference.sliding.stream import Counts, stream_logits
 from volseg.inference.sliding.windows import Layout
-from volseg.inference.timing import StageClock
+from volseg.inference.timing import StageTimer
 from volseg.io.checks import check_channels
 from volseg.io.volumes import check_image, read_channels, read_volume
 from volseg.models.contracts import SegmentationNetwork
@@ -34,23 +34,23 @@ from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.preprocess import prepare_image
 
 Scan = str | Path | Sequence[str | Path] | NDArray[Any]
-"""What can be predicted: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
+"""A scan: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
 ModelFiles = str | Path | Sequence[str | Path]
-"""A model file, or several that are averaged."""
+"""A model file, or several whose probabilities are averaged."""
 STAGES = ("prepare", "network", "restore", "postprocess")
 DEFAULT_OPTIONS = PredictOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """A mask and what it took.
+    """A mask with the times and counts of its computation.
 
     Attributes:
-        mask: On the scan's own grid, postprocessed.
+        mask: The postprocessed mask, on the scan's own grid.
         seconds: Wall time of each stage: prepare, network, restore, postprocess.
         counts: ``encodings_per_slice`` (per in-plane window and flip; absent without an encoder),
             ``slab_slices``, ``windows``, ``windows_skipped``.
-        removed: What postprocessing removed.
+        removed: Changes by postprocessing; see :meth:`Postprocessing.apply`.
     """
 
     mask: Mask
@@ -60,16 +60,16 @@ class Segmentation:
 
 
 class Predictor:
-    """Segments scans with one network or an ensemble.
+    """Segment scans with one network or an ensemble.
 
     Calls share no mutable state, so threads may share a predictor on the CPU.
 
     Attributes:
         plan: The plan of the (first) network.
-        device: Where the networks run.
-        model_files: The files they came from; empty for a network handed over in memory.
+        device: Device of the networks.
+        model_files: Files of the networks; empty for a network in memory.
         autocast: Reduced precision of the networks, ``None`` for float32.
-        postprocessing: What is done to the masks; that of the first network.
+        postprocessing: Postprocessing of the masks, that of the (first) network.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Predictor:
 
     @classmethod
     def from_file(cls, path: ModelFiles, device: str | torch.device = "auto") -> Predictor:
-        """Read a model file, or several: their probabilities are averaged.
+        """Read a model file, or several whose probabilities are averaged.
 
         Raises:
-            ModelFileError: A file is missing, damaged, of another kind, or its parts do not fit together.
-            ConfigError: There is no such device, or the models have different classes or channels.
+            ModelFileError: A file is missing, damaged, not a model file, or inconsistent.
+            ConfigError: The device is not available, or the models have different classes or channels.
         """
         paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
         device = choose_device(device)
@@ -108,7 +108,7 @@ class Predictor:
         device: str | torch.device = "auto",
         postprocessing: Postprocessing | None = None,
     ) -> Predictor:
-        """Wrap a network in memory; it is moved to the device and put in eval mode."""
+        """Wrap a network in memory. The network is moved to the device and set to eval mode."""
         return cls([Network(model, plan, postprocessing or Postprocessing())], device=device)
 
     def predict(self, scan: Scan, affine: ArrayLike | None = None, *, tta: bool = False) -> Mask:
@@ -116,23 +116,23 @@ class Predictor:
 
         Args:
             scan: A file, one file per channel, or an array (D, H, W) or (C, D, H, W).
-            affine: (4, 4) voxel index to RAS+ millimetres; for an array only.
-            tta: Average over mirrored copies along the plan's mirror axes.
+            affine: (4, 4) voxel index to RAS+ millimetres; required for an array, invalid for files.
+            tta: Test-time augmentation: average over mirrored copies along the plan's mirror axes.
 
         Returns:
             The mask on the scan's own grid, with the label values of the training data.
 
         Raises:
-            DataError: The scan cannot be read, has other channels than the model, or holds no image.
-            GeometryError: The affine is not usable, or the channels lie on different grids.
-            ConfigError: The scan cannot be predicted within the memory that :class:`PredictOptions` allow.
+            DataError: The scan cannot be read, has other channels than the model, or is constant or not finite.
+            GeometryError: The affine is invalid, or the channels have different grids.
+            ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`.
         """
         return self.segment(self.read(scan, affine), PredictOptions(tta=tta)).mask
 
     def read(self, scan: Scan, affine: ArrayLike | None = None) -> Volume:
         """Read and check a scan; see :meth:`predict`."""
         if affine is not None and not isinstance(scan, np.ndarray):
-            raise DataError("an affine goes with an array; a file has its own", found=scan, hint="leave affine out")
+            raise DataError("affine is for arrays only; a file has its own", found=scan, hint="leave affine out")
         if isinstance(scan, np.ndarray):
             volume, name = _from_array(scan, affine), None
         else:
@@ -150,21 +150,22 @@ class Predictor:
         probabilities: Path | None = None,
         uncertainty: Path | None = None,
     ) -> Segmentation:
-        """Segment a scan that was read.
+        """Segment a scan in memory.
 
         Args:
             volume: The scan, from :meth:`read`.
-            options: How.
+            options: Settings of the prediction.
             probabilities: A ``.npy`` file for the class probabilities, (K, D, H, W) float16 on the scan's grid.
             uncertainty: A NIfTI file for the entropy of the probabilities, float32 in nats.
 
         Raises:
-            ConfigError: The scan cannot be predicted within ``options.max_memory_bytes``.
+            ConfigError: The scan does not fit ``options.max_memory_bytes``.
             OutputError: A file cannot be written.
         """
-        clock, counts = StageClock(), Counts()
-        with clock.stage("restore"), ExitStack() as files:
-            members = [self._member(plan, models, volume, options, clock, counts) for plan, models in self._groups]
+        timer, counts = StageTimer(), Counts()
+        # Restoring draws the logits, so the stages prepare and network run inside it.
+        with timer.stage("restore"), ExitStack() as files:
+            members = [self._member(plan, models, volume, options, timer, counts) for plan, models in self._groups]
             trace = members[0].trace
             outputs: list[SliceOutput] = []
             if probabilities is not None:
@@ -172,9 +173,9 @@ class Predictor:
             if uncertainty is not None:
                 outputs.append(files.enter_context(uncertainty_file(uncertainty, trace)))
             labels = restore_mask(members, self.plan.label_values, outputs)
-        with clock.stage("postprocess"):
+        with timer.stage("postprocess"):
             mask, removed = self.postprocessing.apply(Mask(labels, trace.source), self.plan.labels)
-        seconds = {name: clock.seconds.get(name, 0.0) for name in STAGES}
+        seconds = {name: timer.seconds.get(name, 0.0) for name in STAGES}
         return Segmentation(mask=mask, seconds=seconds, counts=counts.summary(), removed=removed)
 
     def _member(
@@ -183,11 +184,11 @@ class Predictor:
         models: Sequence[SegmentationNetwork],
         volume: Volume,
         options: PredictOptions,
-        clock: StageClock,
+        timer: StageTimer,
         counts: Counts,
     ) -> Member:
-        """Logits of the networks of one plan, worked out as they are drawn."""
-        with clock.stage("prepare"):
+        """Return the networks of one plan as a member, whose logits are computed when its slabs are read."""
+        with timer.stage("prepare"):
             image = prepare_image(volume, plan)
         axes = plan.mirror_axes if options.tta else ()
         schedule = choose_schedule(
@@ -201,7 +202,7 @@ class Predictor:
         )
         slabs = stream_logits(
             models,
-            ScanSlabs(image, plan.air_below if options.skip_air else None, clock),
+            ScanSlabs(image, plan.air_below if options.skip_air else None, timer),
             plan,
             tta_axes=axes,
             device=self.device,
@@ -209,12 +210,15 @@ class Predictor:
             schedule=schedule,
             counts=counts,
         )
-        return Member(clock.each("network", slabs), image.trace, plan.nearest_depth)
+        return Member(timer.each("network", slabs), image.trace, plan.nearest_depth)
 
 
 def _from_array(array: NDArray[Any], affine: ArrayLike | None) -> Volume:
+    """Return an array (D, H, W) or (C, D, H, W) with its affine as a volume."""
     if array.ndim not in (3, 4):
-        raise DataError("the array is not a volume", found=f"shape {array.shape}", expected="(D, H, W) or (C, D, H, W)")
+        raise DataError(
+            "the array has the wrong number of axes", found=f"shape {array.shape}", expected="(D, H, W) or (C, D, H, W)"
+        )
     if affine is None:
         raise DataError("an array needs an affine", hint="pass affine, a (4, 4) matrix from voxel index to RAS+ mm")
     data = array if array.ndim == 4 else array[None]

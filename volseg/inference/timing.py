@@ -1,4 +1,4 @@
-"""Seconds by stage, where stages call each other in turn."""
+"""Wall time per stage, for stages that are nested."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class StageClock:
-    """Charges time to the innermost stage that is running.
+class StageTimer:
+    """Timer that adds time to the innermost running stage only.
 
     Attributes:
         seconds: Wall time of each stage so far.
@@ -20,21 +20,21 @@ class StageClock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._running: list[str] = []
-        self._since = 0.0
+        self._last_time = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Charge the block to ``name``; the stage around it pauses."""
-        self._charge()
+        """Add the time of the block to ``name``; the enclosing stage pauses."""
+        self._add_elapsed()
         self._running.append(name)
         try:
             yield
         finally:
-            self._charge()
+            self._add_elapsed()
             self._running.pop()
 
     def each(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
-        """The same items; the time that drawing them takes is charged to ``name``."""
+        """Yield the same items; add the time that producing them takes to ``name``."""
         while True:
             with self.stage(name):
                 try:
@@ -43,9 +43,10 @@ class StageClock:
                     return
             yield item
 
-    def _charge(self) -> None:
+    def _add_elapsed(self) -> None:
+        """Add the time since the last call to the innermost stage."""
         now = time.perf_counter()
         if self._running:
             name = self._running[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
-        self._since = now
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last_time
+        self._last_time = now

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from volseg.inference.sliding.windows import Layout, Size
-from volseg.inference.timing import StageClock
+from volseg.inference.timing import StageTimer
 from volseg.preprocessing.preprocess import PreparedImage
 
 
@@ -57,12 +57,12 @@ class ScanSlabs:
     Attributes:
         image: The scan and the steps that prepare it.
         air_below: A window is air if all its stored values are below this; ``None``: no window is air.
-        clock: Measures the preparation as stage ``prepare``.
+        timer: Measures the preparation as stage ``prepare``.
     """
 
     image: PreparedImage
     air_below: float | None = None
-    clock: StageClock = field(default_factory=StageClock)
+    timer: StageTimer = field(default_factory=StageTimer)
 
     @property
     def shape(self) -> Size:
@@ -71,7 +71,7 @@ class ScanSlabs:
 
     def slab(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return the slices ``start <= d < stop`` of the working grid."""
-        with self.clock.stage("prepare"):
+        with self.timer.stage("prepare"):
             return self.image.slab(start, stop)
 
     def is_air(self, start: Size, stop: Size) -> bool:
