@@ -10,6 +10,7 @@ import pytest
 
 from volseg.errors import DataError
 from volseg.io.datasets import Case, read_dataset
+from volseg.io.description import read_label_map
 from volseg.io.volumes import read_mask
 
 LABELS = np.zeros((4, 3, 2), np.uint8)
@@ -201,14 +202,35 @@ def test_decathlon_descriptions_of_another_kind(tmp_path, changes, message) -> N
     [
         ({"0": "background", "1": "tumour", "2": "tumour"}, "two label values have the same name"),
         ({"0": "background", "-1": "tumour"}, "class 'tumour' has no usable label value"),
-        ({"1": "background", "2": "tumour"}, "labels are not valid"),
-        ({"0": "background", "1": "a", "01": "b"}, "labels are not valid"),
+        ({"1": "background", "2": "tumour"}, "background must have the value 0"),
+        ({"0": "background", "1": "a", "01": "b"}, "a label value is given twice"),
         ({"0": "background", "1": "a", "2": "ignore", "3": "Ignore"}, "two labels are called ignore"),
         ({"0": "background", "1": "a", "70000": "b"}, "class 'b' has no usable label value"),
+        ({"0": "background", "1": "a", "2": "a "}, "two labels are called 'a'"),
+        ({"background": 0, "a": 1, "b": 1}, "'a' and 'b' have the same value"),
+        ({"background": 0, "a": [1, 2], "b": [2, 1]}, "'a' and 'b' have the same value"),
+        ({"background": 0, "a": 1, "ignore": [2, 3]}, "ignore label has several values"),
+        ({"background": 0, "a": [1, 2], "ignore": 2}, "class 'a' holds the value of the ignore label"),
+        ({"background": 0, "whole": [0, 1, 2], "core": 2}, "background must have the value 0"),
+        ({"0": "background", "liver": 1}, "class '0' has no usable label value"),
+        (["background", "liver"], "dataset.json is not as expected"),
     ],
 )
 def test_ambiguous_labels(tmp_path, labels, message) -> None:
     refused(decathlon(tmp_path, labels=labels), message, "dataset.json")
+
+
+def test_a_key_that_stands_twice(tmp_path) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text('{"labels": {"background": 0, "liver": 1, "liver": 2}}', encoding="utf-8")
+    with pytest.raises(DataError, match="the key 'liver' stands twice"):
+        read_label_map(file)
+
+
+def test_spaces_around_the_ignore_label(tmp_path) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text('{"labels": {"0": "background", "1": "a", "2": " Ignore "}}', encoding="utf-8")
+    assert read_label_map(file).ignore_label == 2
 
 
 @pytest.mark.parametrize("labels", [{"0": "background"}, {"0": "background", "1": "ignore"}])

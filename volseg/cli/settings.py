@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [*settings(args.word), *plan_settings(args.word)]
     if not rows:
         names = [one.key.rpartition(".")[2] for one in (*settings(), *plan_settings())]
-        similar = suggestion(args.word, names)
+        similar = suggestion(args.word.rpartition(".")[2], names)
         raise ConfigError(
             "no setting contains this word", found=args.word, hint=f"did you mean {similar}?" if similar else None
         )

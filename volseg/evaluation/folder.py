@@ -13,7 +13,7 @@ from volseg.evaluation.results import CaseResult, Evaluation, Settings
 from volseg.evaluation.sources import MaskFolder, find_masks, find_references
 from volseg.io.description import ListedPair, read_label_map
 from volseg.io.labels import LabelMap, check_agreement, make_label_map
-from volseg.metrics.pair import HdMode
+from volseg.metrics.pair import HD_MODES, HdMode
 from volseg.metrics.scores import check_tolerance
 from volseg.metrics.table import both_empty_scores
 from volseg.parallel import run_tasks
@@ -62,6 +62,8 @@ def evaluate_folder(
     named = pred if isinstance(pred, Mapping) else {Path(pred).resolve().name: pred}
     folders = {method: find_masks(folder) for method, folder in named.items()}
     names = _wanted_cases(references, cases)
+    if hd_mode not in HD_MODES:
+        raise DataError("hd_mode has no such choice", found=hd_mode, expected=", ".join(HD_MODES))
     label_map = labels if isinstance(labels, LabelMap) or labels is None else make_label_map(labels)
     if label_map is None:
         label_map = _class_file_map(references)
@@ -112,6 +114,8 @@ def _wanted_cases(references: MaskFolder, cases: Sequence[str] | None) -> list[s
         logger.warning("%s: not a mask, left out: %s", references.root, ", ".join(references.unknown))
     if cases is None:
         return list(references.cases)
+    if not cases:
+        raise DataError("the list of cases is empty", found="no name", expected="names of references")
     unknown = sorted(set(cases) - set(references.cases))
     if unknown:
         raise DataError("cases without a reference", file=references.root, found=", ".join(unknown))

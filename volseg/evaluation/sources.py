@@ -123,6 +123,8 @@ def read_case_names(file: str | Path) -> list[str]:
     try:
         if file.suffix == ".json":
             names = read_json(file, "cases")["val"]
+            if not isinstance(names, list):
+                raise TypeError(f"'val' is {names!r}, not a list")
         else:
             names = file.read_text(encoding="utf-8-sig").split("\n")
         return [name.strip() for name in names if name.strip()]

@@ -111,10 +111,14 @@ def required_labels(description: Description) -> LabelMap:
 def _labels(labels: Any, file: Path) -> LabelMap:
     """Return the label map of Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
     with _expecting(file, '"labels": {"0": "background", "1": ...} or {"background": 0, ...}'):
+        if not isinstance(labels, Mapping):
+            raise TypeError(f"labels: {labels}")
         pairs = list(labels.items())
     if all(key.removeprefix("-").isdecimal() and isinstance(name, str) for key, name in pairs):
         if len(set(labels.values())) < len(labels):
             raise DataError("two label values have the same name", file=file, found=labels)
+        if len({int(value) for value in labels}) < len(labels):
+            raise DataError("a label value is given twice", file=file, found=labels, expected="different values")
         labels = {name: int(value) for value, name in pairs}
     return make_label_map(labels, file)
 

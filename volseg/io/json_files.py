@@ -56,12 +56,21 @@ def read_json(path: str | Path, what: str, kind: type[VolsegError] = ConfigError
         kind: Error to raise.
 
     Raises:
-        VolsegError: Of the given kind: the file is missing, not UTF-8 or not JSON.
+        VolsegError: Of the given kind: the file is missing, not UTF-8 or not JSON, or it has a key twice.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except OSError as error:
         raise kind(f"the {what} file cannot be read", file=path, found=error) from error
     except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise kind(f"the {what} file is not JSON", file=path, found=error) from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; json would keep the last of several values under one key without a word."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return content

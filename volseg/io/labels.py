@@ -64,22 +64,40 @@ def make_label_map(labels: Mapping[str, object], file: str | Path | None = None)
         file: Where the labels come from, for error messages.
 
     Raises:
-        DataError: A value is not a whole number from 0 to 65535, two labels are called ignore, or there is no class.
+        DataError: A value is not a whole number from 0 to 65535, two names differ in spaces only, two labels have the
+            same values, ``ignore`` has several values or shares one, a class has the value 0 of the background, or
+            there is no class.
     """
     classes: dict[str, Values] = {}
     ignore, background = None, "background"
-    for name, label in labels.items():
+    named: dict[str, Values] = {}
+    for given_name, label in labels.items():
         values = _values(label)
+        name = str(given_name).strip()
+        if not name or name in named:
+            what = f"two labels are called {name!r}" if name else "a label has no name"
+            raise DataError(what, file=file, found=dict(labels), expected="a different name for each label")
         if not values or values[0] < 0 or values[-1] > LARGEST_LABEL:
             raise DataError(
                 f"class {name!r} has no usable label value",
                 file=file,
                 found=label,
                 expected=f"a whole number from 0 to {LARGEST_LABEL}, or several",
+                hint='names and values are mixed up; write {"background": 0, "liver": 1}' if name.isdecimal() else None,
             )
-        if name.lower() == IGNORE_NAME and len(values) == 1:
-            if ignore is not None:
-                raise DataError("two labels are called ignore", file=file, found=dict(labels))
+        same = next((other for other, others in named.items() if others == values), None)
+        if same is not None:
+            raise DataError(
+                f"the labels {same!r} and {name!r} have the same value",
+                file=file,
+                found=dict(labels),
+                expected="different values for different labels",
+            )
+        named[name] = values
+        if name.lower() == IGNORE_NAME:
+            if ignore is not None or len(values) > 1:
+                what = "two labels are called ignore" if ignore is not None else "the ignore label has several values"
+                raise DataError(what, file=file, found=dict(labels), expected="one value")
             ignore = values[0]
         elif values == (0,):
             background = name
@@ -87,7 +105,27 @@ def make_label_map(labels: Mapping[str, object], file: str | Path | None = None)
             classes[name] = values
     if not classes:
         raise DataError("there is no class but the background", file=file, found=dict(labels))
+    _check_overlaps(classes, ignore, file)
     return LabelMap(classes, ignore, background)
+
+
+def _check_overlaps(classes: Mapping[str, Values], ignore: int | None, file: str | Path | None) -> None:
+    """Check that no class holds the background or ignored voxels: they would count in its scores."""
+    for name, values in classes.items():
+        if 0 in values or name.lower() == "background":
+            raise DataError(
+                "the background must have the value 0, and no other label may hold it",
+                file=file,
+                found=f"{name}: {_text(values)}",
+                expected='"background": 0',
+            )
+        if ignore in values:
+            raise DataError(
+                f"class {name!r} holds the value of the ignore label",
+                file=file,
+                found=f"{name}: {_text(values)}, {IGNORE_NAME}: {ignore}",
+                expected="a value of its own for the ignore label",
+            )
 
 
 def _values(label: object) -> Values:

@@ -143,7 +143,14 @@ def check_tolerance(tolerance_mm: object, what: str) -> float:
     """
     valid = isinstance(tolerance_mm, (int, float, np.integer, np.floating)) and not isinstance(tolerance_mm, bool)
     if not valid or not 0 <= float(tolerance_mm) < np.inf:  # type: ignore[arg-type]
-        raise DataError(f"NSD tolerance of {what} is out of range", found=tolerance_mm, expected="finite and >= 0 mm")
+        raise DataError(
+            f"NSD tolerance of {what} is out of range",
+            found=tolerance_mm,
+            expected="finite and >= 0 mm",
+            hint="in Python, give those of single classes as class_tolerance_mm"
+            if isinstance(tolerance_mm, Mapping)
+            else None,
+        )
     return float(tolerance_mm)  # type: ignore[arg-type]
 
 
