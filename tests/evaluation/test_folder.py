@@ -19,86 +19,86 @@ from volseg.io.description import ListedPair
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Equality in which NaN equals NaN, and the last bits of a sum do not matter."""
-    if isinstance(found, dict):
-        return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in found)
-    if isinstance(found, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
-    if isinstance(found, str):
-        return found == expected
-    return found == pytest.approx(expected, rel=1e-12, nan_ok=True)
+def same(value: Any, expected: Any) -> bool:
+    """Compare nested scores; NaN equals NaN, and rounding errors are tolerated."""
+    if isinstance(value, dict):
+        return value.keys() == expected.keys() and all(same(value[key], expected[key]) for key in value)
+    if isinstance(value, list):
+        return len(value) == len(expected) and all(map(same, value, expected))
+    if isinstance(value, str):
+        return value == expected
+    return value == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
-def test_scores_equal_case_scores_whatever_the_suffix(tmp_path: Path) -> None:
+def test_scores_equal_case_scores_for_every_suffix(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 1, "c.d": 0})
     pred = write_cases(tmp_path / "pred", {"a": 1, "b": 1, "c.d": 2}, suffix=".nii")
-    found = evaluate_folder(pred, ref, LABELS)
-    assert found.methods == ("pred",)
-    assert found.cases == ("a", "b", "c.d")
-    assert found.classes == ("liver", "spleen")
-    assert not found.failed
-    assert not found.missing
+    evaluation = evaluate_folder(pred, ref, LABELS)
+    assert evaluation.methods == ("pred",)
+    assert evaluation.cases == ("a", "b", "c.d")
+    assert evaluation.classes == ("liver", "spleen")
+    assert not evaluation.failed
+    assert not evaluation.missing
     expected = expected_scores(two_organs(2), two_organs(0), {"liver": 1, "spleen": 2})
-    assert same(found.of_method("pred")[2].scores, expected)
-    assert found.values("pred", "dice")[1].tolist() == [1, 1]
+    assert same(evaluation.of_method("pred")[2].scores, expected)
+    assert evaluation.values("pred", "dice")[1].tolist() == [1, 1]
 
 
 def test_without_labels_the_values_of_the_references_are_scored(tmp_path: Path) -> None:
     ref = tmp_path / "ref"
     write(ref / "a.nii.gz", np.where(two_organs() == 2, 0, two_organs()))
     write(ref / "b.nii.gz", two_organs())
-    found = evaluate_folder(write_cases(tmp_path / "pred", {"a": 0, "b": 0}), ref)
-    assert found.classes == ("1", "2")
-    assert found.statuses("pred").tolist() == [["ok", "spurious"], ["ok", "ok"]]
+    evaluation = evaluate_folder(write_cases(tmp_path / "pred", {"a": 0, "b": 0}), ref)
+    assert evaluation.classes == ("1", "2")
+    assert evaluation.statuses("pred").tolist() == [["ok", "spurious"], ["ok", "ok"]]
     write(tmp_path / "pred" / "a.nii.gz", two_organs() // 2)
     assert evaluate_folder(tmp_path / "pred", ref).statuses("pred").tolist()[0] == ["ok", "both_empty"]
 
 
-def test_a_predicted_value_that_no_reference_has_is_refused(tmp_path: Path) -> None:
+def test_a_predicted_value_that_no_reference_has_fails_the_case(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
     pred = write_cases(tmp_path / "pred", {"a": 0})
     write(pred / "b.nii.gz", two_organs() * 2)
     for labels in (None, LABELS):
-        found = evaluate_folder(pred, ref, labels)
-        assert [(r.case, "4" in str(r.error)) for r in found.failed] == [("b", True)]
-        assert np.isnan(found.values("pred", "dice")[1]).all()
+        evaluation = evaluate_folder(pred, ref, labels)
+        assert [(r.case, "4" in str(r.error)) for r in evaluation.failed] == [("b", True)]
+        assert np.isnan(evaluation.values("pred", "dice")[1]).all()
 
 
-def test_a_missing_prediction_is_an_empty_mask(tmp_path: Path) -> None:
+def test_a_missing_prediction_is_scored_as_an_empty_mask(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
-    found = evaluate_folder(write_cases(tmp_path / "pred", {"a": 0}), ref, LABELS)
-    assert [r.case for r in found.missing] == ["b"]
-    scores = found.of_method("pred")[1].scores["liver"]
+    evaluation = evaluate_folder(write_cases(tmp_path / "pred", {"a": 0}), ref, LABELS)
+    assert [r.case for r in evaluation.missing] == ["b"]
+    scores = evaluation.of_method("pred")[1].scores["liver"]
     assert (scores["dice"], scores["status"], scores["pred_voxels"]) == (0, "missed", 0)
     assert scores["hd95"] == pytest.approx(math.sqrt(18**2 + 10**2 + 6**2))
 
 
-def test_files_without_a_partner_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_without_a_reference_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     pred = write_cases(tmp_path / "pred", {"a": 0, "z": 0})
     (pred / "notes.docx").write_text("")
-    (pred / "plans.json").write_text("{}")  # nnU-Net leaves these
+    (pred / "plans.json").write_text("{}")  # nnU-Net writes these
     (pred / "a.npz").write_text("")
     with caplog.at_level(logging.WARNING):
-        found = evaluate_folder(pred, ref, LABELS)
-    assert found.unmatched == {"pred": ("z", "notes.docx")}
+        evaluation = evaluate_folder(pred, ref, LABELS)
+    assert evaluation.unmatched == {"pred": ("z", "notes.docx")}
     assert "z, notes.docx" in caplog.text
 
 
-def test_a_failing_case_is_named_and_the_others_finished(tmp_path: Path) -> None:
+def test_a_failed_case_is_reported_and_the_others_are_scored(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0, "c": 0, "d": 0})
     pred = write_cases(tmp_path / "pred", {"a": 0, "d": 0})
     (pred / "b.nii.gz").write_bytes(b"not a file")
     write(pred / "c.nii.gz", two_organs(), spacing=(3.0, 1.0, 0.5), origin=0.02)
-    found = evaluate_folder(pred, ref, LABELS)
-    assert [r.case for r in found.failed] == ["b", "c"]
-    assert "b.nii.gz" in str(found.failed[0].error)
-    message = str(found.failed[1].error)
+    evaluation = evaluate_folder(pred, ref, LABELS)
+    assert [r.case for r in evaluation.failed] == ["b", "c"]
+    assert "b.nii.gz" in str(evaluation.failed[0].error)
+    message = str(evaluation.failed[1].error)
     assert "different grids" in message
     assert message.count("6 x 10 x 12") == 2  # both grids are shown
     assert "0.02" in message
-    assert found.values("pred", "dice")[[0, 3]].tolist() == [[1, 1], [1, 1]]
+    assert evaluation.values("pred", "dice")[[0, 3]].tolist() == [[1, 1], [1, 1]]
 
 
 def test_grids_may_differ_by_a_hundredth_of_a_millimetre(tmp_path: Path) -> None:
@@ -107,15 +107,15 @@ def test_grids_may_differ_by_a_hundredth_of_a_millimetre(tmp_path: Path) -> None
     assert not evaluate_folder(tmp_path / "pred", ref, LABELS).failed
 
 
-def test_a_bad_reference_fails_for_every_method(tmp_path: Path) -> None:
+def test_an_invalid_reference_fails_its_case_for_every_method(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
     (ref / "b.nii.gz").write_bytes(b"")
     one, two = (write_cases(tmp_path / name, {"a": 0, "b": 0}) for name in ("one", "two"))
-    found = evaluate_folder({"x": one, "y": two}, ref, LABELS)
-    assert [(r.method, r.case) for r in found.failed] == [("x", "b"), ("y", "b")]
+    evaluation = evaluate_folder({"x": one, "y": two}, ref, LABELS)
+    assert [(r.method, r.case) for r in evaluation.failed] == [("x", "b"), ("y", "b")]
 
 
-def test_label_maps_that_disagree_are_refused(tmp_path: Path) -> None:
+def test_label_maps_that_differ_raise(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     pred = write_cases(tmp_path / "pred", {"a": 0})
     for labels in ({"liver": 2, "spleen": 1}, {"liver": 1, "pancreas": 2}):
@@ -124,8 +124,8 @@ def test_label_maps_that_disagree_are_refused(tmp_path: Path) -> None:
             evaluate_folder(pred, ref, LABELS)
 
 
-def test_label_maps_are_compared_without_being_asked_for(tmp_path: Path) -> None:
-    """The reference's label map lies in its data set, the prediction's beside the masks."""
+def test_label_maps_beside_the_masks_are_compared(tmp_path: Path) -> None:
+    """The reference's label map is in its data set, the prediction's next to the masks."""
     ref = write_cases(tmp_path / "data" / "labelsTr", {"a": 0})
     pred = write_cases(tmp_path / "pred", {"a": 0})
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver"}}))
@@ -134,13 +134,13 @@ def test_label_maps_are_compared_without_being_asked_for(tmp_path: Path) -> None
         evaluate_folder(pred, ref)
 
 
-def test_predictions_under_other_names_are_a_mistake(tmp_path: Path) -> None:
+def test_predictions_without_any_reference_name_raise(tmp_path: Path) -> None:
     ref, pred = write_cases(tmp_path / "ref", {"a": 0}), write_cases(tmp_path / "pred", {"a_pred": 0})
     with pytest.raises(DataError, match="a_pred"):
         evaluate_folder(pred, ref, LABELS)
 
 
-def test_further_predicted_classes_are_fine_if_the_label_map_says_so(tmp_path: Path) -> None:
+def test_additional_predicted_classes_are_valid_if_the_label_map_has_them(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     labels = two_organs()
     labels[0, 0, 0] = 3
@@ -155,54 +155,54 @@ def test_regions_and_ignore_come_from_the_labels(tmp_path: Path) -> None:
     labels[:, :, 11] = 7
     ref = write(tmp_path / "ref" / "a.nii.gz", labels).parent
     pred = write_cases(tmp_path / "pred", {"a": 0})
-    found = evaluate_folder(pred, ref, {"both": [1, 2], "spleen": 2, "ignore": 7})
-    assert found.classes == ("both", "spleen")
-    assert found.label_map.ignore_label == 7
-    assert (found.values("pred", "dice") == 1).all()
+    evaluation = evaluate_folder(pred, ref, {"both": [1, 2], "spleen": 2, "ignore": 7})
+    assert evaluation.classes == ("both", "spleen")
+    assert evaluation.label_map.ignore_label == 7
+    assert (evaluation.values("pred", "dice") == 1).all()
 
 
 @pytest.mark.parametrize("sub", ["", "segmentations"])
-def test_one_file_a_class_against_label_maps(tmp_path: Path, sub: str) -> None:
-    """TotalSegmentator's folders; the files' names decide, not any value."""
+def test_one_file_per_class_against_label_maps(tmp_path: Path, sub: str) -> None:
+    """TotalSegmentator's folders: file names, not values, identify the classes."""
     ref = write_cases(tmp_path / "ref", {"s1": 0})
     for name, value in (("Left_Kidney", 1), ("spleen", 2), ("aorta", 3)):
         write(tmp_path / "pred" / "s1" / sub / f"{name}.nii.gz", (two_organs(1) == value).astype(np.uint8))
-    found = evaluate_folder(tmp_path / "pred", ref, {"left kidney": 1, "spleen": 2, "liver": 5})
+    evaluation = evaluate_folder(tmp_path / "pred", ref, {"left kidney": 1, "spleen": 2, "liver": 5})
     expected = expected_scores(two_organs(1), two_organs(), {"left kidney": 1, "spleen": 2, "liver": 5})
-    assert same(found.of_method("pred")[0].scores, expected)
-    assert "liver" in found.of_method("pred")[0].notes[0]
+    assert same(evaluation.of_method("pred")[0].scores, expected)
+    assert "liver" in evaluation.of_method("pred")[0].notes[0]
 
 
-def test_one_file_a_class_on_both_sides_needs_no_label_map_and_may_overlap(tmp_path: Path) -> None:
+def test_one_file_per_class_needs_no_label_map_and_may_overlap(tmp_path: Path) -> None:
     masks = {"body": two_organs() > 0, "liver": two_organs() == 1, "spleen": two_organs() == 2}
     for name, mask in masks.items():
         write(tmp_path / "ref" / "s1" / f"{name}.nii.gz", mask.astype(np.uint8))
         write(tmp_path / "pred" / "s1" / f"{name}.nii.gz", np.roll(mask, 1, 1).astype(np.uint8))
-    found = evaluate_folder(tmp_path / "pred", tmp_path / "ref")
-    assert found.classes == ("body", "liver", "spleen")
+    evaluation = evaluate_folder(tmp_path / "pred", tmp_path / "ref")
+    assert evaluation.classes == ("body", "liver", "spleen")
     for name, mask in masks.items():
         expected = expected_scores(np.roll(mask, 1, 1), mask, {"x": 1})["x"]
-        assert same(found.of_method("pred")[0].scores[name], expected)
+        assert same(evaluation.of_method("pred")[0].scores[name], expected)
 
 
-def test_processes_give_the_same_as_this_one(tmp_path: Path) -> None:
+def test_worker_processes_give_equal_results(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 1, "c": 0})
     pred = write_cases(tmp_path / "pred", {"a": 1, "b": 0})
     (pred / "c.nii.gz").write_bytes(b"")
-    seen: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     alone = evaluate_folder(pred, ref, LABELS)
-    together = evaluate_folder(pred, ref, LABELS, workers=2, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    together = evaluate_folder(pred, ref, LABELS, workers=2, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     assert same([r.scores for r in alone.results], [r.scores for r in together.results])
     assert [r.error for r in alone.results] == [r.error for r in together.results]
 
 
 def test_a_dead_worker_fails_its_case_for_every_method(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
-    found = evaluate_folder(ref, ref, LABELS)
-    source = found.results[0].reference
+    evaluation = evaluate_folder(ref, ref, LABELS)
+    source = evaluation.results[0].reference
     assert source is not None
-    task = CaseTask("a", source, {"m": source, "n": None}, None, found.settings)
+    task = CaseTask("a", source, {"m": source, "n": None}, None, evaluation.settings)
 
     def died() -> list[CaseResult]:
         raise VolsegError("a worker process died")
@@ -224,7 +224,7 @@ def test_a_dead_worker_fails_its_case_for_every_method(tmp_path: Path) -> None:
         (lambda p: evaluate_folder(p / "twice", p / "ref", LABELS), "two masks"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said(tmp_path: Path, make: Any, text: str) -> None:
+def test_invalid_folders_and_cases_raise(tmp_path: Path, make: Any, text: str) -> None:
     write_cases(tmp_path / "ref", {"a": 0})
     (tmp_path / "empty").mkdir()
     write_cases(tmp_path / "twice", {"a": 0})
@@ -233,16 +233,16 @@ def test_what_cannot_be_evaluated_is_said(tmp_path: Path, make: Any, text: str) 
         make(tmp_path)
 
 
-def test_cases_can_be_chosen(tmp_path: Path) -> None:
+def test_only_the_selected_cases_are_scored(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
     assert evaluate_folder(ref, ref, LABELS, cases=["b"]).cases == ("b",)
 
 
-def test_score_case_never_raises(tmp_path: Path) -> None:
+def test_score_case_records_errors(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
-    found = evaluate_folder(ref, ref, LABELS)
-    assert found.results[0].error is None
-    broken = CaseTask("a", found.results[0].reference, {"m": None}, None, found.settings)  # type: ignore[arg-type]
+    evaluation = evaluate_folder(ref, ref, LABELS)
+    assert evaluation.results[0].error is None
+    broken = CaseTask("a", evaluation.results[0].reference, {"m": None}, None, evaluation.settings)  # type: ignore[arg-type]
     assert score_case(broken)[0].missing
 
 
@@ -252,15 +252,15 @@ def listed(root: Path, names: dict[str, str]) -> tuple[ListedPair, ...]:
     )
 
 
-@pytest.mark.parametrize("given", ["folder", "pairs alone", "mapping"])
-def test_listed_labels_are_the_truth(tmp_path: Path, given: str) -> None:
-    """Labels have other names than the images, and older drafts have the images' names."""
+@pytest.mark.parametrize("ref_kind", ["folder", "pairs alone", "mapping"])
+def test_listed_labels_are_the_references(tmp_path: Path, ref_kind: str) -> None:
+    """The listed labels have other names than the images; older drafts have the images' names."""
     write_cases(tmp_path / "ref", {"a_final": 0, "b_final": 0, "a": 2, "b": 2})
     pred = write_cases(tmp_path / "pred", {"a": 0, "b": 1})
     pairs = listed(tmp_path, {"a": "ref/a_final", "b": "ref/b_final"})
     files = {"a": tmp_path / "ref/a_final.nii.gz", "b": tmp_path / "ref/b_final.nii.gz"}
-    ref = {"folder": tmp_path / "ref", "pairs alone": None, "mapping": files}[given]
-    evaluation = evaluate_folder(pred, ref, LABELS, pairs=() if given == "mapping" else pairs)
+    ref = {"folder": tmp_path / "ref", "pairs alone": None, "mapping": files}[ref_kind]
+    evaluation = evaluate_folder(pred, ref, LABELS, pairs=() if ref_kind == "mapping" else pairs)
     assert evaluation.cases == ("a", "b")
     dice = evaluation.values("pred", "dice")
     assert dice[0].tolist() == [1, 1]
@@ -268,7 +268,7 @@ def test_listed_labels_are_the_truth(tmp_path: Path, given: str) -> None:
     assert dice[1].tolist() == [expected["liver"]["dice"], expected["spleen"]["dice"]]
 
 
-def test_labels_of_several_folders(tmp_path: Path) -> None:
+def test_listed_labels_may_lie_in_several_folders(tmp_path: Path) -> None:
     for name in ("p1", "p2"):
         write(tmp_path / name / f"{name}_seg.nii.gz", two_organs(0))
     pred = write_cases(tmp_path / "pred", {"p1": 0, "p2": 0})
@@ -276,14 +276,14 @@ def test_labels_of_several_folders(tmp_path: Path) -> None:
     assert evaluation.values("pred", "dice").tolist() == [[1, 1], [1, 1]]
 
 
-def test_a_listed_label_in_another_folder_leaves_the_folder_alone(tmp_path: Path) -> None:
+def test_a_listed_label_in_another_folder_is_ignored(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     pred = write_cases(tmp_path / "pred", {"a": 0})
     evaluation = evaluate_folder(pred, ref, LABELS, pairs=listed(tmp_path, {"a": "labelsTr/a"}))
     assert evaluation.values("pred", "dice").tolist() == [[1, 1]]
 
 
-def test_a_listed_label_that_is_gone_fails_its_case_alone(tmp_path: Path) -> None:
+def test_a_missing_listed_label_fails_only_its_case(tmp_path: Path) -> None:
     write_cases(tmp_path / "ref", {"a": 0})
     pred = write_cases(tmp_path / "pred", {"a": 0, "b": 0})
     evaluation = evaluate_folder(pred, None, LABELS, pairs=listed(tmp_path, {"a": "ref/a", "b": "ref/b"}))
@@ -291,13 +291,13 @@ def test_a_listed_label_that_is_gone_fails_its_case_alone(tmp_path: Path) -> Non
     assert evaluation.values("pred", "dice")[0].tolist() == [1, 1]
 
 
-def test_no_references_at_all(tmp_path: Path) -> None:
+def test_missing_references_raise(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no references"):
         evaluate_folder(write_cases(tmp_path / "pred", {"a": 0}), None, LABELS)
 
 
 @pytest.mark.parametrize("labels", [LABELS, None])
-def test_a_tolerance_of_a_class_that_does_not_exist(tmp_path: Path, labels: Any) -> None:
+def test_a_tolerance_of_an_unknown_class_raises(tmp_path: Path, labels: Any) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     name = "livr" if labels else "7"
     with pytest.raises(DataError, match="class that does not exist") as error:
@@ -305,8 +305,8 @@ def test_a_tolerance_of_a_class_that_does_not_exist(tmp_path: Path, labels: Any)
     assert ("did you mean liver" in str(error.value)) == bool(labels)
 
 
-def test_one_class_that_is_not_annotated_does_not_cost_the_others(tmp_path: Path) -> None:
-    """Every second slice is annotated: borders without surfels."""
+def test_classes_without_surfels_have_dice_and_no_nsd(tmp_path: Path) -> None:
+    """Annotating every second slice leaves borders without surfels."""
     sparse = two_organs(0)
     sparse[::2] = 9
     write(tmp_path / "ref/a.nii.gz", sparse)
@@ -318,7 +318,7 @@ def test_one_class_that_is_not_annotated_does_not_cost_the_others(tmp_path: Path
 
 
 @pytest.mark.parametrize("tolerance", [math.inf, math.nan, -1.0])
-def test_an_unusable_tolerance_is_refused_before_anything_is_scored(tmp_path: Path, tolerance: float) -> None:
+def test_an_invalid_tolerance_raises(tmp_path: Path, tolerance: float) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0})
     with pytest.raises(DataError, match="all classes is out of range"):
         evaluate_folder(ref, ref, LABELS, nsd_tolerance_mm=tolerance)

@@ -43,8 +43,7 @@ def test_headline_and_other_aggregations_by_hand() -> None:
     evaluation = evaluation_of({"one": ONE}, CLASSES)
     method = summarize(evaluation, resamples=200)["methods"]["one"]
     assert method["headline"]["dice"]["mean"] == pytest.approx((0.8 + 0.25) / 2)
-    found = method["aggregations"]["dice"]
-    assert found == {
+    assert method["aggregations"]["dice"] == {
         "mean_over_cases_then_classes": pytest.approx(0.525),
         "mean_over_classes_then_cases": pytest.approx((0.7 + 0.4 + 0.7) / 3),
         "mean_over_all_pairs": pytest.approx((0.9 + 0.5 + 0.8 + 0.0 + 0.7) / 5),
@@ -55,19 +54,19 @@ def test_headline_and_other_aggregations_by_hand() -> None:
     }
 
 
-def test_pooled_dice_weighs_by_voxels() -> None:
+def test_pooled_dice_weights_cases_by_voxels() -> None:
     rows = [[scores_of(1.0, pred_voxels=900, ref_voxels=900)], [scores_of(0.0, pred_voxels=100, ref_voxels=100)]]
-    found = summarize(evaluation_of({"m": rows}, ("a",)), resamples=10)["methods"]["m"]["aggregations"]["dice"]
-    assert found["pooled_voxels_per_class"] == pytest.approx(0.9)
-    assert found["mean_over_cases_then_classes"] == pytest.approx(0.5)
+    means = summarize(evaluation_of({"m": rows}, ("a",)), resamples=10)["methods"]["m"]["aggregations"]["dice"]
+    assert means["pooled_voxels_per_class"] == pytest.approx(0.9)
+    assert means["mean_over_cases_then_classes"] == pytest.approx(0.5)
 
 
-def test_headline_interval_is_that_of_the_headline() -> None:
-    """Resample the cases by hand with the same seed and take the mean over cases, then over classes."""
+def test_headline_interval_equals_resampling_by_hand() -> None:
+    """Resample the cases with the same seed and average over cases, then over classes."""
     evaluation = evaluation_of({"two": TWO}, CLASSES)
-    found = summarize(evaluation, resamples=500, seed=3)["methods"]["two"]["headline"]["dice"]
+    headline = summarize(evaluation, resamples=500, seed=3)["methods"]["two"]["headline"]["dice"]
     means = bootstrap_means(evaluation.values("two", "dice"), 500, 3).mean(axis=1)
-    assert found["ci95"] == pytest.approx(np.percentile(means, [2.5, 97.5]))
+    assert headline["ci95"] == pytest.approx(np.percentile(means, [2.5, 97.5]))
 
 
 def test_paired_comparison_by_hand() -> None:
@@ -75,7 +74,7 @@ def test_paired_comparison_by_hand() -> None:
     entry = next(c for c in summary["comparisons"] if c["metric"] == "dice")
     assert (entry["a"], entry["b"], entry["higher_is_better"]) == ("one", "two", True)
     liver, spleen, mean = entry["classes"]["liver"], entry["classes"]["spleen"], entry["mean_over_classes"]
-    assert (liver["n"], liver["wins"], liver["ties"], liver["losses"]) == (3, 1, 1, 1)  # the failed case is left out
+    assert (liver["n"], liver["wins"], liver["ties"], liver["losses"]) == (3, 1, 1, 1)  # the failed case is skipped
     assert liver["mean_difference"] == pytest.approx(0)
     assert (spleen["n"], spleen["losses"]) == (2, 2)
     assert spleen["mean_difference"] == pytest.approx(-0.1)
@@ -93,7 +92,7 @@ def test_three_methods_are_compared_in_pairs() -> None:
     assert pairs == {("a", "b"), ("a", "c"), ("b", "c")}
 
 
-def test_the_summary_is_json_without_nan_and_names_its_convention() -> None:
+def test_the_summary_is_json_without_nan_and_states_its_convention() -> None:
     summary = summarize(evaluation_of({"one": ONE}, CLASSES), resamples=10)
     text = json.dumps(summary, allow_nan=False)
     assert json.loads(text) == summary
@@ -102,7 +101,7 @@ def test_the_summary_is_json_without_nan_and_names_its_convention() -> None:
     assert summary["cases"][3]["error"] == "the file is broken"
 
 
-def test_a_class_that_is_nowhere_has_no_mean() -> None:
+def test_a_class_absent_from_all_cases_has_no_mean() -> None:
     rows = [[scores_of(0.8), scores_of(0, "both_empty", pred_voxels=0, ref_voxels=0)]] * 2
     evaluation = evaluation_of({"m": rows, "k": rows}, CLASSES)
     summary = summarize(evaluation, resamples=10)
@@ -113,6 +112,6 @@ def test_a_class_that_is_nowhere_has_no_mean() -> None:
     assert summary["comparisons"][0]["classes"]["spleen"]["holm_p"] is None
 
 
-def test_every_case_failed() -> None:
+def test_the_headline_is_not_defined_if_all_cases_failed() -> None:
     summary = summarize(evaluation_of({"m": ["broken"], "k": ["broken"]}, CLASSES), resamples=10)
     assert summary["methods"]["m"]["headline"]["dice"]["mean"] is None

@@ -1,4 +1,4 @@
-"""The three definitions in use, against the libraries they come from."""
+"""The three definitions of HD95, compared with the libraries that define them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def box(start: tuple[int, int, int], stop: tuple[int, int, int], value: int = 1)
     return labels
 
 
-def test_equal_masks_are_perfect() -> None:
+def test_equal_masks_have_perfect_scores() -> None:
     mask = box((2, 3, 4), (7, 12, 15))
     assert case_scores(mask, mask, SPACING, [1])[1] == {
         "dice": 1.0,
@@ -37,7 +37,7 @@ def test_equal_masks_are_perfect() -> None:
 
 @pytest.mark.parametrize(("axis", "spacing_mm"), list(enumerate(SPACING)))
 def test_a_shifted_box_along_each_axis(axis: int, spacing_mm: float) -> None:
-    """A 4 x 8 x 6 box moved by two voxels: every distance follows by counting its border voxels."""
+    """The scores of a 4 x 8 x 6 box moved by two voxels follow from its size."""
     start, stop = np.array([2, 3, 4]), np.array([6, 11, 10])
     shift = 2 * np.eye(3, dtype=int)[axis]
     ref, pred = box(tuple(start), tuple(stop)), box(tuple(start + shift), tuple(stop + shift))
@@ -50,7 +50,7 @@ def test_a_shifted_box_along_each_axis(axis: int, spacing_mm: float) -> None:
 
 
 def test_hd95_assd_and_modes_of_two_plates_by_hand() -> None:
-    """Plates one voxel thick: all voxels are border. The prediction has 19 of 20 voxels on the plate and one 5 off."""
+    """All voxels of the plates are border. 19 of 20 predicted voxels lie on the plate, one is 5 voxels off."""
     ref, pred = np.zeros((1, 40, 20), np.uint8), np.zeros((1, 40, 20), np.uint8)
     ref[0, 10] = 1
     pred[0, 10, :19] = 1
@@ -58,7 +58,7 @@ def test_hd95_assd_and_modes_of_two_plates_by_hand() -> None:
     spacing = (1.0, 2.0, 3.0)
     expected_to_ref, expected_to_pred = [0.0] * 19 + [10.0], [0.0] * 19 + [3.0]
     scores = case_scores(pred, ref, spacing, [1])[1]
-    assert scores["hd95"] == pytest.approx(np.percentile(expected_to_ref, 95))  # 0.5: linear interpolation
+    assert scores["hd95"] == pytest.approx(np.percentile(expected_to_ref, 95))  # linear interpolation
     assert scores["hd95"] == pytest.approx(0.5)
     assert scores["hd"] == 10
     assert scores["assd"] == pytest.approx(13 / 40)
@@ -68,7 +68,7 @@ def test_hd95_assd_and_modes_of_two_plates_by_hand() -> None:
 
 
 def test_nsd_of_a_slab_by_hand() -> None:
-    """One of two equal faces is 2 mm off. The rims are cut off by a frame of ignored voxels."""
+    """One of two equal faces is 2 mm off. A frame of ignored voxels removes the rims."""
     ref, pred = np.zeros((10, 20, 20), np.uint8), np.zeros((10, 20, 20), np.uint8)
     ref[2:6], pred[2:8] = 1, 1
     ref[:, [0, -1]] = ref[:, :, [0, -1]] = 9
@@ -94,7 +94,7 @@ def test_equals_brute_force_on_small_volumes(seed: int) -> None:
 
 @pytest.mark.parametrize("hd_mode", ["max", "pooled", "surfel"])
 @pytest.mark.parametrize(("pred_value", "ref_value", "status"), [(0, 1, "missed"), (1, 0, "spurious")])
-def test_one_empty_mask_costs(hd_mode: str, pred_value: int, ref_value: int, status: str) -> None:
+def test_one_empty_mask_gives_the_worst_scores(hd_mode: str, pred_value: int, ref_value: int, status: str) -> None:
     mask = box((2, 3, 4), (7, 12, 15))
     scores = case_scores(mask * pred_value, mask * ref_value, SPACING, {"organ": 1}, hd_mode=hd_mode)["organ"]
     assert (scores["dice"], scores["iou"], scores["nsd"], scores["status"]) == (0, 0, 0, status)
@@ -102,20 +102,20 @@ def test_one_empty_mask_costs(hd_mode: str, pred_value: int, ref_value: int, sta
     assert math.isnan(scores["volume_error"]) == (status == "spurious")
 
 
-def test_both_empty_is_not_defined() -> None:
+def test_scores_of_two_empty_masks_are_not_defined() -> None:
     scores = case_scores(box((0, 0, 0), (2, 2, 2)), box((0, 0, 0), (2, 2, 2)), SPACING, [1, 5])[5]
     assert scores["status"] == "both_empty"
     assert all(math.isnan(scores[key]) for key in ("dice", "iou", "hd95", "hd", "assd", "nsd", "volume_error"))
 
 
-def test_spacing_order_matters_and_is_that_of_the_axes() -> None:
+def test_spacing_follows_the_order_of_the_axes() -> None:
     ref, pred = box((2, 3, 4), (6, 11, 10)), box((3, 3, 4), (7, 11, 10))
     assert case_scores(pred, ref, (5.0, 1.0, 1.0), [1])[1]["hd"] == 5
     moved = [np.moveaxis(mask, 0, 2) for mask in (pred, ref)]
     assert case_scores(*moved, (1.0, 1.0, 5.0), [1])[1]["hd"] == 5
 
 
-def test_symmetric_in_prediction_and_reference() -> None:
+def test_scores_are_symmetric_in_prediction_and_reference() -> None:
     pred, ref, spacing = random_pair(5)
     one, other = case_scores(pred, ref, spacing, [1])[1], case_scores(ref, pred, spacing, [1])[1]
     for key in ("dice", "iou", "hd95", "hd", "assd", "nsd"):
@@ -123,21 +123,21 @@ def test_symmetric_in_prediction_and_reference() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
-def test_any_integer_type_gives_the_same(dtype: type) -> None:
+def test_integer_types_give_equal_scores(dtype: type) -> None:
     ref, pred = box((2, 3, 4), (6, 11, 10), 3), box((3, 3, 4), (7, 11, 10), 3)
     assert case_scores(pred.astype(dtype), ref, SPACING, [3]) == case_scores(pred, ref, SPACING, [3])
 
 
-def test_values_that_no_class_has_are_background() -> None:
+def test_values_without_a_class_are_background() -> None:
     ref = box((2, 3, 4), (6, 11, 10)).astype(np.int64)
-    strange = ref.copy()
-    strange[0, 0, :3] = (-4, 70_000, 2**40)
-    assert case_scores(strange, ref, SPACING, [1])[1]["dice"] == 1
+    pred = ref.copy()
+    pred[0, 0, :3] = (-4, 70_000, 2**40)
+    assert case_scores(pred, ref, SPACING, [1])[1]["dice"] == 1
 
 
 def test_regions_are_scored_as_one_class_and_may_be_nested() -> None:
     ref = np.maximum(box((2, 3, 4), (8, 12, 16), 1), box((3, 5, 6), (5, 8, 10), 2))
-    pred = np.maximum(box((2, 3, 4), (8, 12, 16), 2), box((3, 5, 6), (5, 8, 10), 1))  # the parts are swapped
+    pred = np.maximum(box((2, 3, 4), (8, 12, 16), 2), box((3, 5, 6), (5, 8, 10), 1))  # parts swapped
     scores = case_scores(pred, ref, SPACING, {"whole": (1, 2), "core": 2, "background": 0})
     assert list(scores) == ["whole", "core"]
     assert scores["whole"]["dice"] == 1
@@ -152,8 +152,8 @@ def test_region_equals_the_union_mask() -> None:
         assert scores[name] == case_scores(np.isin(pred, values), np.isin(ref, values), SPACING, [1])[1]
 
 
-def test_ignored_voxels_do_not_count_anywhere() -> None:
-    """Whatever is predicted under the ignore label, the scores are the same; its border is no surface."""
+def test_predictions_in_ignored_voxels_do_not_change_any_score() -> None:
+    """Random predictions under the ignore label leave the scores unchanged; its border is no surface."""
     ref = box((2, 3, 4), (8, 12, 16))
     ref[5:] = 9
     pred = box((2, 3, 4), (5, 12, 16))
@@ -167,8 +167,8 @@ def test_ignored_voxels_do_not_count_anywhere() -> None:
     assert case_scores(pred, ref, SPACING, {"a": (1, 2)}, ignore_label=9)["a"] == expected
 
 
-def test_without_a_visible_reference_surface_the_prediction_counts_as_wrong() -> None:
-    """The organ fills all that is known; a hole in the prediction has a surface, the reference has none."""
+def test_a_predicted_surface_without_a_reference_surface_is_spurious() -> None:
+    """The organ fills the annotated region, so only a hole in the prediction has a surface."""
     ref = np.full(SHAPE, 9, np.uint8)
     ref[4:8, 5:15, 6:18] = 1
     pred = np.ones(SHAPE, np.uint8)
@@ -181,7 +181,7 @@ def test_without_a_visible_reference_surface_the_prediction_counts_as_wrong() ->
     assert holed["nsd"] == 0
 
 
-def test_tolerances_of_single_classes() -> None:
+def test_tolerances_apply_per_class() -> None:
     ref = np.maximum(box((2, 3, 4), (6, 11, 10)), box((2, 3, 12), (6, 11, 18), 2))
     pred = np.roll(ref, 1, axis=1)
     scores = case_scores(pred, ref, SPACING, [1, 2], nsd_tolerance_mm={1: 0.1, 2: 3.0})
@@ -204,7 +204,7 @@ def test_tolerances_of_single_classes() -> None:
         ({"nsd_tolerance_mm": -1.0}, DataError, "tolerance"),
     ],
 )
-def test_what_cannot_be_scored_is_said(arguments: dict, error: type[Exception], text: str) -> None:
+def test_invalid_arguments_raise(arguments: dict, error: type[Exception], text: str) -> None:
     good = {"pred": np.zeros((2, 2, 2), np.uint8), "ref": np.zeros((2, 2, 2), np.uint8)}
     with pytest.raises(error, match=text):
         case_scores(**{**good, "spacing_mm": (1, 1, 1), "labels": [1], **arguments})
@@ -212,7 +212,7 @@ def test_what_cannot_be_scored_is_said(arguments: dict, error: type[Exception], 
 
 @pytest.mark.parametrize("hd_mode", ["max", "pooled", "surfel"])
 def test_a_class_with_borders_and_no_surfels(hd_mode: str) -> None:
-    """One annotated slice of five: every cube of 2 x 2 x 2 voxels holds an ignored one (9)."""
+    """With one annotated slice of five, every cube of 2 x 2 x 2 voxels contains an ignored voxel (9)."""
     ref = np.full((5, 20, 20), 9, np.uint8)
     ref[2] = 0
     ref[2, 5:12, 5:12] = 1
@@ -230,7 +230,7 @@ def test_a_class_with_borders_and_no_surfels(hd_mode: str) -> None:
 
 
 def test_sparse_annotation_keeps_every_class() -> None:
-    """Of class 1 every second slice is annotated, all of class 2 is ignored, class 3 does not occur."""
+    """Every second slice of class 1 is annotated, class 2 is ignored, and class 3 does not occur."""
     ref = np.zeros((9, 12, 12), np.uint8)
     ref[1:8, 2:6, 2:6], ref[1:8, 7:10, 7:10] = 1, 2
     pred = np.roll(ref, 1, axis=2)
@@ -238,13 +238,13 @@ def test_sparse_annotation_keeps_every_class() -> None:
     ref[::2] = 9
     scores = case_scores(pred, ref, (1.0, 1.0, 1.0), {"a": 1, "b": 2, "c": 3}, ignore_label=9)
     assert (scores["a"]["status"], scores["a"]["dice"]) == ("ok", 0.75)
-    assert scores["b"]["status"] == "spurious"  # its rightmost column lies beside the ignored voxels
+    assert scores["b"]["status"] == "spurious"  # its rightmost column lies next to the ignored voxels
     assert scores["c"]["status"] == "both_empty"
 
 
 @pytest.mark.parametrize("hd_mode", ["max", "pooled", "surfel"])
 @pytest.mark.parametrize("seed", range(30))
-def test_no_pattern_of_ignored_voxels_is_an_error(seed: int, hd_mode: str) -> None:
+def test_every_pattern_of_ignored_voxels_gives_valid_scores(seed: int, hd_mode: str) -> None:
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(1, 8, 3))
     pred, ref = (rng.integers(0, 3, shape).astype(np.uint8) for _ in range(2))
@@ -281,7 +281,7 @@ def test_a_single_slice_is_scored_in_its_plane_by_hand(axis: int) -> None:
     assert scores["nsd"] == pytest.approx((16 + 4 * corner) / both_contours)
 
 
-def test_tolerances_that_cannot_be_used() -> None:
+def test_invalid_tolerances_raise() -> None:
     mask = box((2, 3, 4), (7, 12, 15))
     for tolerance in (-1.0, math.inf, math.nan, "1", None, True):
         with pytest.raises(DataError, match="tolerance of all classes"):
@@ -292,11 +292,11 @@ def test_tolerances_that_cannot_be_used() -> None:
         case_scores(mask, mask, SPACING, {"a": 1, "b": 2, "c": 3}, nsd_tolerance_mm={"a": 1.0})
 
 
-def test_masks_without_three_axes() -> None:
+def test_masks_without_three_axes_or_voxels_raise() -> None:
     for shape in ((4,), (4, 5), (1, 2, 3, 4), ()):
         with pytest.raises(GeometryError, match="need three axes"):
             case_scores(np.zeros(shape, bool), np.zeros(shape, bool), (1, 1, 1), [1])
     with pytest.raises(GeometryError, match="differ in shape"):
         case_scores(np.zeros((2, 2), bool), np.zeros((2, 3), bool), (1, 1), [1])
-    with pytest.raises(GeometryError, match="no voxel"):
+    with pytest.raises(GeometryError, match="no voxels"):
         case_scores(np.zeros((2, 0, 3), bool), np.zeros((2, 0, 3), bool), (1, 1, 1), [1])

@@ -12,24 +12,24 @@ NAN = float("nan")
 
 
 def test_description_by_hand() -> None:
-    found = describe([[1.0], [2.0], [NAN], [3.0], [6.0]])[0]
-    assert found.n == 4
-    assert found.mean == 3
-    assert found.sd == pytest.approx(math.sqrt(14 / 3))
-    assert (found.q1, found.median, found.q3) == (1.75, 2.5, 3.75)
-    assert 1 < found.low < 3 < found.high < 6
+    description = describe([[1.0], [2.0], [NAN], [3.0], [6.0]])[0]
+    assert description.n == 4
+    assert description.mean == 3
+    assert description.sd == pytest.approx(math.sqrt(14 / 3))
+    assert (description.q1, description.median, description.q3) == (1.75, 2.5, 3.75)
+    assert 1 < description.low < 3 < description.high < 6
 
 
 def test_few_values_give_no_interval() -> None:
-    single, nothing = describe([[1.0, NAN], [NAN, NAN]])
+    single, empty = describe([[1.0, NAN], [NAN, NAN]])
     assert (single.n, single.mean) == (1, 1)
     assert math.isnan(single.low)
     assert math.isnan(single.sd)
-    assert nothing.n == 0
-    assert math.isnan(nothing.mean)
+    assert empty.n == 0
+    assert math.isnan(empty.mean)
 
 
-def test_bootstrap_is_seeded_and_covers_about_what_theory_says() -> None:
+def test_bootstrap_is_seeded_and_matches_the_standard_error() -> None:
     values = np.random.default_rng(3).normal(5, 2, (60, 2))
     means = bootstrap_means(values, resamples=4000)
     assert np.array_equal(means, bootstrap_means(values, resamples=4000))
@@ -40,8 +40,8 @@ def test_bootstrap_is_seeded_and_covers_about_what_theory_says() -> None:
     np.testing.assert_allclose(high - low, 2 * half, rtol=0.06)
 
 
-def test_bootstrap_equals_explicit_resampling() -> None:
-    """Means of whole rows: columns see the same samples, so the mean of a constant shift is that shift."""
+def test_bootstrap_resamples_whole_rows() -> None:
+    """Columns share the samples, so columns that differ by a constant have means that differ by it."""
     values = np.random.default_rng(0).random((7, 1))
     means = bootstrap_means(np.hstack([values, values + 1]), resamples=50)
     np.testing.assert_allclose(means[:, 1] - means[:, 0], 1)
@@ -49,13 +49,13 @@ def test_bootstrap_equals_explicit_resampling() -> None:
     assert set(np.round(bootstrap_means([[0.25], [0.75]], 40)[:, 0], 9)) == possible
 
 
-def test_chunks_do_not_change_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_give_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("volseg.metrics.statistics.NUMBERS_AT_ONCE", 100)
     assert bootstrap_means(np.ones((30, 2)), resamples=10).shape == (10, 2)
 
 
 def exact_p(differences: list[float]) -> float:
-    """All sign patterns of the ranks of the absolute differences."""
+    """Return p from an enumeration of all signs of the ranks."""
     from scipy.stats import rankdata
 
     ranks = rankdata(np.abs(differences))
@@ -80,7 +80,7 @@ def test_wilcoxon_equals_scipy() -> None:
         assert wilcoxon_p(values) == pytest.approx(wilcoxon(values, method=method).pvalue, rel=1e-9)
 
 
-def test_wilcoxon_leaves_zeros_and_nan_out() -> None:
+def test_wilcoxon_skips_zeros_and_nan() -> None:
     assert wilcoxon_p([0, 0, NAN]) == 1
     assert wilcoxon_p([0, NAN, 1, 2, -3]) == wilcoxon_p([1, 2, -3])
 

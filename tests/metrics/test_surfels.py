@@ -13,7 +13,7 @@ def test_a_plane_has_the_area_of_a_voxel_face() -> None:
     assert areas[CODE_BITS[:, :, 0].sum()] == pytest.approx(6)
 
 
-def test_empty_and_full_cubes_have_no_surface_and_complements_the_same() -> None:
+def test_empty_and_full_cubes_have_no_area_and_complements_equal_areas() -> None:
     areas = surfel_areas_mm2((1.0, 1.2, 3.0))
     assert areas[0] == areas[255] == 0
     assert (areas[1:255] > 0).all()
@@ -21,7 +21,7 @@ def test_empty_and_full_cubes_have_no_surface_and_complements_the_same() -> None
 
 
 def test_one_corner_cuts_a_triangle() -> None:
-    # The triangle through the middles of three edges: half of |u x v| with u = (-a, b, 0)/2, v = (-a, 0, c)/2.
+    # The triangle joins the middles of three edges; its area is |u x v| / 2 with u = (-a, b, 0)/2, v = (-a, 0, c)/2.
     a, b, c = 1.0, 2.0, 3.0
     expected = 0.5 * np.linalg.norm(np.cross([-a / 2, b / 2, 0], [-a / 2, 0, c / 2]))
     for bit in CODE_BITS.ravel():

@@ -17,7 +17,7 @@ SHAPE = (12, 20, 16)
 
 
 def grid_of(codes: str = "RAS") -> Grid:
-    """2 mm slices of 1 mm pixels in the direction of the codes."""
+    """Return a grid with spacings of 1, 1.5 and 2 mm along axes in the direction of the codes."""
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
     for axis, (code, step) in enumerate(zip(codes, (1.0, 1.5, 2.0), strict=True)):
@@ -26,7 +26,7 @@ def grid_of(codes: str = "RAS") -> Grid:
     return Grid(SHAPE, affine)
 
 
-def test_the_planes_are_those_a_radiologist_expects() -> None:
+def test_planes_follow_the_radiological_convention() -> None:
     """In a RAS volume a voxel at the right, front and top appears on the left, top and top of the slices."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[4:8, 8:12, 6:10] = 1
@@ -50,7 +50,7 @@ def test_the_planes_are_those_a_radiologist_expects() -> None:
 
 
 @pytest.mark.parametrize("codes", ["LAS", "RIP", "SPL", "AIL"])
-def test_every_orientation_shows_the_same_patient(codes: str) -> None:
+def test_every_orientation_gives_the_same_planes(codes: str) -> None:
     rng = np.random.default_rng(0)
     from volseg.geometry.ops import reorient
 
@@ -60,8 +60,8 @@ def test_every_orientation_shows_the_same_patient(codes: str) -> None:
     grid = grid_of("RAS")
     expected = CaseViews.of(image, labels, pred, grid)
     turned = [reorient(volume, grid, codes) for volume in (image, labels, pred)]
-    found = CaseViews.of(turned[0][0], turned[1][0], turned[2][0], turned[0][1])
-    for one, other in zip(expected.planes, found.planes, strict=True):
+    views = CaseViews.of(turned[0][0], turned[1][0], turned[2][0], turned[0][1])
+    for one, other in zip(expected.planes, views.planes, strict=True):
         assert one.extent_mm == pytest.approx(other.extent_mm)
         assert np.array_equal(one.reference, other.reference)
 
@@ -80,7 +80,7 @@ def test_the_slices_go_through_the_largest_error() -> None:
     assert largest_error(ref * 0, ref * 0, (1.0, 1.0, 1.0)) == (15, 20, 25)
 
 
-def test_windows() -> None:
+def test_grey_value_windows_of_ct_and_mri() -> None:
     image = np.zeros(SHAPE)
     image[2:] = np.linspace(10, 110, image[2:].size).reshape(image[2:].shape)
     labels = np.zeros(SHAPE, np.uint8)
@@ -92,7 +92,7 @@ def test_windows() -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "no image", "constant", "empty prediction", "many classes"])
-def test_a_picture_of_anything(kind: str) -> None:
+def test_every_kind_of_case_is_drawn(kind: str) -> None:
     rng = np.random.default_rng(0)
     labels = np.zeros(SHAPE, np.uint8)
     labels[4:8, 8:12, 6:10] = 1
@@ -129,8 +129,8 @@ def test_class_names_end_before_the_numbers(name: str) -> None:
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
-def test_drawing_needs_no_window_system() -> None:
-    """pyplot picks a backend of the desktop; a fresh process shows that a picture is drawn without it."""
+def test_drawing_does_not_import_pyplot() -> None:
+    """pyplot selects a desktop backend, so a new process checks that drawing works without it."""
     script = """
 import sys
 import numpy as np

@@ -24,7 +24,7 @@ LABELS = {"liver": 1, "spleen": 2}
 
 
 class Page(HTMLParser):
-    """Collects tags, addresses and the text outside scripts."""
+    """A parser that collects tags, URLs and the text outside scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_names_are_escaped_everywhere() -> None:
     assert EVIL in page.text
 
 
-def test_nothing_is_loaded_from_outside() -> None:
+def test_the_report_loads_no_external_files() -> None:
     text = report_of(evaluation_of({"a": rows(0.5, 0.7), "b": rows(0.6, 0.7)}, ("liver", "spleen")))
     page = Page(text)
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
@@ -84,28 +84,28 @@ def test_ids_of_the_plots_are_unique() -> None:
     assert used <= set(ids)
 
 
-def test_the_report_says_what_went_wrong() -> None:
+def test_the_report_shows_failed_cases() -> None:
     evaluation = evaluation_of({"a": [*rows(0.5), "the file is broken"]}, ("liver", "spleen"))
     text = Page(report_of(evaluation)).text
-    assert "1 failed and are in no mean: case_1" in text
+    assert "1 failed, excluded from all means: case_1" in text
     assert "failed: the file is broken" in text
 
 
 @pytest.mark.parametrize("classes", [1, 30])
-def test_any_number_of_classes_and_methods(classes: int) -> None:
+def test_plots_for_few_and_many_classes(classes: int) -> None:
     names = tuple(f"class {n}" for n in range(classes))
     made = {m: [[scores_of(0.9)] * classes, [scores_of(0.4, "missed", hd95=300.0)] * classes] for m in "ab"}
     assert Page(report_of(evaluation_of(made, names))).tags.count("svg") == 3 + 3
     assert "<svg" not in report_of(evaluation_of({"a": ["broken", "broken"]}, names))
 
 
-def test_scans_are_found(tmp_path: Path) -> None:
+def test_scans_are_found_in_all_layouts(tmp_path: Path) -> None:
     for name in ("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "other/a.nii", "labelsTr/a.nii.gz"):
         write(tmp_path / name, two_organs())
     dataset = tmp_path / "dataset.json"
     dataset.write_text(json.dumps({"channel_names": {"0": "CT"}}))
-    beside = find_images(None, read_description(dataset), tmp_path / "labelsTr")
-    assert (beside.files["a"].name, beside.modality) == ("a_0000.nii.gz", "ct")
+    sibling = find_images(None, read_description(dataset), tmp_path / "labelsTr")
+    assert (sibling.files["a"].name, sibling.modality) == ("a_0000.nii.gz", "ct")
     assert find_images(tmp_path / "other", None, tmp_path / "labelsTr").files["a"].name == "a.nii"
     pairs = [{"image": "./other/a.nii", "label": "./labelsTr/a.nii.gz"}]
     dataset.write_text(json.dumps({"modality": {"0": "MRI"}, "training": pairs}))
@@ -114,7 +114,7 @@ def test_scans_are_found(tmp_path: Path) -> None:
     assert find_images(None, None, tmp_path / "elsewhere").files == {}
 
 
-def test_worst_median_and_best(tmp_path: Path) -> None:
+def test_pictures_of_the_worst_median_and_best_case(tmp_path: Path) -> None:
     ref = write_cases(tmp_path / "ref", dict.fromkeys("abcde", 0))
     pred = write_cases(tmp_path / "pred", {"a": 3, "b": 0, "c": 1, "d": 2})
     image = write(tmp_path / "images" / "b.nii.gz", np.arange(720, dtype=np.int16).reshape(6, 10, 12))
@@ -127,7 +127,9 @@ def test_worst_median_and_best(tmp_path: Path) -> None:
     assert [p.rank for p in one] == ["worst"]
 
 
-def test_the_command_writes_everything_and_says_how_it_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_all_files_and_returns_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ref = write_cases(tmp_path / "ref", {"a": 0, "b": 0})
     good, bad = write_cases(tmp_path / "good", {"a": 0, "b": 1}), write_cases(tmp_path / "bad", {"a": 1})
     dataset = tmp_path / "dataset.json"
@@ -186,7 +188,7 @@ window.addEventListener("load", () => {
 
 @pytest.mark.parametrize("width", [500, 1200])
 def test_the_table_sorts_in_a_browser_without_errors_or_requests(tmp_path: Path, width: int) -> None:
-    """Loaded from disk in headless Chromium; a script at its end clicks the headers and writes down what it sees."""
+    """Open the report in headless Chromium; an appended script clicks the headers and records the columns."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium in PATH")
@@ -198,21 +200,21 @@ def test_the_table_sorts_in_a_browser_without_errors_or_requests(tmp_path: Path,
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     command = [browser, *options, profile, "--virtual-time-budget=3000", "--dump-dom", file.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    found = json.loads(re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)[1])  # type: ignore[index]
-    assert found["before"] == ["0.675", "0.420", "0.750", "0.090", "–"]
-    assert found["ascending"] == ["0.090", "0.420", "0.675", "0.750", "–"]  # not defined stays last
-    assert found["descending"] == ["0.750", "0.675", "0.420", "0.090", "–"]
-    assert found["sort"] == "descending"
-    assert found["cases"] == [f"case_{n}" for n in range(5)]
-    assert found["requests"] == []
-    assert found["errors"] == []
-    assert found["wide"] <= 0  # nothing sticks out of a narrow page
+    result = json.loads(re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)[1])  # type: ignore[index]
+    assert result["before"] == ["0.675", "0.420", "0.750", "0.090", "–"]
+    assert result["ascending"] == ["0.090", "0.420", "0.675", "0.750", "–"]  # undefined scores stay last
+    assert result["descending"] == ["0.750", "0.675", "0.420", "0.090", "–"]
+    assert result["sort"] == "descending"
+    assert result["cases"] == [f"case_{n}" for n in range(5)]
+    assert result["requests"] == []
+    assert result["errors"] == []
+    assert result["wide"] <= 0  # the page does not scroll sideways
     assert "CONSOLE" not in done.stderr
 
 
 @pytest.mark.data
 @pytest.mark.parametrize(("task", "case"), [("Task04_Hippocampus", "hippocampus_001"), ("CHAOS_MR", "chaos_01")])
-def test_real_scans(data_root: Path, tmp_path: Path, task: str, case: str) -> None:
+def test_pictures_of_real_scans(data_root: Path, tmp_path: Path, task: str, case: str) -> None:
     root = data_root / task
     label = nibabel.load(root / "labelsTr" / f"{case}.nii.gz")
     shifted = np.roll(np.asarray(label.dataobj), 2, axis=0)

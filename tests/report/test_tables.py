@@ -15,7 +15,7 @@ ROWS = [[scores_of(0.5), scores_of(0, "both_empty", pred_voxels=0, ref_voxels=0)
 EVALUATION = evaluation_of({"a|b": ROWS, "c": ROWS}, ("liver", "spleen"))
 
 
-def test_csv_has_a_line_for_each_score_and_each_failure() -> None:
+def test_csv_has_a_line_per_score_and_per_failed_case() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(EVALUATION))))
     assert [(r["method"], r["case"], r["class"], r["status"]) for r in rows[:3]] == [
         ("a|b", "case_0", "liver", "ok"),
@@ -37,19 +37,19 @@ def test_markdown_columns_line_up_and_end_with_the_convention() -> None:
     assert "1 failed" in text
 
 
-def test_cells_cannot_break_the_table() -> None:
+def test_special_characters_in_cells_are_escaped() -> None:
     table = aligned_table([["name", "x"], ["a|b\nc", "1"]])
     assert len(table.splitlines()) == 3
     assert "a\\|b c" in table
 
 
-def test_numbers() -> None:
+def test_number_formats() -> None:
     assert number_text(None) == number_text(float("nan")) == "–"
     assert number_text(0.12345) == "0.123"
     assert (p_text(0.0), p_text(0.0009), p_text(0.0312), p_text(None)) == ("<0.001", "<0.001", "0.031", "–")
 
 
-def test_files_are_written(tmp_path: Path) -> None:
+def test_tables_are_written_as_files(tmp_path: Path) -> None:
     summary = summarize(EVALUATION, resamples=10)
     files = write_tables(EVALUATION, summary, tmp_path / "new")
     assert [file.name for file in files] == ["cases.csv", "summary.json", "summary.md"]
@@ -57,5 +57,5 @@ def test_files_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [ROWS, ["broken", "broken"]])
-def test_any_evaluation_can_be_printed(rows: list) -> None:
+def test_evaluations_without_scores_are_printed(rows: list) -> None:
     assert markdown_text(summarize(evaluation_of({"m": rows}, ("liver", "spleen")), resamples=10))

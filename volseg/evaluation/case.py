@@ -1,4 +1,4 @@
-"""Scoring one case: the reference is read once and compared with the prediction of every method."""
+"""Scoring of one case: the predictions of all methods against a reference that is read once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from volseg.io.labels import LabelMap
 from volseg.metrics.scores import case_scores
 from volseg.metrics.table import ClassScores
 
-GRID_TOLERANCE_MM = 0.01
+GRID_TOLERANCE_MM = 0.01  # allows for the rounding of affines in files
 
 
 @dataclass(frozen=True)
 class CaseTask:
-    """Everything a worker process needs to know about a case.
+    """Input of a worker process: one case and the settings.
 
     Attributes:
-        case: Its name.
+        case: Name of the case.
         reference: Files of the reference.
-        predictions: Method -> files of its prediction; ``None`` if there is none.
-        label_map: The classes; ``None`` takes the values that occur in the masks.
+        predictions: Method -> files of its prediction; ``None`` if it is missing.
+        label_map: The classes; ``None`` uses the values that occur in the masks.
         settings: How scores are computed.
-        extra_values: Method -> further values that its predictions may hold; they are not scored.
+        extra_values: Method -> additional valid values of its predictions, which are not scored.
     """
 
     case: str
@@ -38,10 +38,10 @@ class CaseTask:
 
 
 def score_case(task: CaseTask) -> list[CaseResult]:
-    """Score the predictions of all methods; what fails is in the results, not raised."""
+    """Score the predictions of all methods; the results record errors instead of raising them."""
     try:
         reference = _read(task.reference, task.label_map, "reference")
-    except Exception as error:  # one bad file must not stop the other cases
+    except Exception as error:  # one invalid file must not stop the other cases
         return [_failure(task, method, error) for method in task.predictions]
     results = []
     for method, source in task.predictions.items():
@@ -53,7 +53,7 @@ def score_case(task: CaseTask) -> list[CaseResult]:
 
 
 def finished_case(task: CaseTask, outcome: Callable[[], list[CaseResult]]) -> list[CaseResult]:
-    """Return the results of a case that was scored elsewhere, or its failure if the process died."""
+    """Return the results of a case from a worker process, or failed results if the process died."""
     try:
         return outcome()
     except VolsegError as error:
@@ -61,7 +61,7 @@ def finished_case(task: CaseTask, outcome: Callable[[], list[CaseResult]]) -> li
 
 
 def failure_text(error: BaseException) -> str:
-    """What is told about an error; the kind is added where it is not one of ours."""
+    """Return the message of an error, with its type unless it is a :class:`VolsegError`."""
     return str(error) if isinstance(error, VolsegError) else f"{type(error).__name__}: {error}"
 
 
@@ -85,11 +85,11 @@ def _read(
     if unknown:
         classes = label_map.classes.items() if label_map else ()
         raise DataError(
-            f"the {role} holds values that no class has",
+            f"the {role} contains values that are not in the label map",
             file=source.describe(),
             found=", ".join(map(str, unknown[:12])),
             expected=", ".join(f"{'+'.join(map(str, values))} {name}" for name, values in classes),
-            hint="give the --dataset whose labels these masks have",
+            hint="give the --dataset that defines the labels of these masks",
         )
     return mask
 
@@ -102,14 +102,14 @@ def _score_method(task: CaseTask, method: str, source: MaskSource | None, refere
     else:
         prediction = _read(source, label_map, "prediction", task.extra_values.get(method, frozenset()))
         if prediction.missing_classes:
-            notes.append("scored as empty, no file: " + ", ".join(prediction.missing_classes))
+            notes.append("no file, scored as empty: " + ", ".join(prediction.missing_classes))
         if not prediction.grid.same_as(reference.grid, GRID_TOLERANCE_MM):
             raise GeometryError(
                 "prediction and reference lie on different grids",
                 file=source.describe(),
                 found=prediction.grid.describe(),
                 expected=f"{reference.grid.describe()} ({task.reference.describe()})",
-                hint="write predictions on the grid of the scan; resampling here would change the scores",
+                hint="save predictions on the grid of the scan; resampling them here would change the scores",
             )
     return CaseResult(
         method,
@@ -123,13 +123,14 @@ def _score_method(task: CaseTask, method: str, source: MaskSource | None, refere
 
 
 def _classes_of(*masks: CaseMask) -> LabelMap:
-    """The classes that occur in masks read without a label map."""
+    """Return the classes that occur in masks read without a label map."""
     classes = {name: values for mask in masks for layer in mask.layers for name, values in layer.classes.items()}
     return LabelMap(dict(sorted(classes.items(), key=lambda item: item[1])))
 
 
 def _score_layers(prediction: CaseMask, reference: CaseMask, task: CaseTask) -> dict[str, ClassScores]:
-    """Scores of all classes, each from the layers that hold it."""
+    """Compute the scores of all classes, each from the layers that contain it."""
+    # Without a label map, a class that occurs in one mask only is empty in the other.
     discovered = task.label_map is None
     label_map = task.label_map or _classes_of(reference, prediction)
     scores: dict[str, ClassScores] = {}

@@ -1,4 +1,4 @@
-"""Two methods on the same cases: paired differences, signed-rank tests, wins and losses."""
+"""Paired comparison of methods: mean differences, signed-rank tests, wins and losses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from volseg.evaluation.results import Evaluation
 from volseg.metrics.statistics import Array, bootstrap_means, holm, interval, wilcoxon_p
 from volseg.metrics.table import METRICS
 
-TIE = 1e-9  # differences up to this are rounding
+TIE = 1e-9  # differences up to this are rounding errors
 
 
 def compare_methods(evaluation: Evaluation, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Every pair of methods on every metric; the p values of a pair and metric are Holm-corrected over the classes.
+    """Compare every pair of methods on every metric, with p values Holm-corrected over the classes.
 
     Args:
         evaluation: The scores.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
     """
     return [
         {
@@ -40,13 +40,15 @@ def compare_methods(evaluation: Evaluation, resamples: int, seed: int) -> list[d
 def _compare(
     evaluation: Evaluation, a: str, b: str, metric: str, higher: bool, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """``a`` minus ``b``, over the cases in which both are defined."""
+    """Compare ``a`` minus ``b`` over the cases in which both are defined."""
     difference = evaluation.values(a, metric) - evaluation.values(b, metric)
     difference[np.abs(difference) <= TIE] = 0.0
     defined = np.logical_not(np.isnan(difference)).any(axis=0).reshape(-1)
     means = bootstrap_means(difference, resamples, seed)
     lows, highs = interval(means)
-    p_values = [wilcoxon_p(column) if known else math.nan for column, known in zip(difference.T, defined, strict=True)]
+    p_values = [
+        wilcoxon_p(column) if has_pairs else math.nan for column, has_pairs in zip(difference.T, defined, strict=True)
+    ]
     classes = {
         name: {**_paired(difference[:, i], lows[i], highs[i], higher), "wilcoxon_p": p_values[i], "holm_p": corrected}
         for i, (name, corrected) in enumerate(zip(evaluation.classes, holm(p_values), strict=True))
@@ -55,7 +57,7 @@ def _compare(
 
 
 def _over_classes(difference: Array, means: Array, higher: bool) -> dict[str, Any]:
-    """The mean over classes of each case; the interval is that of the mean over cases, then over classes."""
+    """Compare the cases' means over classes; the interval is of the mean over cases, then over classes."""
     if not difference.size:
         return {**_paired(np.zeros(0), math.nan, math.nan, higher), "wilcoxon_p": math.nan}
     cases = difference[~np.isnan(difference).all(axis=1)]
@@ -68,16 +70,15 @@ def _over_classes(difference: Array, means: Array, higher: bool) -> dict[str, An
 
 
 def _paired(difference: Array, low: float, high: float, higher: bool) -> dict[str, Any]:
-    known = difference[~np.isnan(difference)]
-    better = known > 0 if higher else known < 0
-    ties = int((known == 0).sum())
+    defined = difference[~np.isnan(difference)]
+    better = defined > 0 if higher else defined < 0
+    ties = int((defined == 0).sum())
     wins = int(better.sum())
-    enough = len(known) > 1
     return {
-        "n": len(known),
-        "mean_difference": float(known.mean()) if len(known) else math.nan,
-        "ci95": [float(low), float(high)] if enough else [math.nan, math.nan],
+        "n": len(defined),
+        "mean_difference": float(defined.mean()) if len(defined) else math.nan,
+        "ci95": [float(low), float(high)] if len(defined) > 1 else [math.nan, math.nan],
         "wins": wins,
         "ties": ties,
-        "losses": len(known) - wins - ties,
+        "losses": len(defined) - wins - ties,
     }

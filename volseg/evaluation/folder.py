@@ -1,4 +1,4 @@
-"""Scoring folders of predictions against a folder of references."""
+"""Scoring of folders of predictions against a folder of references."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ def evaluate_folder(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score every reference case; predictions are found by the name of the case.
+    """Score every reference case against the prediction of the same name.
 
     Args:
-        pred: Folder of predictions (the method then has its name), or method name -> folder.
-        ref: Folder of references, or case -> file; ``None`` takes the labels of ``pairs``.
+        pred: Folder of predictions, whose name becomes the method's, or method name -> folder.
+        ref: Folder of references, or case -> file; ``None`` uses the labels of ``pairs``.
         labels: Name -> value or values (several make a region); ``background`` and ``ignore`` have their usual meaning.
-            Default: the values found in the references.
+            Default: the values that occur in the references.
         hd_mode: Definition of HD95: ``max``, ``pooled`` or ``surfel``.
         nsd_tolerance_mm: Tolerance of NSD.
-        class_tolerance_mm: Tolerances of single classes, by name.
+        class_tolerance_mm: Class name -> its own tolerance.
         cases: Score these reference cases only.
         pairs: Images and labels that a ``dataset.json`` lists; they take precedence over file names, see
             :func:`~volseg.evaluation.sources.find_references`.
-        workers: Processes; 0 works in this one.
-        progress: Called after each case with the number of finished and of all cases.
+        workers: Number of processes; 0 uses the current process.
+        progress: Called after each case with the numbers of finished and of all cases.
 
     Returns:
-        The scores. Missing predictions are scored as empty masks; cases that fail are named, the others finished.
+        The scores. Missing predictions are scored as empty masks. A case that fails does not stop the others.
 
     Raises:
-        DataError: A folder is missing or has no masks, the label maps disagree, or a tolerance names no class.
+        DataError: A folder is missing or has no masks, the label maps differ, or a tolerance is for an unknown class.
     """
     references = find_references(ref, pairs)
-    named = pred if isinstance(pred, Mapping) else {Path(pred).resolve().name: pred}
-    folders = {method: find_masks(folder) for method, folder in named.items()}
-    names = _wanted_cases(references, cases)
+    pred_folders = pred if isinstance(pred, Mapping) else {Path(pred).resolve().name: pred}
+    folders = {method: find_masks(folder) for method, folder in pred_folders.items()}
+    names = _selected_cases(references, cases)
     if hd_mode not in HD_MODES:
         raise DataError("hd_mode has no such choice", found=hd_mode, expected=", ".join(HD_MODES))
     label_map = labels if isinstance(labels, LabelMap) or labels is None else make_label_map(labels)
@@ -83,19 +83,10 @@ def evaluate_folder(
         )
         for name in names
     ]
-    found: dict[tuple[str, str], CaseResult] = {}
-    outcomes = run_tasks(score_case, tasks, workers if len(tasks) > 1 else 0, pool_pays_s=0)
-    for number, (index, outcome) in enumerate(outcomes, start=1):
-        done = finished_case(tasks[index], outcome)
-        found |= {(result.method, result.case): result for result in done}
-        for result in done:
-            if result.error:
-                logger.error("%s %s: %s", result.method, result.case, result.error)
-        if progress is not None:
-            progress(number, len(tasks))
-    results = [found[method, name] for method in folders for name in names]
+    by_method_and_case = _run(tasks, workers, progress)
+    results = [by_method_and_case[method, name] for method in folders for name in names]
     if label_map is None:
-        label_map, results = _with_found_labels(results)
+        label_map, results = _with_observed_labels(results)
         _check_tolerances(class_tolerance_mm or {}, label_map)
     return Evaluation(
         label_map,
@@ -107,11 +98,27 @@ def evaluate_folder(
     )
 
 
-def _wanted_cases(references: MaskFolder, cases: Sequence[str] | None) -> list[str]:
+def _run(
+    tasks: Sequence[CaseTask], workers: int, progress: Callable[[int, int], None] | None
+) -> dict[tuple[str, str], CaseResult]:
+    """Score all cases, log those that fail, and return (method, case) -> result."""
+    results: dict[tuple[str, str], CaseResult] = {}
+    outcomes = run_tasks(score_case, tasks, workers if len(tasks) > 1 else 0, pool_pays_s=0)
+    for number, (index, outcome) in enumerate(outcomes, start=1):
+        for result in finished_case(tasks[index], outcome):
+            results[result.method, result.case] = result
+            if result.error:
+                logger.error("%s %s: %s", result.method, result.case, result.error)
+        if progress is not None:
+            progress(number, len(tasks))
+    return results
+
+
+def _selected_cases(references: MaskFolder, cases: Sequence[str] | None) -> list[str]:
     if not references.cases:
         raise DataError("the folder has no masks", file=references.root, expected="files such as case.nii.gz")
     if references.unknown:
-        logger.warning("%s: not a mask, left out: %s", references.root, ", ".join(references.unknown))
+        logger.warning("%s: not a mask, skipped: %s", references.root, ", ".join(references.unknown))
     if cases is None:
         return list(references.cases)
     if not cases:
@@ -123,13 +130,13 @@ def _wanted_cases(references: MaskFolder, cases: Sequence[str] | None) -> list[s
 
 
 def _check_tolerances(class_tolerance_mm: Mapping[str, float], label_map: LabelMap) -> None:
-    """Check that the tolerances of single classes are usable and that the classes exist."""
+    """Check that the tolerances per class are valid and that the classes exist."""
     for name, tolerance_mm in class_tolerance_mm.items():
         check_tolerance(tolerance_mm, f"class {name!r}")
         if name not in label_map.classes:
             similar = suggestion(name, label_map.classes)
             raise DataError(
-                "an NSD tolerance is given for a class that does not exist",
+                "an NSD tolerance is set for a class that does not exist",
                 found=name,
                 expected=", ".join(label_map.classes),
                 hint=f"did you mean {similar}?" if similar else None,
@@ -137,7 +144,7 @@ def _check_tolerances(class_tolerance_mm: Mapping[str, float], label_map: LabelM
 
 
 def _class_file_map(references: MaskFolder) -> LabelMap | None:
-    """Classes named by the files of a reference folder that has one file a class; ``None`` for label maps."""
+    """Return the classes named by a reference folder with one file per class; ``None`` for label maps."""
     names = sorted({name for source in references.cases.values() for name in source.class_files})
     return make_label_map({name: number for number, name in enumerate(names, start=1)}) if names else None
 
@@ -145,24 +152,24 @@ def _class_file_map(references: MaskFolder) -> LabelMap | None:
 def _check_predictions(
     folders: Mapping[str, MaskFolder], references: MaskFolder, label_map: LabelMap | None
 ) -> dict[str, frozenset[int]]:
-    """Compare names and label maps before anything is scored; a ``dataset.json`` lies beside nnU-Net's predictions.
+    """Compare case names and label maps before scoring; nnU-Net saves a ``dataset.json`` next to its predictions.
 
     Returns:
-        Method -> values of classes that only its label map has.
+        Method -> the values of its label map.
     """
-    ours = label_map or _label_map_of(references.root, references.root.resolve().parent)
+    ref_label_map = label_map or _label_map_of(references.root, references.root.resolve().parent)
     extra_values = {}
     for method, folder in folders.items():
-        theirs = _label_map_of(folder.root)
-        if theirs is not None and ours is not None:
-            check_agreement(ours, theirs, folder.root / "dataset.json")
-            extra_values[method] = theirs.known_values
-        extra = _unmatched(folder, references)
-        if extra:
-            logger.warning("%s %s: no reference, left out: %s", method, folder.root, ", ".join(extra[:20]))
+        pred_label_map = _label_map_of(folder.root)
+        if pred_label_map is not None and ref_label_map is not None:
+            check_agreement(ref_label_map, pred_label_map, folder.root / "dataset.json")
+            extra_values[method] = pred_label_map.known_values
+        unmatched = _unmatched(folder, references)
+        if unmatched:
+            logger.warning("%s %s: no reference, skipped: %s", method, folder.root, ", ".join(unmatched[:20]))
         if folder.cases and folder.cases.keys().isdisjoint(references.cases):
             raise DataError(
-                "no prediction has the name of a reference",
+                "no prediction has the same name as a reference",
                 file=folder.root,
                 found=", ".join(list(folder.cases)[:5]),
                 expected=", ".join(list(references.cases)[:5]),
@@ -171,7 +178,7 @@ def _check_predictions(
 
 
 def _label_map_of(*folders: Path) -> LabelMap | None:
-    """The label map in the first of these folders that has a ``dataset.json`` with labels."""
+    """Return the label map of the first folder that has a ``dataset.json`` with labels."""
     for folder in folders:
         try:
             return read_label_map(folder / "dataset.json")
@@ -184,26 +191,26 @@ def _unmatched(folder: MaskFolder, references: MaskFolder) -> tuple[str, ...]:
     return (*sorted(set(folder.cases) - set(references.cases)), *folder.unknown)
 
 
-def _with_found_labels(results: Sequence[CaseResult]) -> tuple[LabelMap, list[CaseResult]]:
-    """Classes from the references' values; classes that a case does not have are added to it as empty on both sides.
+def _with_observed_labels(results: Sequence[CaseResult]) -> tuple[LabelMap, list[CaseResult]]:
+    """Take the classes from the references' values, and add absent classes to every case as empty on both sides.
 
-    A case fails in which a value was predicted that no reference has: most likely the label map is another one.
+    A case with a predicted value that no reference has fails: the label maps most likely differ.
     """
     in_reference = {n for r in results for n, s in r.scores.items() if s["ref_voxels"]}
     if not in_reference:
         errors = next((r.error for r in results if r.error), "the masks hold background only")
-        raise DataError("no class was found in the references", found=errors, hint="give --dataset dataset.json")
+        raise DataError("the references contain no class", found=errors, hint="give --dataset dataset.json")
     label_map = LabelMap({name: (int(name),) for name in sorted(in_reference, key=int)})
     complete = []
     for result in results:
-        strange = sorted(set(result.scores) - in_reference, key=int)
-        if strange:
+        extra_values = sorted(set(result.scores) - in_reference, key=int)
+        if extra_values:
             error = DataError(
-                "the prediction holds values that no reference has",
+                "the prediction contains values that no reference has",
                 file=result.prediction.describe() if result.prediction else None,
-                found=", ".join(strange[:12]),
+                found=", ".join(extra_values[:12]),
                 expected=", ".join(label_map.classes),
-                hint="give --dataset dataset.json if these classes exist; otherwise the label maps differ",
+                hint="give --dataset dataset.json if these classes are valid; otherwise the label maps differ",
             )
             complete.append(replace(result, scores={}, error=str(error)))
         elif result.error is None:

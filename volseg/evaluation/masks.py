@@ -1,4 +1,4 @@
-"""Reading the masks of one case into label maps that can be compared."""
+"""Masks of one case as label maps: reading, merging of class files, empty masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Labels = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Layer:
-    """One label map and the classes that are in it, shape (D, H, W)."""
+    """One label map, shape (D, H, W), and the classes that it contains."""
 
     labels: Labels
     classes: dict[str, Values]
@@ -27,13 +27,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class CaseMask:
-    """All masks of a case. Classes that overlap (files of single classes may) lie in different layers.
+    """All masks of a case; overlapping classes, as class files may have, lie in different layers.
 
     Attributes:
-        grid: Where the voxels are.
-        layers: Label maps; every class is in exactly one.
+        grid: Grid of the masks.
+        layers: Label maps; every class is in exactly one of them.
         missing_classes: Classes without a file.
-        unknown_values: Values that no class has.
+        unknown_values: Values that are not in the label map.
     """
 
     grid: Grid
@@ -43,11 +43,11 @@ class CaseMask:
 
 
 def read_case_mask(source: MaskSource, label_map: LabelMap | None) -> CaseMask:
-    """Read one case.
+    """Read the masks of one case.
 
     Args:
-        source: Its files.
-        label_map: The classes; ``None`` takes every value that occurs as a class of that name.
+        source: Files of the case.
+        label_map: The classes; ``None`` makes every value that occurs a class with the value as its name.
 
     Raises:
         DataError: A file cannot be read as a mask.
@@ -56,36 +56,38 @@ def read_case_mask(source: MaskSource, label_map: LabelMap | None) -> CaseMask:
     if source.file is None:
         if label_map is None:
             raise DataError(
-                "files of single classes need a label map", file=source.describe(), hint="give --dataset dataset.json"
+                "masks with one file per class need a label map",
+                file=source.describe(),
+                hint="give --dataset dataset.json",
             )
         return _read_class_files(source, label_map)
     mask = read_mask(source.file)
-    found = label_values(mask.labels)
+    values = label_values(mask.labels)
     if label_map is None:
-        return CaseMask(mask.grid, (Layer(mask.labels, {str(value): (value,) for value in found if value}),))
-    unknown = tuple(sorted(set(found) - label_map.known_values))
+        return CaseMask(mask.grid, (Layer(mask.labels, {str(value): (value,) for value in values if value}),))
+    unknown = tuple(sorted(set(values) - label_map.known_values))
     return CaseMask(mask.grid, (Layer(mask.labels, label_map.classes),), unknown_values=unknown)
 
 
 def empty_case_mask(grid: Grid, label_map: LabelMap) -> CaseMask:
-    """A mask that holds nothing: what a missing prediction is scored as."""
+    """Return a mask of background, which stands in for a missing prediction."""
     return CaseMask(grid, (Layer(np.zeros(grid.shape, np.uint8), label_map.classes),))
 
 
 def _read_class_files(source: MaskSource, label_map: LabelMap) -> CaseMask:
-    """Merge the files of single classes into as few label maps as their overlaps allow."""
+    """Merge the files of single classes into label maps, one more only where classes overlap."""
     files = {plain_name(name): path for name, path in source.class_files.items()}
-    wanted = {name: files[plain_name(name)] for name in label_map.classes if plain_name(name) in files}
-    if not wanted:
+    class_paths = {name: files[plain_name(name)] for name in label_map.classes if plain_name(name) in files}
+    if not class_paths:
         raise DataError(
-            "no file is named like a class",
+            "no file has the name of a class",
             file=source.describe(),
             found=", ".join(sorted(source.class_files)[:8]),
             expected=", ".join(label_map.classes),
         )
     grid: Grid | None = None
     layers: list[Layer] = []
-    for name, path in wanted.items():
+    for name, path in class_paths.items():
         mask = read_mask(path)
         grid = grid or mask.grid
         if not mask.grid.same_as(grid):
@@ -97,14 +99,14 @@ def _read_class_files(source: MaskSource, label_map: LabelMap) -> CaseMask:
             )
         _add_class(layers, name, label_map.classes[name], mask.labels != 0)
     assert grid is not None
-    absent = {name: values for name, values in label_map.classes.items() if name not in wanted}
+    absent = {name: values for name, values in label_map.classes.items() if name not in class_paths}
     if absent:
         layers.append(Layer(np.zeros(grid.shape, np.uint8), absent))
     return CaseMask(grid, tuple(layers), missing_classes=tuple(absent))
 
 
 def _add_class(layers: list[Layer], name: str, values: Values, inside: NDArray[np.bool_]) -> None:
-    """Put a class into the first layer where neither its voxels nor its values are taken."""
+    """Add a class to the first layer where its voxels and its values are free, or to a new layer."""
     for layer in layers:
         taken = {value for others in layer.classes.values() for value in others}
         if taken.isdisjoint(values) and not layer.labels[inside].any():

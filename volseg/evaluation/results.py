@@ -1,4 +1,4 @@
-"""What an evaluation found: the scores of every method, case and class."""
+"""Results of an evaluation: settings, and the scores of every method, case and class."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from volseg.metrics.table import ClassScores
 
 @dataclass(frozen=True)
 class Settings:
-    """How scores are computed.
+    """Parameters of the metrics.
 
     Attributes:
         hd_mode: Definition of HD95.
         nsd_tolerance_mm: Tolerance of NSD, mm.
-        class_tolerance_mm: Tolerances of single classes that differ from it.
+        class_tolerance_mm: Class name -> its own tolerance.
     """
 
     hd_mode: HdMode = "max"
@@ -29,21 +29,21 @@ class Settings:
     class_tolerance_mm: Mapping[str, float] = field(default_factory=dict)
 
     def tolerance_mm(self, name: str) -> float:
-        """NSD tolerance of a class."""
+        """Return the NSD tolerance of a class."""
         return self.class_tolerance_mm.get(name, self.nsd_tolerance_mm)
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case of one method.
+    """Scores of one case and method.
 
     Attributes:
         method: Name of the method.
         case: Name of the case.
         scores: Class -> scores; empty if the case failed.
-        missing: There was no prediction; it was scored as an empty mask.
-        error: Why the case could not be scored.
-        notes: What else a reader should know.
+        missing: Whether the prediction is missing and was scored as an empty mask.
+        error: Why the case failed; ``None`` if it did not.
+        notes: Remarks for the report.
         prediction: Files of the prediction.
         reference: Files of the reference.
     """
@@ -60,15 +60,15 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All results, and what they were computed from.
+    """All results, with the classes and settings they were computed with.
 
     Attributes:
         label_map: The classes.
-        settings: How scores were computed.
-        methods: Names of the methods, in the order given.
+        settings: Parameters of the metrics.
+        methods: Names of the methods, in the order of the arguments.
         cases: Names of the reference cases, sorted.
-        results: One entry for each method and case, in this order.
-        unmatched: Method -> predicted cases without a reference and files that are no masks.
+        results: One entry per method and case, in this order.
+        unmatched: Method -> predicted cases without a reference, and files that are not masks.
     """
 
     label_map: LabelMap
@@ -85,25 +85,25 @@ class Evaluation:
 
     @property
     def failed(self) -> tuple[CaseResult, ...]:
-        """Cases that could not be scored."""
+        """Results of cases that failed."""
         return tuple(result for result in self.results if result.error is not None)
 
     @property
     def missing(self) -> tuple[CaseResult, ...]:
-        """Cases without a prediction."""
+        """Results of cases without a prediction."""
         return tuple(result for result in self.results if result.missing)
 
     def of_method(self, method: str) -> tuple[CaseResult, ...]:
-        """The results of one method, in the order of the cases."""
+        """Return the results of one method, in the order of the cases."""
         return tuple(result for result in self.results if result.method == method)
 
     def values(self, method: str, metric: str) -> NDArray[np.float64]:
-        """One metric of all cases and classes, shape (cases, classes); NaN where not defined or the case failed."""
+        """Return a metric of all cases and classes, shape (cases, classes); NaN if not defined or the case failed."""
         rows = [[_value(result, name, metric) for name in self.classes] for result in self.of_method(method)]
         return np.array(rows, dtype=np.float64).reshape(len(self.cases), len(self.classes))
 
     def statuses(self, method: str) -> NDArray[np.str_]:
-        """The status of all cases and classes, shape (cases, classes); ``failed`` for cases without scores."""
+        """Return the status of all cases and classes, shape (cases, classes); ``failed`` for cases without scores."""
         rows = [
             [str(result.scores[name]["status"]) if name in result.scores else "failed" for name in self.classes]
             for result in self.of_method(method)

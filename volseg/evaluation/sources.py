@@ -1,4 +1,4 @@
-"""Masks in folders: one label map per case, or one folder per case with one file per class."""
+"""Search for the masks in folders: a label map per case, or a folder per case with a file per class."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from volseg.io.description import ListedPair
 from volseg.io.json_files import read_json
 from volseg.io.volumes import has_volume_suffix, volume_stem
 
+# Files that segmentation tools write next to masks; they are skipped without a warning.
 _QUIET_SUFFIXES = {".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".html", ".log", ".yaml", ".yml"}
 _CLASS_FOLDERS = ("", "segmentations")  # TotalSegmentator's output, and its training data
 
@@ -20,15 +21,15 @@ class MaskSource:
     """The files of one case.
 
     Attributes:
-        file: Label map of all classes; ``None`` if there is one file a class.
-        class_files: Class name, as the file is called -> file of a binary mask.
+        file: Label map of all classes; ``None`` if there is one file per class.
+        class_files: Class name, from the file name -> file of a binary mask.
     """
 
     file: Path | None = None
     class_files: Mapping[str, Path] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """The file, or the folder of the class files."""
+        """Return the path of the file, or of the folder of the class files."""
         return str(self.file if self.file is not None else next(iter(self.class_files.values())).parent)
 
 
@@ -39,7 +40,7 @@ class MaskFolder:
     Attributes:
         root: The folder.
         cases: Case name -> its files, sorted by name.
-        unknown: Names of entries that are no masks.
+        unknown: Names of entries that are not masks.
     """
 
     root: Path
@@ -48,9 +49,9 @@ class MaskFolder:
 
 
 def find_masks(root: str | Path) -> MaskFolder:
-    """Look at a folder without reading any mask.
+    """Find the masks in a folder without reading them.
 
-    ``case.nii.gz`` (and every other format that can be read) is a label map; ``case/liver.nii.gz`` or
+    ``case.nii.gz`` (or any other supported format) is a label map; ``case/liver.nii.gz`` or
     ``case/segmentations/liver.nii.gz`` is one class of a case (TotalSegmentator).
 
     Raises:
@@ -82,13 +83,13 @@ def find_references(ref: str | Path | Mapping[str, Path] | None, pairs: Sequence
     """Find the reference of every case.
 
     Args:
-        ref: Folder of references, or case -> file; ``None`` takes the labels of ``pairs``.
+        ref: Folder of references, or case -> file; ``None`` uses the labels of ``pairs``.
         pairs: Images and labels that a ``dataset.json`` lists. They take precedence over file names: the listed label
-            of an image is the reference of the case named like the image, and a file in the same folder that merely has
-            that name is not. With a folder, only pairs whose label lies in it count.
+            of an image is the reference of the case with the image's name, even if another file in the folder has that
+            name. With a folder, pairs whose label lies elsewhere are ignored.
 
     Raises:
-        DataError: The folder does not exist, two files are masks of the same case, or there is no reference at all.
+        DataError: The folder does not exist, two files are masks of the same case, or there are no references.
     """
     if isinstance(ref, Mapping):
         return _listed_folder(ref)
@@ -96,7 +97,7 @@ def find_references(ref: str | Path | Mapping[str, Path] | None, pairs: Sequence
     if ref is None:
         if not listed:
             hint = "give --ref, or a dataset.json that lists its cases under 'training'"
-            raise DataError("no references are given", hint=hint)
+            raise DataError("there are no references", hint=hint)
         return _listed_folder(listed)
     folder = find_masks(ref)
     root = folder.root.resolve()
@@ -117,7 +118,7 @@ def read_case_names(file: str | Path) -> list[str]:
     """Read case names from a text file, one per line, or the held-out cases of a run's ``splits.json``.
 
     Raises:
-        ConfigError: The file cannot be read, or holds no names.
+        ConfigError: The file cannot be read, or contains no list of names.
     """
     file = Path(file)
     try:

@@ -1,4 +1,4 @@
-"""From the scores of single cases to the numbers of a paper: means with intervals, counts and aggregations, as JSON."""
+"""Summary of an evaluation as JSON: means with intervals, counts, aggregations and comparisons."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FORMAT = 1
 
 
 def summarize(evaluation: Evaluation, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:
-    """Everything that is said about an evaluation, as plain JSON values; not defined is ``None``.
+    """Summarize an evaluation as plain JSON values, with ``None`` for scores that are not defined.
 
     Args:
         evaluation: The scores.
-        resamples: Bootstrap samples of every interval.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap samples per interval.
+        seed: Seed of the bootstrap.
     """
     summary = {
         "format": FORMAT,
@@ -47,7 +47,7 @@ def summarize(evaluation: Evaluation, resamples: int = RESAMPLES, seed: int = SE
 
 
 def convention(evaluation: Evaluation) -> str:
-    """The line that stands under every table."""
+    """Return the line under every table that states the definitions."""
     hd95 = {
         "max": "larger directed 95th percentile between voxel borders (MONAI, MetricsReloaded)",
         "pooled": "95th percentile of both directions pooled, voxel borders (MedPy)",
@@ -89,7 +89,7 @@ def _method(evaluation: Evaluation, method: str, resamples: int, seed: int) -> d
 
 
 def _headline(table: Array, resamples: int, seed: int) -> dict[str, Any]:
-    """Mean over cases, then over classes, with the interval of exactly this number."""
+    """Compute the mean over cases, then over classes, with its bootstrap interval."""
     defined = ~np.isnan(table).all(axis=0)
     means = bootstrap_means(table[:, defined], resamples, seed)
     low, high = interval(_row_means(means)[:, None])[:, 0] if len(table) > 1 else (math.nan, math.nan)
@@ -104,9 +104,9 @@ def _headline(table: Array, resamples: int, seed: int) -> dict[str, Any]:
 def _aggregations(
     evaluation: Evaluation, method: str, metric: str, table: Array, statuses: np.ndarray[Any, Any]
 ) -> dict[str, float]:
-    """The same scores put together in the other ways that are in use, each under its name."""
+    """Compute the mean in each of the ways in use, by name."""
     has_reference = np.isin(statuses, ("ok", "missed"))
-    found = {
+    means = {
         "mean_over_cases_then_classes": _mean(_column_means(table)),
         "mean_over_classes_then_cases": _mean(_row_means(table)),
         "mean_over_all_pairs": _mean(table),
@@ -114,19 +114,20 @@ def _aggregations(
         "detected_only": _mean(_column_means(np.where(statuses == "ok", table, np.nan))),
     }
     if METRIC[metric].is_overlap:
-        found["both_empty_as_1"] = _mean(_column_means(np.where(statuses == "both_empty", 1.0, table)))
+        means["both_empty_as_1"] = _mean(_column_means(np.where(statuses == "both_empty", 1.0, table)))
     if metric == "dice":
         sizes = evaluation.values(method, "pred_voxels") + evaluation.values(method, "ref_voxels")
+        # The intersection follows from Dice and the sizes.
         both = np.where(sizes > 0, table * sizes / 2, np.where(np.isnan(sizes), np.nan, 0))
         total = np.nansum(sizes, axis=0)
         pooled = np.divide(2 * np.nansum(both, axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
-        found["pooled_voxels_per_class"] = _mean(pooled)
-    return found
+        means["pooled_voxels_per_class"] = _mean(pooled)
+    return means
 
 
 def _mean(values: Array) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else math.nan
 
 
 def _column_means(table: Array) -> Array:
@@ -135,7 +136,7 @@ def _column_means(table: Array) -> Array:
 
 def _row_means(table: Array) -> Array:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # rows without any value become NaN, as they should
+        warnings.simplefilter("ignore", RuntimeWarning)  # rows without a value become NaN without a warning
         return np.asarray(np.nanmean(table, axis=1)) if table.shape[1] else np.full(len(table), np.nan)
 
 
@@ -159,7 +160,7 @@ def _case(result: CaseResult) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same with ``None`` for NaN: JSON has no NaN."""
+    """Replace NaN by ``None``, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -12,7 +12,7 @@ __all__ = ["ClassScores", "case_scores"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the scores when they are first asked for: scipy takes a while."""
+    """Import the scores on first use, because scipy is slow to import."""
     if name == "case_scores":
         from volseg.metrics.scores import case_scores
 

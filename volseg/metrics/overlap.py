@@ -1,4 +1,4 @@
-"""Dice, IoU and volume error from voxel counts."""
+"""Dice, IoU and volume error, computed from voxel counts."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from volseg.geometry.volume import LARGEST_LABEL
 from volseg.metrics.pair import ClassPair
 
 Counts = NDArray[np.int64]
-_SLAB_VOXELS = 1_000_000
+_SLAB_VOXELS = 1_000_000  # voxels counted at once, which bounds the memory
 
 
 def count_voxels(pred: NDArray[np.integer], ref: NDArray[np.integer]) -> tuple[Counts, Counts, Counts]:
-    """Count the voxels of every label value in the prediction, in the reference, and in both at the same place.
+    """Count the voxels of every label value in the prediction, in the reference, and in their intersection.
 
     Args:
         pred: Labels 0 to 65535, shape (D, H, W).
         ref: Labels of the same shape.
 
     Returns:
-        Three arrays indexed by label value; the count of value 0 (background) is not kept.
+        Three arrays indexed by label value; the count of value 0 (background) is always 0.
     """
     if ref.flags.f_contiguous:
-        pred, ref = pred.T, ref.T
+        pred, ref = pred.T, ref.T  # slabs along the last axis are contiguous
     size = 1 + max(int(pred.max(initial=0)), int(ref.max(initial=0)))
     totals = np.zeros((3, size), dtype=np.int64)
     step = max(1, _SLAB_VOXELS // max(1, ref[0].size))
@@ -42,7 +42,7 @@ def label_values(labels: NDArray[np.integer]) -> tuple[int, ...]:
     for part in labels.T if labels.flags.f_contiguous else labels:
         low, high = int(part.min(initial=0)), int(part.max(initial=0))
         if low < 0 or high > LARGEST_LABEL:
-            values.update(np.unique(part).tolist())
+            values.update(np.unique(part).tolist())  # values too large for a table
         else:
             present = np.zeros(high + 1, bool)
             present[part] = True

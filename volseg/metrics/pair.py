@@ -1,4 +1,4 @@
-"""One class in the prediction and the reference of a case: what every metric is computed from."""
+"""The input of every metric: one class in the prediction and the reference of a case."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ClassPair:
-    """One class in prediction and reference; distances are computed once, when a metric first needs them.
+    """One class in prediction and reference; distances are computed once, on first use.
 
     Attributes:
         pred_voxels: Voxels of the class in the prediction.
@@ -30,9 +30,9 @@ class ClassPair:
         ref: Reference surface.
         spacing_mm: Voxel size along the three axes.
         areas_mm2: Area of each surfel code, shape (256,).
-        diagonal_mm: The distance given when one of the surfaces does not exist.
-        hd_mode: Which borders and percentile the Hausdorff distances are taken of.
-        tolerance_mm: Distance up to which surfels count as agreeing.
+        diagonal_mm: Distance assigned when one of the surfaces is empty.
+        hd_mode: Definition of the Hausdorff distances: elements and percentile.
+        tolerance_mm: Distance up to which surfels agree.
     """
 
     pred_voxels: int
@@ -48,27 +48,27 @@ class ClassPair:
 
     @property
     def voxels(self) -> tuple[int, int]:
-        """Voxels of prediction and reference."""
+        """Number of voxels in prediction and reference."""
         return self.pred_voxels, self.ref_voxels
 
     @property
     def border_voxels(self) -> tuple[int, int]:
-        """Border voxels of prediction and reference."""
+        """Number of border voxels in prediction and reference."""
         return len(self.pred.voxels), len(self.ref.voxels)
 
     @property
     def surfels(self) -> tuple[int, int]:
-        """Surfels of prediction and reference."""
+        """Number of surfels in prediction and reference."""
         return len(self.pred.surfels), len(self.ref.surfels)
 
     @property
     def hd_elements(self) -> tuple[int, int]:
-        """Number of elements that the Hausdorff distances are taken of, in prediction and reference."""
+        """Number of elements, in prediction and reference, from which the Hausdorff distances are computed."""
         return self.surfels if self.hd_mode == "surfel" else self.border_voxels
 
     @cached_property
     def border_distances_mm(self) -> tuple[Array, Array]:
-        """Distances from each predicted border voxel to the reference's border, and from the reference's to it."""
+        """Distances from predicted border voxels to the reference's border, and the reverse."""
         return (
             nearest_distances_mm(self.pred.voxels, self.ref.voxels, self.spacing_mm),
             nearest_distances_mm(self.ref.voxels, self.pred.voxels, self.spacing_mm),
@@ -76,7 +76,7 @@ class ClassPair:
 
     @cached_property
     def surfel_distances_mm(self) -> tuple[Array, Array]:
-        """The same for surfels; beyond the tolerance a distance may be infinite unless ``hd_mode`` needs it."""
+        """Distances between surfels in both directions; exact up to the tolerance, or everywhere in mode ``surfel``."""
         limit = math.inf if self.hd_mode == "surfel" else self.tolerance_mm
         return (
             nearest_distances_mm(self.pred.surfels, self.ref.surfels, self.spacing_mm, limit),

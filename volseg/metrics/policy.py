@@ -1,4 +1,4 @@
-"""Which masks are empty, and the score of a class that the reference, the prediction or both do not have.
+"""Status of a class in a case, and its scores where the reference, the prediction or both are empty.
 
 | reference | prediction | status       | overlap and NSD | distances             |
 |-----------|------------|--------------|-----------------|-----------------------|
@@ -7,11 +7,11 @@
 | no        | yes        | `spurious`   | 0               | diagonal of the image |
 | no        | no         | `both_empty` | not defined     | not defined           |
 
-"Not defined" is NaN: it enters no mean and is counted. A missed organ must cost: if its distance were left out, a model
-that finds fewer organs would score better.
+"Not defined" is NaN: means exclude it, and the summary counts it. A missed organ gets the diagonal because skipping its
+distance would give a better mean to a model that detects fewer organs.
 
-Surface metrics apply the table to what they measure, border voxels or surfels. Beside ignored voxels a class can have
-voxels and no visible border, or borders and no surfel (a single annotated slice between ignored ones).
+Surface metrics apply the table to their own elements, border voxels or surfels. Next to ignored voxels a class can have
+voxels without a border, or borders without a surfel (a single annotated slice between ignored ones).
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def status_of(pred_size: int, ref_size: int) -> Status:
 
 
 def image_diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-    """Return the length of the image's diagonal, mm: the distance given to a missed or spurious organ."""
+    """Return the length of the image's diagonal, mm: the distance assigned to a missed or spurious class."""
     return float(np.linalg.norm(np.multiply(shape, spacing_mm)))

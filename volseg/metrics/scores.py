@@ -1,4 +1,4 @@
-"""Scores of one case: every class of a predicted label map against the reference."""
+"""Scores of one case: all metrics of every class, and the checks of their inputs."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ def case_scores(
 ) -> dict[Label, ClassScores]:
     """Compute Dice, IoU, HD95, HD, ASSD, NSD and volume error of every class.
 
-    A volume of one slice is scored in the plane of the slice: a face towards the missing neighbour slices is no border.
+    A volume of one slice is scored in the plane of the slice: faces towards the missing neighbour slices are no border.
 
     Args:
         pred: Predicted labels, integer or bool, shape (D, H, W).
         ref: Reference labels, same shape and grid.
         spacing_mm: Voxel size along the three array axes, in their order.
         labels: The classes: label values, or name -> value, or name -> several values scored as one region. The
-            background (0) is left out.
+            background (0) is skipped.
         hd_mode: Definition of HD95. ``max``: larger of the two directed percentiles between voxel borders (MONAI,
             MetricsReloaded). ``pooled``: percentile of both directions together (MedPy). ``surfel``: weighted by
-            surface area (DeepMind); HD then is taken of the surfels, too.
+            surface area (DeepMind); HD is then computed from surfels, too.
         nsd_tolerance_mm: Tolerance of NSD, finite; for all classes, or a mapping with every class.
-        ignore_label: Reference voxels of this value are left out of everything; their border is no surface.
+        ignore_label: Reference voxels of this value are excluded from all metrics; their border is no surface.
 
     Returns:
-        Class -> scores, keyed by what iterating ``labels`` gives. NaN where a score is not defined (see
+        Class -> scores, with the keys and order of ``labels``. NaN where a score is not defined (see
         :mod:`volseg.metrics.policy`).
 
     Raises:
         GeometryError: The shapes differ or the spacing is not three positive numbers.
-        DataError: A label value, tolerance or mode is not usable.
+        DataError: A label value, tolerance or mode is invalid.
 
     Source: HD95 in mode ``max`` as in MONAI and MetricsReloaded (Maier-Hein, Reinke et al. 2024); NSD over surface
     areas as in DeepMind's surface-distance (Nikolov et al. 2018).
     """
     spacing = _checked_spacing(pred, ref, spacing_mm)
     if hd_mode not in HD_MODES:
-        raise DataError("hd_mode has no such choice", found=hd_mode, expected=", ".join(HD_MODES))
+        raise DataError("hd_mode is invalid", found=hd_mode, expected=", ".join(HD_MODES))
     groups = _groups(labels, ignore_label)
     tolerances = _tolerances(nsd_tolerance_mm, groups)
     small_pred, small_ref = _with_ignore(_small(pred), _small(ref), ignore_label)
@@ -89,25 +89,25 @@ def _checked_spacing(
         hint = "give a 2D mask as (1, H, W) and the slice thickness as its first spacing" if ref.ndim == 2 else None
         raise GeometryError("masks need three axes", found=ref.shape, expected="(D, H, W)", hint=hint)
     if 0 in ref.shape:
-        raise GeometryError("the masks hold no voxel", found=ref.shape, expected="(D, H, W), each >= 1")
+        raise GeometryError("the masks have no voxels", found=ref.shape, expected="(D, H, W), each >= 1")
     spacing = tuple(float(step) for step in spacing_mm)
     if len(spacing) != 3 or not all(np.isfinite(step) and step > 0 for step in spacing):
-        raise GeometryError("spacing_mm is not usable", found=spacing, expected="three positive numbers")
+        raise GeometryError("spacing_mm is invalid", found=spacing, expected="three positive numbers")
     return spacing
 
 
 def _groups(labels: Mapping[Label, int | Sequence[int]] | Iterable[Label], ignore_label: int | None) -> Groups[Label]:
-    """Label -> its values, background left out."""
+    """Return label -> its values, without the background."""
     pairs: Iterable[tuple[Label, object]] = (
         labels.items() if isinstance(labels, Mapping) else ((label, label) for label in labels)
     )
     groups: Groups[Label] = {}
-    for label, given in pairs:
-        values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    for label, value in pairs:
+        values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         if not values or not all(isinstance(v, (int, np.integer)) and 0 <= v <= LARGEST_LABEL for v in values):
             raise DataError(
-                f"class {label!r} has no usable label value",
-                found=given,
+                f"class {label!r} has an invalid label value",
+                found=value,
                 expected=f"whole numbers, 0 to {LARGEST_LABEL}",
             )
         if ignore_label is not None and ignore_label in values:
@@ -118,7 +118,7 @@ def _groups(labels: Mapping[Label, int | Sequence[int]] | Iterable[Label], ignor
 
 
 def _tolerances(tolerance_mm: float | Mapping[Label, float], groups: Groups[Label]) -> dict[Label, float]:
-    """The tolerance of every class."""
+    """Return the tolerance of every class."""
     if not isinstance(tolerance_mm, Mapping):
         return dict.fromkeys(groups, check_tolerance(tolerance_mm, "all classes"))
     missing = [repr(label) for label in groups if label not in tolerance_mm]
@@ -132,14 +132,14 @@ def _tolerances(tolerance_mm: float | Mapping[Label, float], groups: Groups[Labe
 
 
 def check_tolerance(tolerance_mm: object, what: str) -> float:
-    """Return a tolerance of NSD as a float.
+    """Check a tolerance of NSD and return it as a float.
 
     Args:
         tolerance_mm: The tolerance, mm.
-        what: What it belongs to, for the message.
+        what: The class or classes it applies to, for the message.
 
     Raises:
-        DataError: It is not a finite number >= 0.
+        DataError: The tolerance is not a finite number >= 0.
     """
     valid = isinstance(tolerance_mm, (int, float, np.integer, np.floating)) and not isinstance(tolerance_mm, bool)
     if not valid or not 0 <= float(tolerance_mm) < np.inf:  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def check_tolerance(tolerance_mm: object, what: str) -> float:
 
 
 def _small(labels: NDArray[np.generic]) -> Labels:
-    """The labels in one or two bytes a voxel; values that no class can have become background."""
+    """Return the labels as uint8 or uint16; values outside the valid range become background."""
     if labels.dtype == bool:
         return labels.view(np.uint8)
     if not np.issubdtype(labels.dtype, np.integer):
@@ -169,7 +169,7 @@ def _small(labels: NDArray[np.generic]) -> Labels:
 
 
 def _with_ignore(pred: Labels, ref: Labels, ignore_label: int | None) -> tuple[Labels, Labels]:
-    """Mark the voxels to leave out in the prediction, too (a predicted ignore value is background)."""
+    """Mark ignored reference voxels in the prediction, too; a predicted ignore value becomes background."""
     if ignore_label is None:
         return pred, ref
     dtype = np.promote_types(pred.dtype, ref.dtype)
@@ -179,7 +179,7 @@ def _with_ignore(pred: Labels, ref: Labels, ignore_label: int | None) -> tuple[L
 
 
 def _layers(groups: Groups[Label]) -> list[Groups[Label]]:
-    """Classes split into as few sets as possible in which no two share a value (nested regions do)."""
+    """Split the classes into layers in which no two share a value, as nested regions would."""
     layers: list[Groups[Label]] = []
     for label, values in groups.items():
         free = (layer for layer in layers if not any(set(values) & set(others) for others in layer.values()))
@@ -194,7 +194,7 @@ def _layers(groups: Groups[Label]) -> list[Groups[Label]]:
 def _as_layer(
     pred: Labels, ref: Labels, layer: Groups[Label], ignore_label: int | None
 ) -> tuple[Labels, Labels, dict[Label, int], int | None]:
-    """Both label maps with one value for each class of the layer; unchanged where no class has several values."""
+    """Return both label maps with one value per class of the layer; unchanged if no class has several values."""
     if all(len(values) == 1 for values in layer.values()):
         return pred, ref, {label: values[0] for label, values in layer.items()}, ignore_label
     table: Labels = np.zeros(LARGEST_LABEL + 1, np.uint8 if len(layer) < 255 else np.uint16)
@@ -208,7 +208,7 @@ def _as_layer(
 
 
 def _mapped(labels: Labels, table: Labels) -> Labels:
-    """``table[labels]``, slice by slice: an index array of the whole volume would take 8 bytes a voxel."""
+    """Return ``table[labels]``, slice by slice: an index array of the whole volume would need 8 bytes per voxel."""
     mapped = np.empty_like(labels, dtype=table.dtype)
     fortran = labels.flags.f_contiguous
     for source, target in zip(labels.T if fortran else labels, mapped.T if fortran else mapped, strict=True):

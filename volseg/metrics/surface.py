@@ -1,4 +1,4 @@
-"""Hausdorff distances, average surface distance and normalised surface Dice of one class."""
+"""Hausdorff distances, average symmetric surface distance and normalised surface Dice of one class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hd95(pair: ClassPair) -> float:
 
 
 def hd(pair: ClassPair) -> float:
-    """Return the largest surface distance, mm; of surfels if ``pair.hd_mode`` is ``surfel``."""
+    """Return the largest surface distance, mm; between surfels if ``pair.hd_mode`` is ``surfel``."""
     to_ref, to_pred = pair.surfel_distances_mm if pair.hd_mode == "surfel" else pair.border_distances_mm
     return max(float(to_ref.max()), float(to_pred.max()))
 
@@ -35,9 +35,9 @@ def assd(pair: ClassPair) -> float:
 
 
 def nsd(pair: ClassPair) -> float:
-    """Return the share of both surfaces' area that lies within the tolerance of the other surface.
+    """Return the fraction of both surfaces' area that lies within the tolerance of the other surface.
 
-    MetricsReloaded counts border voxels instead of areas and gives other numbers.
+    MetricsReloaded counts border voxels instead of areas, so its values differ.
 
     Source: Nikolov et al. 2018 (arXiv:1809.04430), "surface Dice at tolerance"; DeepMind's surface-distance.
     """
@@ -47,7 +47,7 @@ def nsd(pair: ClassPair) -> float:
 
 
 def _area_percentile(distances: Array, areas: Array, fraction: float = 0.95) -> float:
-    """Smallest distance that this fraction of the area does not exceed (DeepMind's robust Hausdorff distance)."""
+    """Return the distance within which this fraction of the area lies (DeepMind's robust Hausdorff distance)."""
     order = np.lexsort((areas, distances))
     covered = np.cumsum(areas[order]) / areas.sum()
     index = min(int(np.searchsorted(covered, fraction)), len(distances) - 1)

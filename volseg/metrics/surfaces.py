@@ -1,9 +1,9 @@
-"""Borders of every class of a label map, found together in one pass.
+"""Border voxels and surfels of all classes of a label map, extracted in one pass.
 
-A voxel is on the border of its class if one of its six neighbours is not of that class (outside the image nothing is).
-A surfel is a cube of 2x2x2 voxels of which some, not all, are of the class. Both are found where neighbouring labels
-differ, slab by slab, so the cost of a label map does not grow with its number of classes, and everything after this
-pass grows with the organs' surface.
+A border voxel has one of its six neighbours outside its class; voxels outside the image belong to no class. A surfel is
+a cube of 2x2x2 voxels of which some, not all, belong to the class. Both lie where neighbouring labels differ. The pass
+compares neighbours slab by slab, so its cost does not depend on the number of classes. The cost of all later steps
+depends on the area of the surfaces only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from volseg.metrics.surfels import CODE_BITS
 
 Labels = NDArray[np.integer]
-SLAB_VOXELS = 1_000_000  # voxels looked at together: small enough for the processor's cache
+SLAB_VOXELS = 1_000_000  # voxels processed at once: small enough for the processor's cache
 _CORNERS = list(product((0, 1), repeat=3))
 
 
@@ -29,7 +29,7 @@ class Surface:
     Attributes:
         voxels: Indices of the border voxels, shape (n, 3).
         surfels: Indices of the cubes; cube (d, h, w) joins voxels (d-1, h-1, w-1) and (d, h, w). Shape (m, 3).
-        codes: Which of a cube's voxels are of the class, uint8 (m,); bits as in ``surfels.CODE_BITS``.
+        codes: Which of a cube's voxels belong to the class, uint8 (m,); bits as in ``surfels.CODE_BITS``.
     """
 
     voxels: NDArray[np.int32]
@@ -41,19 +41,18 @@ NO_SURFACE = Surface(np.zeros((0, 3), np.int32), np.zeros((0, 3), np.int32), np.
 
 
 def find_borders(labels: Labels, ignore: int | None = None) -> dict[int, Surface]:
-    """Find the borders of all classes; along an axis of one voxel nothing is a border.
+    """Find the borders of all classes, ignoring faces along axes of one voxel.
 
-    A volume of one slice is a section through an organ, so its border is a contour: faces towards the neighbour slices,
-    which do not exist, would make every voxel a border voxel. The slice is repeated on both sides, the borders of the
-    three slices are found, and those of the middle slice are kept. Its surfels are pieces of wall along the contour,
-    whose areas are proportional to the contour's length.
+    In a volume of one slice the border of a class is a contour: faces towards the missing neighbour slices would make
+    every voxel a border voxel. The slice is therefore repeated on both sides, and the borders of the middle slice are
+    kept. The areas of its surfels are proportional to the length of the contour.
 
     Args:
         labels: As in :func:`find_surfaces`.
-        ignore: As there.
+        ignore: As in :func:`find_surfaces`.
 
     Returns:
-        Label value -> its surface; as :func:`find_surfaces` where no axis, or every axis, has one voxel.
+        Label value -> its surface; equal to :func:`find_surfaces` where no axis, or every axis, has one voxel.
     """
     single = [axis for axis, size in enumerate(labels.shape) if size == 1]
     if not single or len(single) == labels.ndim:
@@ -72,14 +71,14 @@ def find_borders(labels: Labels, ignore: int | None = None) -> dict[int, Surface
 
 
 def find_surfaces(labels: Labels, ignore: int | None = None) -> dict[int, Surface]:
-    """Borders of all classes of a label map.
+    """Find the borders of all classes of a label map.
 
     Args:
         labels: Non-negative label values, shape (D, H, W); 0 is background. Fast for C and for Fortran order.
-        ignore: Value of voxels that are left out: a face towards such a voxel is no border.
+        ignore: Value of ignored voxels: a face towards such a voxel is no border.
 
     Returns:
-        Label value -> its surface, for the values that occur.
+        Label value -> its surface, for the values with a border voxel or surfel.
     """
     fortran = labels.flags.f_contiguous and not labels.flags.c_contiguous
     bits = CODE_BITS.T if fortran else CODE_BITS
@@ -93,22 +92,22 @@ def find_surfaces(labels: Labels, ignore: int | None = None) -> dict[int, Surfac
     cube_order, cube_parts = _group(cube_labels)
     voxels, cubes, codes = voxels[voxel_order], cubes[cube_order], codes[cube_order]
     surfaces = {}
-    for value in sorted(voxel_parts.keys() | cube_parts.keys()):  # beside ignored voxels one kind may be absent
+    for value in sorted(voxel_parts.keys() | cube_parts.keys()):  # next to ignored voxels one kind may be absent
         voxel_part, cube_part = voxel_parts.get(value, slice(0, 0)), cube_parts.get(value, slice(0, 0))
         surfaces[value] = Surface(voxels[voxel_part], cubes[cube_part], codes[cube_part])
     return surfaces
 
 
 def _group(values: Labels) -> tuple[NDArray[np.intp], dict[int, slice]]:
-    """Stable order that brings equal values together, and where each value then lies."""
+    """Return a stable order that groups equal values, and the slice of each value in this order."""
     order = np.argsort(values, kind="stable")
-    found, starts = np.unique(values[order], return_index=True)
+    distinct, starts = np.unique(values[order], return_index=True)
     stops = np.append(starts, len(values))[1:]
-    return order, {int(v): slice(int(a), int(b)) for v, a, b in zip(found, starts, stops, strict=True)}
+    return order, {int(v): slice(int(a), int(b)) for v, a, b in zip(distinct, starts, stops, strict=True)}
 
 
 def _slabs(labels: Labels, bits: Labels, ignore: int | None) -> Iterator[tuple[NDArray[np.generic], ...]]:
-    """Border voxels and surfels of each slab of slices, with their labels and codes."""
+    """Yield the border voxels and surfels of each slab of slices, with their labels and codes."""
     depth, height, width = labels.shape
     step = max(1, SLAB_VOXELS // (height * width))
     for start in range(0, depth + 1, step):  # cubes reach one beyond the last slice
@@ -122,28 +121,28 @@ def _slabs(labels: Labels, bits: Labels, ignore: int | None) -> Iterator[tuple[N
             voxels = np.flatnonzero(border)
             inner = slab[1:-1, 1:-1, 1:-1]
             voxel_index = np.stack(np.unravel_index(voxels, border.shape), axis=-1)
-            cube_place, cube_labels, codes = _surfels(slab, mixed, bits, ignore)
+            cube_index, cube_labels, codes = _surfels(slab, mixed, bits, ignore)
             yield (
                 (voxel_index + shift).astype(np.int32),
                 inner[tuple(voxel_index.T)],
-                (cube_place + shift).astype(np.int32),
+                (cube_index + shift).astype(np.int32),
                 cube_labels,
                 codes,
             )
 
 
 def _differences(slab: Labels, ignore: int | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which inner voxels have a neighbour of another label, and which cubes are not of one label.
+    """Find inner voxels with a neighbour of another label, and cubes with more than one label.
 
     Args:
-        slab: Labels with one more voxel on every side, shape (n + 2, h + 2, w + 2).
-        ignore: Label that makes no border.
+        slab: Labels padded by one voxel on every side, shape (n + 2, h + 2, w + 2).
+        ignore: Label of ignored voxels, which have no border.
 
     Returns:
         Border voxels (n, h, w) and mixed cubes (n, h + 1, w + 1); cube i lies between the slab's slices i and i + 1.
     """
     a, b, c = slab[1:] != slab[:-1], slab[:, 1:] != slab[:, :-1], slab[:, :, 1:] != slab[:, :, :-1]
-    # 7 of the 12 edges connect the 8 voxels of a cube.
+    # A cube is mixed if one of 7 edges that connect its 8 voxels (a spanning tree of the 12) joins two labels.
     mixed = c[:-2, :-1] | c[:-2, 1:]
     mixed |= c[1:-1, :-1]
     mixed |= c[1:-1, 1:]
@@ -151,10 +150,10 @@ def _differences(slab: Labels, ignore: int | None) -> tuple[NDArray[np.bool_], N
     mixed |= b[1:-1, :, :-1]
     mixed |= a[:-1, :-1, :-1]
     if ignore is not None:
-        known = slab != ignore
-        a &= known[1:] & known[:-1]
-        b &= known[:, 1:] & known[:, :-1]
-        c &= known[:, :, 1:] & known[:, :, :-1]
+        annotated = slab != ignore
+        a &= annotated[1:] & annotated[:-1]
+        b &= annotated[:, 1:] & annotated[:, :-1]
+        c &= annotated[:, :, 1:] & annotated[:, :, :-1]
     inner = slice(1, -1)
     border = a[:-1, inner, inner] | a[1:, inner, inner]
     border |= b[inner, :-1, inner]
@@ -168,21 +167,22 @@ def _differences(slab: Labels, ignore: int | None) -> tuple[NDArray[np.bool_], N
 def _surfels(
     slab: Labels, mixed: NDArray[np.bool_], bits: Labels, ignore: int | None
 ) -> tuple[NDArray[np.intp], Labels, NDArray[np.uint8]]:
-    """Position, label and code of every surfel in the mixed cubes; a cube has one surfel for each label in it."""
-    place = np.stack(np.unravel_index(np.flatnonzero(mixed), mixed.shape), axis=-1)
+    """Return index, label and code of every surfel in the mixed cubes; a cube has one surfel per label."""
+    cubes = np.stack(np.unravel_index(np.flatnonzero(mixed), mixed.shape), axis=-1)
     _, height, width = slab.shape
     strides = np.array([height * width, width, 1])
-    flat = place @ strides
+    flat = cubes @ strides
     corners = np.stack([slab.reshape(-1)[flat + int(strides @ corner)] for corner in _CORNERS])  # (8, n)
-    usable = np.ones(len(flat), bool) if ignore is None else (corners != ignore).all(axis=0)
-    places, labels, codes = [], [], []
+    annotated = np.ones(len(flat), bool) if ignore is None else (corners != ignore).all(axis=0)
+    indices, labels, codes = [], [], []
     for k, corner in enumerate(corners):
-        first = usable & (corner != 0)
+        # Each label of a cube is handled at the first corner that has it.
+        first = annotated & (corner != 0)
         for earlier in corners[:k]:
             first &= corner != earlier
-        chosen = np.flatnonzero(first)
-        same = corners[:, chosen] == corner[chosen]  # (8, chosen)
-        places.append(place[chosen])
-        labels.append(corner[chosen])
+        selected = np.flatnonzero(first)
+        same = corners[:, selected] == corner[selected]  # (8, n selected)
+        indices.append(cubes[selected])
+        labels.append(corner[selected])
         codes.append((same * bits.reshape(8, 1)).sum(axis=0, dtype=np.uint8))
-    return np.concatenate(places), np.concatenate(labels), np.concatenate(codes)
+    return np.concatenate(indices), np.concatenate(labels), np.concatenate(codes)

@@ -1,11 +1,11 @@
-"""Areas of surface elements (surfels): the piece of surface inside a cube of 2x2x2 neighbouring voxels.
+"""Areas of surface elements (surfels), the pieces of surface inside cubes of 2x2x2 neighbouring voxels.
 
 A cube's code has one bit per voxel: ``128 >> (4 a + 2 b + c)`` for the voxel at offset ``(a, b, c)``. Marching cubes
-cuts the cube into triangles; the sum of their areas is all that the metrics need.
+cuts the cube into triangles; the metrics need only the sum of their areas.
 
 Source: the triangles are those of DeepMind's ``surface-distance`` 0.1, ``lookup_tables.py`` (Copyright 2018 Google
-Inc., Apache-2.0; https://github.com/google-deepmind/surface-distance), here added up per direction of their normals:
-the 256 codes have only 27 different sums.
+Inc., Apache-2.0; https://github.com/google-deepmind/surface-distance), here counted per direction of their normals:
+the 256 codes have only 27 different counts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 CODE_BITS = 128 >> np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
 """Bit of each voxel of a cube, indexed by its offset (0 or 1 along each axis)."""
 
-# Normals of the triangles at unit spacing, in eighths; signs do not matter for an area.
+# Normals of the triangles at unit spacing, in eighths; an area does not depend on their signs.
 _NORMALS = np.array([(1, 1, 1), (2, 2, 0), (2, 0, 2), (0, 2, 2), (4, 0, 0), (0, 4, 0), (0, 0, 4)]) / 8
 
-# How often each of the seven normals occurs in the cubes of each kind.
+# Number of triangles with each of the seven normals, per kind of cube.
 _COUNTS = {
     ".": (0, 0, 0, 0, 0, 0, 0),
     "A": (1, 0, 0, 0, 0, 0, 0),
@@ -60,7 +60,7 @@ _KINDS = (
 
 
 def surfel_areas_mm2(spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-    """Surface area inside a cube for each of the 256 codes.
+    """Compute the surface area inside a cube for each of the 256 codes.
 
     Args:
         spacing_mm: Voxel size along the three axes.

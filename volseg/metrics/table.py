@@ -1,4 +1,4 @@
-"""The table of metrics: CSV, JSON, Markdown, report, comparisons and plots are made from it.
+"""The table of metrics, which defines the columns of CSV, JSON, Markdown, report, comparisons and plots.
 
 A new metric is a function of a :class:`~volseg.metrics.pair.ClassPair` and one row here.
 """
@@ -22,19 +22,19 @@ and ``status`` (``ok``, ``missed``, ``spurious`` or ``both_empty``)."""
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A row of the table.
+    """One metric: a row of the table.
 
     Attributes:
         name: Key in scores and column in ``cases.csv``.
         title: Name in tables and plots.
         unit: ``mm``, or empty for a number without unit.
         digits: Decimals in tables.
-        compute: The metric of a class that both masks have.
+        compute: Function of a class that both masks have.
         elements: Number of elements in prediction and reference that the metric is computed from.
         one_empty: Value when one side has no elements: ``zero``, ``diagonal`` (of the image), or ``compute`` for a
             metric that handles it.
         higher_is_better: Direction; ``None`` for a signed error, which is not compared between methods.
-        headline: Whether it stands in the main tables and plots.
+        headline: Whether the main tables and plots show it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Metric:
         return self.one_empty == "zero"
 
     def score(self, pair: ClassPair) -> float:
-        """Return the score of a class; NaN if neither mask has what is measured (see :mod:`volseg.metrics.policy`)."""
+        """Return the score of a class; NaN if both masks have no elements (see :mod:`volseg.metrics.policy`)."""
         status = status_of(*self.elements(pair))
         if status == "both_empty":
             return math.nan
@@ -156,6 +156,6 @@ def class_scores(pair: ClassPair) -> ClassScores:
 
 
 def both_empty_scores() -> ClassScores:
-    """Return the scores of a class that neither mask has."""
+    """Return the scores of a class that is empty in both masks."""
     nan_scores: ClassScores = dict.fromkeys(METRIC, math.nan)
     return {**nan_scores, "pred_voxels": 0, "ref_voxels": 0, "status": "both_empty"}

@@ -1,4 +1,4 @@
-"""The cases that a report shows: worst, median and best, with their scans where these are found."""
+"""Example cases of a report: pictures of the worst, median and best case, and the search for their scans."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Images:
     """Scans of the scored cases.
 
     Attributes:
-        files: Case -> file of the (first channel of the) scan.
-        modality: ``ct``, ``mri``, or ``None`` where it must be seen from the values.
+        files: Case -> file of the scan, or of its first channel.
+        modality: ``ct``, ``mri``, or ``None`` to detect it from the grey values.
     """
 
     files: Mapping[str, Path]
@@ -40,7 +40,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Picture:
-    """A case in the report, and what it is an example of."""
+    """Picture of a case, and its rank: ``worst``, ``median`` or ``best``."""
 
     rank: str
     method: str
@@ -50,19 +50,19 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture as a ``data:`` address."""
+        """The picture as a ``data:`` URL."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
     @property
     def file_name(self) -> str:
-        """Name of the picture as a file, the same on every system."""
+        """File name of the picture, valid on every system."""
         return re.sub(r"[^\w.-]", "_", f"{self.method}_{self.rank}") + ".png"
 
 
 def find_images(
     images: str | Path | Mapping[str, Path] | None, description: Description | None, ref: str | Path | None
 ) -> Images:
-    """Find the scans: in the folder given, else as ``dataset.json`` lists them, else beside the references.
+    """Find the scans: in ``images``, else as listed in ``dataset.json``, else in the folder next to the references.
 
     Args:
         images: Folder of scans (``case.nii.gz`` or ``case_0000.nii.gz``), case -> file, or ``None``.
@@ -76,9 +76,11 @@ def find_images(
         listed = {volume_stem(pair.label): pair.image for pair in description.pairs}
         listed |= {volume_stem(pair.image): pair.image for pair in description.pairs}  # the name of the scored case
         return Images({case: path for case, path in listed.items() if path.is_file()}, modality)
-    beside = Path(ref).resolve() if ref is not None else None
-    folder = Path(images) if images else beside and beside.with_name(beside.name.replace("labels", "images", 1))
-    if folder is None or not folder.is_dir() or folder.resolve() == beside:
+    ref_folder = Path(ref).resolve() if ref is not None else None
+    folder = (
+        Path(images) if images else ref_folder and ref_folder.with_name(ref_folder.name.replace("labels", "images", 1))
+    )
+    if folder is None or not folder.is_dir() or folder.resolve() == ref_folder:
         return Images({}, modality)
     files = {volume_stem(path): path for path in sorted(folder.iterdir()) if has_volume_suffix(path)}
     first_channels = {name.removesuffix("_0000"): path for name, path in files.items() if name.endswith("_0000")}
@@ -86,26 +88,26 @@ def find_images(
 
 
 def example_pictures(evaluation: Evaluation, images: Images) -> list[Picture]:
-    """Worst, median and best case of every method by mean Dice over classes; what cannot be drawn is left out."""
+    """Draw the worst, median and best case of every method by mean Dice; cases that cannot be drawn are skipped."""
     pictures = []
     for method in evaluation.methods:
         table = evaluation.values(method, "dice")
         scored = [(float(np.nanmean(row)), i) for i, row in enumerate(table) if not np.isnan(row).all()]
         ranked = sorted(scored)
-        places = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": len(ranked) - 1}
-        seen: set[int] = set()
-        for rank, place in places.items():
-            if not ranked or place in seen:
+        positions = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": len(ranked) - 1}
+        drawn: set[int] = set()
+        for rank, position in positions.items():
+            if not ranked or position in drawn:  # with few cases the ranks coincide
                 continue
-            seen.add(place)
-            dice, number = ranked[place]
+            drawn.add(position)
+            dice, number = ranked[position]
             result = evaluation.of_method(method)[number]
-            if result.reference is None:  # scores without files
+            if result.reference is None:  # the scores do not come from files
                 continue
             try:
                 png = _picture(evaluation, result, images, f"{rank}: {result.case}   {method}")
             except (VolsegError, OSError) as error:
-                logger.warning("no picture of %s: %s", result.case, error)
+                logger.warning("%s: cannot be drawn, skipped: %s", result.case, error)
                 continue
             pictures.append(Picture(rank, method, result.case, dice, png))
     return pictures
@@ -123,20 +125,20 @@ def _picture(evaluation: Evaluation, result: CaseResult, images: Images, title: 
 
 
 def _image(images: Images, case: str, grid: Grid) -> tuple[np.ndarray[Any, Any] | None, str]:
-    """The grey values of a case, if its scan is found and lies on the grid of the masks, and the modality."""
+    """Return the grey values, or ``None`` without a scan on the grid of the masks, and the modality."""
     path = images.files.get(case)
     if path is None:
         return None, "mri"
     volume = read_volume(path)
     if not volume.grid.same_as(grid):
-        logger.warning("%s: not on the grid of the reference, not drawn", path)
+        logger.warning("%s: scan is not on the grid of the reference, skipped", path)
         return None, "mri"
     image = volume.data[0]
     return image, images.modality or ("ct" if looks_like_ct(image) else "mri")
 
 
 def _merged(mask: CaseMask) -> Labels:
-    """One label map for drawing; where classes overlap the first one stays."""
+    """Merge the layers into one label map for drawing; the first class wins where classes overlap."""
     merged = mask.layers[0].labels
     for layer in mask.layers[1:]:
         merged = np.where(merged == 0, layer.labels, merged)

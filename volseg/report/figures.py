@@ -1,4 +1,4 @@
-"""Pictures of single cases: contours of reference and prediction on the grey image, in three planes."""
+"""Pictures of single cases: contours of reference and prediction on three planes of the image, and scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#ff6b6b", "#4dabf7", "#ffd43b", "#51cf66", "#cc5de8", "#ff922b", "#22d3c5", "#f783ac", "#a9e34b", "#91a7ff")
 BACKGROUND, _TEXT, _FAINT = "#101317", "#e9ecef", "#98a1ab"
-_ROWS = 12  # classes listed beside a picture
+_ROWS = 12  # classes listed next to a picture
 _HEIGHT_INCHES = 3.4
 
 Classes = Mapping[str, Sequence[int]]
@@ -31,15 +31,15 @@ def case_png(
 ) -> bytes:
     """Draw one case as PNG.
 
-    The slices go through the place with the most wrong voxels, seen as a radiologist does (patient's right on the
-    left). The reference is a broad pale line, the prediction a thin one.
+    The slices go through the block with the most wrong voxels, in radiological convention (patient's right on the
+    left). The reference is a thick pale line, the prediction a thin one.
 
     Args:
         views: The slices.
         classes: Class name -> label values.
         scores: Scores of the classes, from ``case_scores``.
         modality: ``ct`` shows -160 to 240 HU, ``mri`` the 1st to 99.5th percentile of the nonzero voxels.
-        title: Line above the picture.
+        title: Text above the picture.
     """
     stream = io.BytesIO()
     figure = draw_case(views, classes, scores, modality=modality, title=title)
@@ -50,7 +50,7 @@ def case_png(
 def draw_case(
     views: CaseViews, classes: Classes, scores: Mapping[str, ClassScores], *, modality: str, title: str = ""
 ) -> Figure:
-    """Draw one case as a matplotlib figure that belongs to no window and no global state; see :func:`case_png`."""
+    """Draw one case as a matplotlib figure without pyplot, hence without global state; see :func:`case_png`."""
     from matplotlib.figure import Figure
 
     widths = [_HEIGHT_INCHES * view.aspect for view in views.planes]
@@ -101,7 +101,7 @@ def _draw_contour(
 
 
 def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, ClassScores]) -> None:
-    """The table beside the planes, worst classes first where there are too many."""
+    """Draw the table next to the planes; if there are too many classes, those of the lowest Dice."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(-_ROWS - 2.5, 0.5)
@@ -129,14 +129,14 @@ def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, Cl
 
 
 def _cell(metric: Metric, scores: ClassScores) -> str:
-    """A number; the status in place of the distance of a missed or spurious class."""
+    """Return the text of a score; the status replaces the distance of a missed or spurious class."""
     if metric.one_empty == "diagonal" and scores["status"] != "ok":
         return str(scores["status"])
     return number_text(scores[metric.name], metric.digits)
 
 
 def _shorten(label: Text, neighbour: Text) -> None:
-    """Cut a class name until it ends before the number to its right."""
+    """Shorten a class name until it ends before the number to its right."""
     name = label.get_text()
     limit = neighbour.get_window_extent().x0 - 4  # pixels
     for length in range(len(name) - 1, 0, -1):

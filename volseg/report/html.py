@@ -1,4 +1,4 @@
-"""``report.html``: one file that opens offline, with tables, distributions and the worst, median and best case."""
+"""``report.html``: a self-contained file with tables, distributions and pictures of example cases."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from volseg.report.examples import Images, Picture, example_pictures
 from volseg.report.plots import METHOD_COLOURS, difference_svg, distribution_svg
 from volseg.report.tables import number_text, p_text
 
-_CLASS_COLUMNS = 8  # up to so many classes, the table of cases has a column for each
+_CLASS_COLUMNS = 8  # with more classes, the table of cases has no column per class
 
 
 def write_report(
     folder: str | Path, evaluation: Evaluation, summary: Mapping[str, Any], images: Images | None = None
 ) -> list[Path]:
-    """Write ``report.html`` and its pictures of cases as ``<method>_worst.png``, ``_median`` and ``_best``.
+    """Write ``report.html`` and its pictures as ``<method>_worst.png``, ``_median`` and ``_best``.
 
     Args:
-        folder: Where to write.
+        folder: Output folder.
         evaluation: The scores.
         summary: From ``evaluation.summary.summarize``.
-        images: The scans, for the pictures; without them contours are drawn alone.
+        images: Scans for the pictures; without them only contours are drawn.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
         OutputError: A file cannot be written.
@@ -46,7 +46,7 @@ def write_report(
 
 
 def render_report(evaluation: Evaluation, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
-    """The report as HTML; every name in it is escaped."""
+    """Render the report as HTML; autoescape covers every name in it."""
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
@@ -76,7 +76,7 @@ def render_report(evaluation: Evaluation, summary: Mapping[str, Any], pictures: 
 
 
 def _row(result: CaseResult) -> dict[str, Any]:
-    """One line of the table of cases: means over the classes, and what went wrong."""
+    """Return a row of the table of cases: means over the classes, and remarks on errors."""
     remarks = [] if result.error is None else [f"failed: {result.error}"]
     remarks += ["no prediction"] if result.missing else []
     for status in ("missed", "spurious"):

@@ -1,4 +1,4 @@
-"""Which slices of a case are shown, cut out and turned as a radiologist looks at them."""
+"""Slices of a case for its picture: selection, cropping and radiological orientation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from volseg.geometry.ops import reorient
 
 CT_WINDOW_HU = (-160.0, 240.0)
 _BLOCK_MM = 10.0  # size of the blocks in which wrong voxels are counted
-_MARGIN_MM = 20.0  # what is shown around the organs
+_MARGIN_MM = 20.0  # shown around the organs
 
 Labels = NDArray[np.integer]
 
@@ -27,7 +27,7 @@ class View:
         image: Grey values (rows, columns), or ``None``.
         reference: Labels.
         prediction: Labels.
-        extent_mm: Height and width.
+        extent_mm: Height and width, mm.
     """
 
     name: str
@@ -44,14 +44,14 @@ class View:
 
 @dataclass(frozen=True)
 class CaseViews:
-    """Axial, coronal and sagittal slice through the largest error, and the grey values of the whole volume's window."""
+    """Axial, coronal and sagittal slice through the largest error, and the grey value range of the whole volume."""
 
     planes: tuple[View, View, View]
     percentiles: tuple[float, float]
 
     @classmethod
     def of(cls, image: NDArray[Any] | None, reference: Labels, prediction: Labels, grid: Grid) -> CaseViews:
-        """Choose and cut the slices.
+        """Select and crop the slices.
 
         Args:
             image: Grey values (D, H, W), or ``None``.
@@ -59,27 +59,28 @@ class CaseViews:
             prediction: Labels (D, H, W).
             grid: The grid of all three.
         """
-        ref, turned = reorient(reference, grid, "SPL")
+        # Axes of SPL run upwards, backwards and to the left: slices are then cut along the axes.
+        ref, ref_grid = reorient(reference, grid, "SPL")
         pred, _ = reorient(prediction, grid, "SPL")
         grey = None if image is None else reorient(image, grid, "SPL")[0]
-        spacing = turned.spacing_mm
-        place = largest_error(ref, pred, spacing)
+        spacing = ref_grid.spacing_mm
+        center = largest_error(ref, pred, spacing)
         box = _shown_box(ref, pred, spacing)
         planes = [
-            _cut(name, axis, place[axis], (grey, ref, pred), box, spacing)
+            _cut(name, axis, center[axis], (grey, ref, pred), box, spacing)
             for axis, name in enumerate(("axial", "coronal", "sagittal"))
         ]
         return cls((planes[0], planes[1], planes[2]), (0.0, 1.0) if image is None else _percentiles(image))
 
     def window(self, modality: str) -> tuple[float, float]:
-        """Lowest and highest grey value shown: soft tissue in CT, the range of the nonzero voxels in MRI."""
+        """Return the lowest and highest grey value: soft tissue in CT, the range of the nonzero voxels in MRI."""
         return CT_WINDOW_HU if modality == "ct" else self.percentiles
 
 
 def largest_error(
     reference: Labels, prediction: Labels, spacing_mm: tuple[float, float, float]
 ) -> tuple[int, int, int]:
-    """The wrong voxel in the middle of the 10 mm block with the most wrong voxels; without any, the organs' centre."""
+    """Return the central wrong voxel of the 10 mm block with the most wrong voxels; without errors, of organ voxels."""
     wrong: NDArray[Any] = reference != prediction
     if not wrong.any():
         wrong = reference != 0
@@ -97,13 +98,13 @@ def largest_error(
 
 
 def _shown_box(reference: Labels, prediction: Labels, spacing_mm: tuple[float, float, float]) -> list[slice]:
-    """The organs with a margin."""
+    """Return the bounding box of the organs with a margin."""
     either = (reference != 0) | (prediction != 0)
     box = []
     for axis, step in enumerate(spacing_mm):
-        found = np.flatnonzero(either.any(axis=tuple(other for other in range(3) if other != axis)))
+        occupied = np.flatnonzero(either.any(axis=tuple(other for other in range(3) if other != axis)))
         margin = int(np.ceil(_MARGIN_MM / step))
-        low, high = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, either.shape[axis])
+        low, high = (int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else (0, either.shape[axis])
         box.append(slice(max(0, low - margin), min(either.shape[axis], high + margin)))
     return box
 
@@ -116,11 +117,11 @@ def _cut(
     box: list[slice],
     spacing_mm: tuple[float, float, float],
 ) -> View:
-    where: list[Any] = list(box)
-    where[axis] = index
+    index_in_volume: list[Any] = list(box)
+    index_in_volume[axis] = index
     if axis > 0:  # the first remaining axis points upwards, rows run downwards
-        where[0] = slice(box[0].stop - 1, box[0].start - 1 if box[0].start else None, -1)
-    image, reference, prediction = (None if v is None else v[tuple(where)] for v in volumes)
+        index_in_volume[0] = slice(box[0].stop - 1, box[0].start - 1 if box[0].start else None, -1)
+    image, reference, prediction = (None if v is None else v[tuple(index_in_volume)] for v in volumes)
     assert reference is not None
     assert prediction is not None
     sizes = [(axis_box.stop - axis_box.start) * step for axis_box, step in zip(box, spacing_mm, strict=True)]
@@ -129,7 +130,7 @@ def _cut(
 
 
 def _percentiles(image: NDArray[Any]) -> tuple[float, float]:
-    """1st and 99.5th percentile of (at most a million of) the nonzero voxels."""
+    """Return the 1st and 99.5th percentile of the nonzero voxels, sampled from at most two million voxels."""
     sample = image.ravel()[:: max(1, image.size // 1_000_000)]
     sample = sample[np.isfinite(sample) & (sample != 0)]
     if not sample.size:

@@ -1,4 +1,4 @@
-"""Distributions of scores and paired differences as SVG that takes the colours of the page around it."""
+"""Plots of score distributions and paired differences, as SVG in the text colour of the page."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHOD_COLOURS = ("#4c7df0", "#e8590c", "#2f9e44", "#ae3ec9", "#0c8599", "#e64980", "#f08c00", "#868e96")
-_INK = "#010203"  # stands for the page's text colour
-_MANY_POINTS = 5000  # above this, boxes without dots: the file would grow, and nothing could be told apart
+_INK = "#010203"  # placeholder for the page's text colour
+_MANY_POINTS = 5000  # above this, only boxes: points would overlap and the file would be large
 Array = NDArray[np.float64]
 
 
 def distribution_svg(evaluation: Evaluation, metric: str) -> str:
-    """A box and the single cases for each class and method; crosses are missed or spurious."""
+    """Draw a box and the cases per class and method; crosses are missed or spurious."""
     classes, methods = evaluation.classes, evaluation.methods
     figure, axes = _figure(len(classes) * (0.16 + 0.2 * len(methods)), classes)
     tables = [evaluation.values(method, metric) for method in methods]
     for number, (method, values) in enumerate(zip(methods, tables, strict=True)):
         colour = METHOD_COLOURS[number % len(METHOD_COLOURS)]
-        places: Array = np.arange(len(classes), dtype=np.float64) + (number - (len(methods) - 1) / 2) * 0.72 / len(
-            methods
-        )
-        _boxes(axes, values, places, colour, 0.5 / len(methods))
+        offset = (number - (len(methods) - 1) / 2) * 0.72 / len(methods)
+        positions: Array = np.arange(len(classes), dtype=np.float64) + offset
+        _boxes(axes, values, positions, colour, 0.5 / len(methods))
         ok = evaluation.statuses(method) == "ok"
         if values.size * len(methods) <= _MANY_POINTS:
-            _points(axes, values, ok, places, colour, marker="o")
-        _points(axes, values, ~ok & ~np.isnan(values), places, colour, marker="x")
+            _points(axes, values, ok, positions, colour, marker="o")
+        _points(axes, values, ~ok & ~np.isnan(values), positions, colour, marker="x")
     if not METRIC[metric].is_overlap:
         _distance_axis(axes, max(float(np.nanmax(np.nan_to_num(values))) for values in tables))
     else:
@@ -47,15 +46,15 @@ def distribution_svg(evaluation: Evaluation, metric: str) -> str:
 
 
 def difference_svg(evaluation: Evaluation, comparison: Mapping[str, Any]) -> str:
-    """Paired differences of one metric: every case, and the mean with its interval."""
+    """Draw the paired differences of one metric: every case, and the mean with its interval."""
     a, b, metric = comparison["a"], comparison["b"], comparison["metric"]
     difference = evaluation.values(a, metric) - evaluation.values(b, metric)
     figure, axes = _figure(len(evaluation.classes) * 0.3, evaluation.classes)
     axes.axvline(0, color=_INK, linewidth=0.8, alpha=0.5)
     for row, paired in enumerate(comparison["classes"].values()):
-        known = difference[~np.isnan(difference[:, row]), row]
+        defined = difference[~np.isnan(difference[:, row]), row]
         if difference.size <= _MANY_POINTS:
-            axes.scatter(known, row + _jitter(len(known)), s=9, color=METHOD_COLOURS[0], alpha=0.45, linewidths=0)
+            axes.scatter(defined, row + _jitter(len(defined)), s=9, color=METHOD_COLOURS[0], alpha=0.45, linewidths=0)
         if paired["mean_difference"] is not None:
             axes.plot([paired["mean_difference"]], [row], marker="D", color=_INK, markersize=4)
         if paired["ci95"][0] is not None:
@@ -66,7 +65,7 @@ def difference_svg(evaluation: Evaluation, comparison: Mapping[str, Any]) -> str
 
 
 def _figure(height: float, classes: Sequence[str]) -> tuple[Figure, Axes]:
-    """An empty plot of this height in inches, with room for the class names on the left."""
+    """Return an empty plot of a height in inches, with room for the class names on the left."""
     from matplotlib.figure import Figure
 
     width, below, above = 8.2, 0.5, 0.1
@@ -84,34 +83,36 @@ def _short(name: str) -> str:
 
 
 def _jitter(count: int) -> Array:
-    """The same small shifts for every plot: points stay apart, pictures stay equal."""
+    """Return small shifts that separate the points; a fixed seed makes the plots reproducible."""
     return np.asarray(np.random.default_rng(0).uniform(-0.1, 0.1, count))
 
 
-def _boxes(axes: Axes, values: Array, places: Array, colour: str, height: float) -> None:
-    """Quartiles, median, and whiskers to the farthest value within 1.5 quartile distances (Tukey), for each class."""
+def _boxes(axes: Axes, values: Array, positions: Array, colour: str, height: float) -> None:
+    """Draw, per class, quartiles, median and whiskers to the farthest value within 1.5 interquartile ranges (Tukey)."""
     defined = ~np.isnan(values).all(axis=0)
-    values, places = values[:, defined], places[defined]
-    if not len(places):
+    values, positions = values[:, defined], positions[defined]
+    if not len(positions):
         return
     low, middle, high = np.nanpercentile(values, [25, 50, 75], axis=0)
     near = (values >= low - 1.5 * (high - low)) & (values <= high + 1.5 * (high - low))
     inner = np.where(near, values, np.nan)
     whiskers = np.nanmin(inner, axis=0), np.nanmax(inner, axis=0)
-    axes.barh(places, high - low, height, low, facecolor=colour + "30", edgecolor=colour, linewidth=1.2)
-    axes.hlines([*places, *places], [*whiskers[0], *high], [*low, *whiskers[1]], colors=colour, linewidth=1.2)
-    axes.vlines(middle, places - height / 2, places + height / 2, colors=colour, linewidth=2.4)
+    axes.barh(positions, high - low, height, low, facecolor=colour + "30", edgecolor=colour, linewidth=1.2)
+    axes.hlines([*positions, *positions], [*whiskers[0], *high], [*low, *whiskers[1]], colors=colour, linewidth=1.2)
+    axes.vlines(middle, positions - height / 2, positions + height / 2, colors=colour, linewidth=2.4)
 
 
-def _points(axes: Axes, values: Array, chosen: NDArray[np.bool_], places: Array, colour: str, *, marker: str) -> None:
-    """The chosen cases, one by one."""
-    heights = places + 0.6 * _jitter(len(values))[:, None]
+def _points(
+    axes: Axes, values: Array, selected: NDArray[np.bool_], positions: Array, colour: str, *, marker: str
+) -> None:
+    """Draw the selected cases as points."""
+    heights = positions + 0.6 * _jitter(len(values))[:, None]
     size, alpha, line = (8, 0.5, 0.0) if marker == "o" else (18, 1.0, 1.1)
-    axes.scatter(values[chosen], heights[chosen], s=size, alpha=alpha, linewidths=line, color=colour, marker=marker)
+    axes.scatter(values[selected], heights[selected], s=size, alpha=alpha, linewidths=line, color=colour, marker=marker)
 
 
 def _distance_axis(axes: Axes, highest: float) -> None:
-    """Millimetres from 0, logarithmic above 1 where some are large."""
+    """Scale an axis of mm from 0; logarithmic above 1 if the highest distance exceeds 50."""
     if highest > 50:
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
         ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= highest]
@@ -121,7 +122,7 @@ def _distance_axis(axes: Axes, highest: float) -> None:
 
 
 def _finish(axes: Axes, classes: Sequence[str], label: str) -> None:
-    """Class names on the left, first class on top, quiet frame."""
+    """Set class names on the left, the first class on top, and a plain frame."""
     axes.set_yticks(range(len(classes)))
     names = axes.set_yticklabels([_short(name) for name in classes])
     axes.set_ylim(len(classes) - 0.4, -0.6)
@@ -138,7 +139,7 @@ def _finish(axes: Axes, classes: Sequence[str], label: str) -> None:
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """The ``<svg>`` element alone, with ids of its own and the page's text colour."""
+    """Return the ``<svg>`` element, with unique ids and the page's text colour."""
     import matplotlib
 
     stream = io.StringIO()

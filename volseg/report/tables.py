@@ -1,4 +1,4 @@
-"""Scores as CSV (every case and class), JSON (the summary) and Markdown (the table of a paper)."""
+"""Tables of scores: CSV of every case and class, JSON of the summary, Markdown of the means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("method", "case", "class", "status", *METRIC, "pred_voxels", "ref_vox
 
 
 def csv_text(evaluation: Evaluation) -> str:
-    """One line for each method, case and class; empty where a score is not defined. A failed case has one line."""
+    """Return one line per method, case and class; an undefined score is empty, a failed case has one line."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -36,7 +36,7 @@ def csv_text(evaluation: Evaluation) -> str:
 
 
 def markdown_text(summary: Mapping[str, Any]) -> str:
-    """A table for each method, the comparisons, and the convention line.
+    """Return a table per method, the comparisons, and the convention line.
 
     Args:
         summary: From ``evaluation.summary.summarize``.
@@ -51,7 +51,7 @@ def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str
     """Write ``cases.csv``, ``summary.json`` and ``summary.md``.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -68,7 +68,7 @@ def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a terminal; the first row is the header."""
+    """Return a Markdown table whose columns also line up in a terminal; the first row is the header."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -79,12 +79,12 @@ def aligned_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """A number for a table; a dash where it is not defined."""
+    """Format a number for a table; a dash if it is not defined."""
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def p_text(value: float | None) -> str:
-    """A p value with three digits; never a 0 that it is not."""
+    """Format a p value with three digits, or as ``<0.001``."""
     return "<0.001" if value is not None and value < 0.001 else number_text(value)
 
 
