@@ -1,4 +1,4 @@
-"""Made-up CT abdomens with known labels, for the demo and the tests.
+"""Synthetic abdominal CT scans with known labels, for the demo and the tests.
 
 Every case has its own anatomy (position, size and smooth deformation of each organ, contrast phase), shape, spacing
 and voxel orientation; the second is oblique. Space is RAS+ in millimetres from the middle of the abdomen, so the
@@ -93,7 +93,7 @@ LABELS = {"background": 0} | {
 
 
 def write_phantoms(folder: str | Path, count: int, seed: int = 0, *, count_test: int = 0) -> Path:
-    """Writes a labelled CT data set in the layout of the Decathlon.
+    """Write a labelled CT data set in the layout of the Decathlon.
 
     Args:
         folder: Its root; made if it is missing, files of the same names are replaced.
@@ -128,7 +128,7 @@ def write_phantoms(folder: str | Path, count: int, seed: int = 0, *, count_test:
 
 
 def make_phantom(index: int, seed: int = 0) -> tuple[NDArray[np.int16], NDArray[np.uint8], Grid]:
-    """One case.
+    """Generate one case.
 
     Args:
         index: Number of the case; gives its orientation, and (with ``seed``) everything that is random.
@@ -191,7 +191,7 @@ def _smooth(points: Floats, waves: Sequence[tuple[Floats, Floats, float]]) -> Fl
 
 
 def _render(grid: Grid, tissues: Sequence[Tissue], bend: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
-    """Averages the anatomy over the slice thickness.
+    """Average the anatomy over the slice thickness.
 
     Returns:
         HU (D, H, W), and the share of each voxel that each labelled tissue fills (classes, D, H, W).
@@ -229,7 +229,7 @@ def _cover(points: Floats, piece: Ellipsoid, voxel_mm: float) -> Floats:
 
 
 def _acquire(hu: Floats, rng: np.random.Generator) -> Floats:
-    """Adds the organs' texture, the scanner's bias and noise, and rounds to whole HU."""
+    """Add the organs' texture, the scanner's bias and noise, and rounds to whole HU."""
     texture = gaussian_filter(rng.normal(size=hu.shape), 1.5)
     tissue = (hu > -200) * TEXTURE_HU / texture.std()
     bias = gaussian_filter(rng.normal(size=hu.shape), [size / 4 for size in hu.shape])

@@ -24,7 +24,7 @@ def origin() -> Record:
     """Return when, from which source, on which machine and by which command a result was measured."""
     import torch
 
-    from volseg.training.reproducibility import hardware
+    from volseg.training.provenance import hardware
 
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

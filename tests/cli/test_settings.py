@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from volseg.cli.main import main
@@ -36,3 +39,18 @@ def test_help_of_train_tells_where_the_settings_are_listed(capsys: pytest.Captur
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert "volseg settings" in capsys.readouterr().out
+
+
+def test_a_mistyped_setting_with_its_section_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings", "run.max_step"]) == 2
+    assert "did you mean max_steps?" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "volseg", "settings"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

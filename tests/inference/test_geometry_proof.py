@@ -1,7 +1,7 @@
 """The geometry proof: the same scan, however it is stored, gets the same mask at the same places of the body.
 
 The network is trained (``trained.py``) and the scan was not among its training cases, so the masks that are compared
-are real segmentations. Where the values that reach the network are the same to the bit, so must be the masks; where a
+are real segmentations. Where the values that reach the network are bitwise identical, so must be the masks; where a
 header rounds differently, 99.9% of the foreground must agree, over all and for each class.
 """
 

@@ -11,9 +11,10 @@ from volseg.config.schema import TrainConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
-from volseg.training.reproducibility import provenance, seed_step
+from volseg.training.provenance import provenance
 from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget, learning_rate_factor
+from volseg.training.state import seed_step
 
 
 def test_the_budget_counts_steps_or_seconds() -> None:

@@ -60,7 +60,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return self.samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Sample ``index``.
+        """Return sample ``index``.
 
         Returns:
             ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D, H, W) int64 with -1 ignored, ``case`` its name.
@@ -131,7 +131,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
         return self.samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Sample ``index``.
+        """Return sample ``index``.
 
         Returns:
             ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D, H, W) int64 with -1 ignored, ``case`` its name, and

@@ -1,4 +1,4 @@
-"""Cutting of training patches from preprocessed volumes."""
+"""Training patches cut from preprocessed volumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one description of where voxels are: a shape and a float64 affine. Everything else is derived from them."""
+"""Grid: shape and float64 affine of a voxel array; spacing and orientation are derived from them."""
 
 from __future__ import annotations
 
@@ -56,34 +56,34 @@ class Grid:
         return "".join(letters[axis] for axis in range(3))
 
     def to_mm(self, index: ArrayLike) -> FloatArray:
-        """Maps voxel indices ``(..., 3)`` to RAS+ millimetres ``(..., 3)``."""
+        """Map voxel indices ``(..., 3)`` to RAS+ millimetres ``(..., 3)``."""
         return np.asarray(np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3])
 
     def corners_mm(self) -> FloatArray:
-        """The eight outer corners of the field of view ``(8, 3)``, mm (half a voxel beyond the outermost centres)."""
+        """Return the eight corners of the field of view, ``(8, 3)``, mm (half a voxel beyond the outermost centres)."""
         return self.to_mm(list(product(*((-0.5, n - 0.5) for n in self.shape))))
 
     def same_as(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
-        """Whether the shapes are equal and no corner is further than ``tolerance_mm`` from its counterpart."""
+        """Return whether the shapes are equal and no corner is further than ``tolerance_mm`` from its counterpart."""
         if self.shape != other.shape:
             return False
         distance_mm = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1)
         return bool(distance_mm.max() <= tolerance_mm)
 
     def describe(self) -> str:
-        """One line for messages: shape, spacing, orientation code and origin."""
+        """Return one line for messages: shape, spacing, orientation code and origin."""
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
         origin = ", ".join(f"{x:.2f}" for x in self.affine[:3, 3])
         shape = " x ".join(map(str, self.shape))
         return f"{shape} voxels of {spacing} mm, {self.orientation}, first voxel at ({origin}) mm"
 
     def to_dict(self) -> dict[str, Any]:
-        """The grid as plain JSON values; ``from_dict`` gives back the same bits."""
+        """Return the grid as plain JSON values; ``from_dict`` restores it exactly."""
         return {"shape": list(self.shape), "affine": self.affine.tolist()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Grid:
-        """Rebuilds a grid from ``to_dict``.
+        """Rebuild a grid from ``to_dict``.
 
         Raises:
             GeometryError: A key is missing or a value is not a valid shape or affine.

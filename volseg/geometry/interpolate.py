@@ -81,7 +81,7 @@ def _centring(weights: NDArray[np.float64], distance: NDArray[np.float64], reach
 
 
 def apply_matrices(data: NDArray[Any], matrices: Sequence[NDArray[Any] | None]) -> NDArray[np.float32]:
-    """Applies one matrix along each spatial axis: in plane slab by slab, then along depth.
+    """Apply one matrix along each spatial axis: in plane slab by slab, then along depth.
 
     Args:
         data: ``(C, D, H, W)`` of any real type, finite.

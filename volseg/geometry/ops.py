@@ -34,7 +34,7 @@ Ints = tuple[int, int, int]
 
 
 def axis_order(grid: Grid, codes: str) -> tuple[Ints, tuple[bool, bool, bool]]:
-    """How to permute and flip a grid's axes so that its orientation becomes ``codes``.
+    """Return how to permute and flip a grid's axes so that its orientation becomes ``codes``.
 
     Args:
         grid: The grid as it is.
@@ -55,7 +55,7 @@ def axis_order(grid: Grid, codes: str) -> tuple[Ints, tuple[bool, bool, bool]]:
 
 
 def permute_and_flip(data: NDArray[Any], order: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
-    """Reorders the last three axes of ``(..., D, H, W)``, then reverses those flagged (a view)."""
+    """Reorder the last three axes of ``(..., D, H, W)``, then reverse those flagged (a view)."""
     lead = data.ndim - 3
     data = data.transpose(*range(lead), *(lead + axis for axis in order))
     index: tuple[Any, ...] = (..., *(slice(None, None, -1 if flip else None) for flip in flips))
@@ -63,7 +63,7 @@ def permute_and_flip(data: NDArray[Any], order: Sequence[int], flips: Sequence[b
 
 
 def reorient(data: NDArray[Any], grid: Grid, codes: str) -> tuple[NDArray[Any], Grid]:
-    """Permutes and flips the axes so that they run in the directions ``codes``, e.g. ``"SPL"``. No interpolation.
+    """Permute and flips the axes so that they run in the directions ``codes``, e.g. ``"SPL"``. No interpolation.
 
     Raises:
         GeometryError: ``codes`` is not an orientation.
@@ -79,7 +79,7 @@ def reorient(data: NDArray[Any], grid: Grid, codes: str) -> tuple[NDArray[Any], 
 
 
 def crop(data: NDArray[Any], grid: Grid, start: Sequence[int], stop: Sequence[int]) -> tuple[NDArray[Any], Grid]:
-    """Keeps the voxels ``start <= index < stop`` of each spatial axis (a view).
+    """Keep the voxels ``start <= index < stop`` of each spatial axis (a view).
 
     Raises:
         GeometryError: The box is empty or leaves the grid.
@@ -98,7 +98,7 @@ def _shifted(grid: Grid, start: Sequence[int], shape: Sequence[int]) -> Grid:
 
 
 def pad_to_size(data: NDArray[Any], size: Sequence[int], value: float = 0) -> tuple[NDArray[Any], Ints]:
-    """Pads symmetrically until every spatial axis is at least ``size`` long; larger axes stay as they are.
+    """Pad symmetrically until every spatial axis is at least ``size`` long; larger axes stay as they are.
 
     Training patches, the sliding window and the tests share this one function, so that a small volume looks the
     same to the network everywhere.
@@ -120,14 +120,14 @@ def pad_to_size(data: NDArray[Any], size: Sequence[int], value: float = 0) -> tu
 
 
 def missing_voxels(shape: Sequence[int], size: Sequence[int]) -> tuple[Ints, Ints]:
-    """Voxels that `pad_to_size` adds before and after each of three axes; half of them, rounded down, before."""
+    """Return how many voxels `pad_to_size` adds before (half, rounded down) and after each of three axes."""
     d, h, w = (max(0, s - n) for s, n in zip(size, shape, strict=True))
     before = (d // 2, h // 2, w // 2)
     return before, (d - before[0], h - before[1], w - before[2])
 
 
 def nonzero_box(data: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """First and past-the-last voxel, along each axis of (C, D, H, W), of what is not 0 in some channel."""
+    """Return first and past-the-last voxel, along each axis of (C, D, H, W), of what is nonzero in a channel."""
     shape = data.shape[1:]
     occupied = [np.zeros(size, dtype=bool) for size in shape]
     for index in range(shape[0]):  # slice by slice: a mask of a whole-body scan would double its memory

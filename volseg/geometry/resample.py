@@ -1,4 +1,4 @@
-"""Resampling to another spacing with the same field of view: images without aliasing, labels without inventing any."""
+"""Resampling to another spacing with the same field of view: images without aliasing, labels without new values."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def index_scales(source: Grid, target: Grid) -> Triple:
 
 
 def resample_labels(data: NDArray[Any], grid: Grid, spacing_mm: Sequence[float]) -> tuple[NDArray[Any], Grid]:
-    """Resamples labels to another spacing; no value appears that was not there.
+    """Resample labels to another spacing; no new value appears.
 
     Each label's indicator is interpolated linearly (averaged over the coarser voxel when downsampling) and the
     largest wins; ties go to the lower value. It is done block by block, for the labels of the block: memory does not

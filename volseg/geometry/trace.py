@@ -1,4 +1,4 @@
-"""What preprocessing did to a scan's grid: a record that can be replayed on labels and walked backwards."""
+"""Record of what preprocessing did to a scan's grid, which is applied to labels and inverted for masks."""
 
 from __future__ import annotations
 
@@ -85,18 +85,18 @@ class Trace:
         return self.steps[-1].source if resampled else self.target
 
     def reorient(self, data: NDArray[Any], codes: str) -> tuple[NDArray[Any], Trace]:
-        """Applies ``ops.reorient`` to data on ``target`` and records it."""
+        """Apply ``ops.reorient`` to data on ``target`` and record it."""
         data, grid = ops.reorient(data, self.target, codes)
         return data, self._with("reorient", grid)
 
     def crop(self, data: NDArray[Any], start: Sequence[int], stop: Sequence[int]) -> tuple[NDArray[Any], Trace]:
-        """Applies ``ops.crop`` to data on ``target`` and records it."""
+        """Apply ``ops.crop`` to data on ``target`` and record it."""
         data, grid = ops.crop(data, self.target, start, stop)
         d, h, w = (int(index) for index in start)
         return data, self._with("crop", grid, (d, h, w))
 
     def plan_resample(self, spacing_mm: Sequence[float]) -> tuple[Trace, Matrices]:
-        """Records a resampling that is done later, slab by slab: the new trace, and the matrix of each axis."""
+        """Record a resampling that is done later, slab by slab: the new trace, and the matrix of each axis."""
         grid, matrices = image_matrices(self.target, spacing_mm)
         return (self if grid == self.target else self._with("resample", grid)), matrices
 
@@ -104,7 +104,7 @@ class Trace:
         return Trace(self.source, (*self.steps, Step(kind, self.target, target, start)))
 
     def replay_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Takes labels ``(D, H, W)`` on ``source`` through the same steps, to ``target``."""
+        """Apply the same steps to labels ``(D, H, W)`` on ``source``; the result lies on ``target``."""
         _check_shape(labels, self.source)
         for step in self.steps:
             if step.kind == "reorient":
@@ -142,13 +142,13 @@ class Trace:
         return data
 
     def to_dict(self) -> dict[str, Any]:
-        """The trace as plain JSON values; ``from_dict`` gives back the same bits."""
+        """Return the trace as plain JSON values; ``from_dict`` restores it exactly."""
         steps = [{"kind": s.kind, "target": s.target.to_dict(), "start": list(s.start)} for s in self.steps]
         return {"source": self.source.to_dict(), "steps": steps}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trace:
-        """Rebuilds a trace from ``to_dict``.
+        """Rebuild a trace from ``to_dict``.
 
         Raises:
             GeometryError: The values are not those of a trace.

@@ -37,7 +37,7 @@ class Components:
     _slabs: tuple[tuple[slice, Numbers], ...]  # with the component of each number that labelling gives there
 
     def voxels(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[slice, Numbers]]:
-        """Where some of the components are; slabs without any are passed over.
+        """Where some of the components are; slabs without any are skipped.
 
         Args:
             chosen: (N,) which components.
@@ -53,7 +53,7 @@ class Components:
 
 
 def find_components(inside: Inside, shape: tuple[int, ...], connectivity: Literal[6, 26]) -> Components:
-    """Finds the connected components of a box.
+    """Find the connected components of a box.
 
     Args:
         inside: The box's voxels, slices at a time.

@@ -1,4 +1,4 @@
-"""Cleaning a mask class by class: largest component, minimum volume, filled holes.
+"""Postprocessing of a mask class by class: largest component, minimum volume, filled holes.
 
 The order is fixed: first every class loses its components (all but the largest, then the small ones), classes in the
 order of their values; then holes are filled, in the same order. What is removed becomes background, so the place of an
@@ -73,7 +73,7 @@ class Postprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], labels: Mapping[str, int]) -> Postprocessing:
-        """Reads what :meth:`to_dict` gave, as a model file holds it; ``{}`` does nothing.
+        """Restore the result of :meth:`to_dict` from a model file; ``{}`` does nothing.
 
         Raises:
             ConfigError: An unknown key, a value of the wrong kind, or a name that is not that of a class.
@@ -134,7 +134,7 @@ def _check_names(key: str, given: Any, known: Sequence[str]) -> None:
         if name not in known:
             similar = suggestion(name, known)
             raise ConfigError(
-                f"{key} names what is not there",
+                f"{key} contains an unknown name",
                 found=name,
                 expected=", ".join(known),
                 hint=f"did you mean {similar}?" if similar else None,

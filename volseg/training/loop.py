@@ -22,7 +22,7 @@ from volseg.parallel import StageProgress
 from volseg.preprocessing.cache import data_hash
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
-from volseg.training.reproducibility import provenance
+from volseg.training.provenance import provenance
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches, training_samples
 from volseg.training.schedule import Budget

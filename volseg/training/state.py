@@ -20,7 +20,6 @@ from volseg.training.checkpoint import RunProgress, load_checkpoint, save_checkp
 from volseg.training.ema import WeightAverage
 from volseg.training.frozen_encoder import training_inputs
 from volseg.training.losses import SegmentationLoss
-from volseg.training.reproducibility import seed_step
 from volseg.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -152,3 +151,8 @@ def make_fabric(config: Config) -> Fabric:
     bf16 = training_dtype(config.precision, device) == torch.bfloat16
     devices: int | list[int] = 1 if device.index is None else [device.index]
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one optimizer step, so that a resumed run draws the same random numbers."""
+    torch.manual_seed((seed * 1_000_003 + step) % 2**63)

@@ -1,4 +1,4 @@
-"""The written mask lies on the scan's voxels to the bit, seen in the bytes of both files; through the command."""
+"""The geometry in the mask's header equals the scan's bit by bit; masks are written by the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds of the training steps, and the provenance of a run."""
+"""Provenance of a run: data, weights, packages, hardware and source."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ import torch
 from volseg.version import __version__
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchio", "lightning-fabric", "safetensors")
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one optimizer step, so that a resumed run draws the same random numbers."""
-    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def provenance(
