@@ -16,7 +16,7 @@ import pytest
 from torch import nn
 
 from volseg.cli.main import main
-from volseg.cli.predict import _device
+from volseg.cli.predict import device_of_rank
 from volseg.cli.signals import stops_in_order
 from volseg.errors import ConfigError
 from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank
@@ -171,10 +171,15 @@ def test_ranks_are_read_from_the_environment_of_torchrun() -> None:
 def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = TorchrunRank((5, 8), 1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert [_device(name, rank) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
-    assert _device("auto", None) == "auto"
+    assert [device_of_rank(name, rank) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cuda:0",
+        "cpu",
+    ]
+    assert device_of_rank("auto", None) == "auto"
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert _device("auto", rank) == "auto"
+    assert device_of_rank("auto", rank) == "auto"
 
 
 def test_signals_that_were_ignored_stay_ignored() -> None:

@@ -16,7 +16,6 @@ from scipy.spatial.transform import Rotation
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
-from volseg.io import nifti
 from volseg.io.volumes import read_grid, read_mask, read_volume, write_mask
 
 SHAPE = (5, 4, 3)
@@ -243,11 +242,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     write_mask(path, Mask(RAMP, Grid(SHAPE, LAS)))
     before = path.read_bytes()
 
-    def broken(file, labels, header) -> None:
-        file.write(header.binaryblock)
-        raise OSError(28, "No space left on device")
+    write, written = gzip.GzipFile.write, []
 
-    monkeypatch.setattr(nifti, "_write_parts", broken)
+    def write_header_only(archive, data) -> int:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(len(data))
+        return write(archive, data)
+
+    monkeypatch.setattr(gzip.GzipFile, "write", write_header_only)
     with pytest.raises(OutputError, match="No space left") as error:
         write_mask(path, Mask(RAMP + 1, Grid(SHAPE, LAS)))
     assert str(path) in str(error.value)

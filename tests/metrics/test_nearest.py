@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tests.made.masks import SPACINGS, brute_distances
 from volseg.metrics import nearest
@@ -37,9 +38,9 @@ def test_distances_are_exact_up_to_the_limit_and_above_it_otherwise() -> None:
 def test_tree_and_transform_agree(voxel_ns: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transform of cost 0 is always used for far points; with infinite cost the tree is."""
     used = []
-    transform = nearest._transform_distances
-    monkeypatch.setattr(nearest, "_TRANSFORM_VOXEL_NS", voxel_ns)
-    monkeypatch.setattr(nearest, "_transform_distances", lambda *a: used.append(1) or transform(*a))
+    transform = ndimage.distance_transform_edt
+    monkeypatch.setattr(nearest, "TRANSFORM_VOXEL_NS", voxel_ns)
+    monkeypatch.setattr(ndimage, "distance_transform_edt", lambda *a, **k: used.append(1) or transform(*a, **k))
     rng = np.random.default_rng(1)
     points, targets, spacing = cloud(rng, 200, 20) + 30, cloud(rng, 50, 20), (0.8, 1.1, 3.0)
     distances = nearest_distances_mm(points, targets, spacing)
@@ -53,9 +54,9 @@ def test_a_hollow_shell_uses_the_transform() -> None:
     radius = np.linalg.norm(grid, axis=1)
     shell, centre = grid[np.abs(radius - 39.5) < 0.5], grid[radius < 12]
     calls = []
-    original = nearest._transform_distances
+    transform = ndimage.distance_transform_edt
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest, "_transform_distances", lambda *a: calls.append(1) or original(*a))
+        patch.setattr(ndimage, "distance_transform_edt", lambda *a, **k: calls.append(1) or transform(*a, **k))
         distances = nearest_distances_mm(centre, shell, (1.0, 1.0, 1.0))
     assert calls
     np.testing.assert_allclose(distances[::200], brute_distances(centre[::200], shell, (1.0, 1.0, 1.0)), rtol=1e-12)

@@ -12,7 +12,7 @@ from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
-from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, _labels_in_air, fingerprint, spread
+from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, fingerprint, labels_in_air, spread
 from volseg.planning.plan import make_plan
 
 RAS = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -166,7 +166,7 @@ def test_labels_in_air_by_brute_force(seed: int) -> None:
     starts = itertools.product(*(range(n - s + 1) for n, s in zip(data.shape, size, strict=True)))
     cubes = (tuple(slice(a, a + s) for a, s in zip(start, size, strict=True)) for start in starts)
     expected = any(labelled[cube].any() and not tissue[cube].any() for cube in cubes)
-    assert _labels_in_air(data[None], labelled, spacing) == expected
+    assert labels_in_air(data[None], labelled, spacing) == expected
 
 
 def test_air_is_looked_for_in_ct_only(tmp_path: Path) -> None:

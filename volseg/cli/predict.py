@@ -79,7 +79,7 @@ def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
             args.model,
             args.input,
             args.output,
-            device=_device(args.device, rank),
+            device=device_of_rank(args.device, rank),
             tta=args.tta,
             skip_air=args.skip_air,
             max_memory=args.max_memory,
@@ -95,7 +95,7 @@ def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
     return 0 if failed == 0 else 1 if done + skipped else 2
 
 
-def _device(name: str, rank: TorchrunRank | None) -> str:
+def device_of_rank(name: str, rank: TorchrunRank | None) -> str:
     """Return the device; under torchrun each process has its own GPU, unless one is named."""
     import torch
 

@@ -21,7 +21,7 @@ Distances = NDArray[np.float64]
 _NEIGHBOURS = 200  # neighbours searched before the tree is used
 _SAMPLE = 64  # points from which the tree's cost is estimated
 # Measured costs in ns, from which the cheaper of tree and transform is selected.
-_TREE_POINT_NS, _TREE_VISIT_NS, _TRANSFORM_VOXEL_NS = 1000.0, 8.0, 60.0
+TREE_POINT_NS, TREE_VISIT_NS, TRANSFORM_VOXEL_NS = 1000.0, 8.0, 60.0
 
 
 def nearest_distances_mm(
@@ -114,13 +114,13 @@ def _search_far(points: Indices, targets: Indices, spacing: tuple[float, float, 
     tree = cKDTree(targets * scale, leafsize=32, balanced_tree=False, compact_nodes=False)
     low = np.minimum(points.min(axis=0), targets.min(axis=0))
     shape = np.maximum(points.max(axis=0), targets.max(axis=0)) - low + 1
-    transform_ns = _TRANSFORM_VOXEL_NS * float(np.prod(shape, dtype=np.float64))
+    transform_ns = TRANSFORM_VOXEL_NS * float(np.prod(shape, dtype=np.float64))
     # Estimate the tree's visits on a sample only if its worst case is dearer than the transform.
-    if len(points) * _TREE_POINT_NS + len(points) * len(targets) * _TREE_VISIT_NS > transform_ns:
+    if len(points) * TREE_POINT_NS + len(points) * len(targets) * TREE_VISIT_NS > transform_ns:
         sample = points[:: max(1, len(points) // _SAMPLE)] * scale
         reach, _ = tree.query(sample)
         visits = tree.query_ball_point(sample, reach * 1.1 + scale.max(), return_length=True)
-        if len(points) * (_TREE_POINT_NS + _TREE_VISIT_NS * float(np.mean(visits))) > transform_ns:
+        if len(points) * (TREE_POINT_NS + TREE_VISIT_NS * float(np.mean(visits))) > transform_ns:
             return _transform_distances(points - low, targets - low, tuple(shape), spacing)
     _, nearest = tree.query(points * scale)
     return _lengths_mm(targets[nearest] - points, spacing)

@@ -139,11 +139,11 @@ def _measure(
         spacing_mm=_rounded(spacing, 6),
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
         classes=_class_shapes(label, label_map.to_plain(), spacing),
-        labels_in_air=_labels_in_air(data, label != 0, spacing) if ct else None,
+        labels_in_air=labels_in_air(data, label != 0, spacing) if ct else None,
     ), data.reshape(len(channels), -1)[:, samples].astype(np.float32)
 
 
-def _labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) -> bool:
+def labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) -> bool:
     """Return whether a labelled voxel (R, A, S) lies in a cube of ``AIR_CUBE_MM`` that is air in every channel.
 
     The union of such cubes is the morphological opening of the air. The cubes lie inside the image, as windows do.
