@@ -74,6 +74,11 @@ def test_invalid_arrays(predictor: Predictor, scan: Image) -> None:
     data = np.asanyarray(scan.dataobj)
     with pytest.raises(DataError, match="needs an affine"):
         predictor.predict(data)
+    for dtype in (complex, object, [("red", "u1"), ("green", "u1")]):
+        with pytest.raises(DataError, match="real numbers"):
+            predictor.predict(np.empty(data.shape, dtype), scan.affine)
+    with pytest.raises(DataError, match="too large"):
+        predictor.predict(np.where(data > 0, 1e300, 0), scan.affine)
     with pytest.raises(DataError, match="for arrays only"):
         predictor.predict("scan.nii.gz", scan.affine)
     with pytest.raises(DataError, match="number of axes"):

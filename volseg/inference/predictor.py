@@ -219,6 +219,8 @@ def _from_array(array: NDArray[Any], affine: ArrayLike | None) -> Volume:
         raise DataError(
             "the array has the wrong number of axes", found=f"shape {array.shape}", expected="(D, H, W) or (C, D, H, W)"
         )
+    if array.dtype.kind not in "iufb":
+        raise DataError("the array does not hold real numbers", found=array.dtype, expected="integers or floats")
     if affine is None:
         raise DataError("an array needs an affine", hint="pass affine, a (4, 4) matrix from voxel index to RAS+ mm")
     data = array if array.ndim == 4 else array[None]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from volseg.config.sizes import format_size
 from volseg.errors import DataError, GeometryError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
@@ -24,11 +26,12 @@ SUFFIXES = (".nii.gz", ".nii")
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron; unknown is taken as mm
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
-BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error)
+DEFLATE_RATIO = 1032  # deflate cannot shrink data to less than 1/1032 (https://zlib.net/zlib_tech.html)
+BLOCK_BYTES = 1 << 20  # decompressed at a time
+START_BYTES = 1 << 24  # memory for the voxels of a compressed file grows from here, as they are found
+BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error)
 
-# nibabel's Nifti1Image and Nifti1Header (the NIfTI-2 classes are subclasses); its annotations are incomplete
-Image = Any
-Header = Any
+Header = Any  # nibabel's Nifti1Header (that of NIfTI-2 is a subclass); its annotations are incomplete
 
 
 def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -46,19 +49,15 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
     Raises:
         DataError: The file is missing, truncated, corrupt, not NIfTI, of other dimensions or without a usable affine.
     """
-    with _opened(path, whole=True) as image:
-        grid = _grid(image, path)
-        proxy = image.dataobj
-        if proxy.dtype.kind not in "iuf":
-            raise DataError(
-                "the voxels are not plain numbers", file=path, found=proxy.dtype, expected="one number per voxel"
-            )
-        if (proxy.slope, proxy.inter) == (1, 0):
-            data = np.asarray(proxy.get_unscaled())
-        else:
-            wide = np.float32 if np.can_cast(proxy.dtype, np.float32) else np.float64
-            data = np.asarray(image.get_fdata(caching="unchanged", dtype=wide))
-    data = data.astype(_native(data.dtype), copy=False)
+    with _opened(path, whole=True) as (header, stream):
+        grid = _grid(header, path)
+        voxels = _stored_voxels(header, stream, path)
+        slope, inter = _scaling(header, path)
+        data = voxels if (slope, inter) == (1, 0) else _scaled(voxels, slope, inter)
+        with np.errstate(
+            over="ignore"
+        ):  # long doubles that float64 cannot hold become infinite, which check_image finds
+            data = data.astype(_native(data.dtype), copy=False)
     return (data[None] if data.ndim == 3 else np.moveaxis(data, -1, 0)), grid
 
 
@@ -68,8 +67,8 @@ def read_grid(path: Path) -> Grid:
     Raises:
         DataError: As ``read_voxels``, for errors in the header.
     """
-    with _opened(path) as image:
-        return _grid(image, path)
+    with _opened(path) as (header, _):
+        return _grid(header, path)
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -78,12 +77,15 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 @contextmanager
-def _opened(path: Path, whole: bool = False) -> Iterator[Image]:
+def _opened(path: Path, whole: bool = False) -> Iterator[tuple[Header, BufferedIOBase]]:
     """Open a file; errors while opening it and while the block reads from it become a DataError.
 
     Args:
         path: The file.
         whole: Read to the end of the file after the block, so that the checksum of a compressed file is verified.
+
+    Yields:
+        The header, and the file (decompressed), read up to the end of the header.
     """
     compressed = path.name.lower().endswith(".gz")
     try:
@@ -95,35 +97,117 @@ def _opened(path: Path, whole: bool = False) -> Iterator[Image]:
                 state = "is not compressed but named .gz" if compressed else "is compressed but not named .gz"
                 raise DataError(f"the file {state}", file=path, hint="rename it, or export it again")
             raw.seek(0)
-            stream = cast(BinaryIO, gzip.open(raw)) if compressed else raw  # noqa: SIM115  (closed with raw)
-            yield _image(stream)
-            while whole and compressed and stream.read(1 << 20):
+            stream: BufferedIOBase = gzip.GzipFile(fileobj=raw) if compressed else raw  # closed with raw
+            yield _read_header(stream), stream
+            while whole and compressed and stream.read(BLOCK_BYTES):
                 pass
     except PermissionError as error:
         raise DataError("reading the file is not permitted", file=path, hint="give read permission") from error
     except BROKEN as error:
         hint = "copy the file again from its source, or export it again"
         raise DataError("the file is truncated, corrupt or not NIfTI", file=path, found=error, hint=hint) from error
+    except MemoryError as error:
+        size = format_size(path.stat().st_size)
+        hint = "close other programs, or crop the image"
+        raise DataError("there is too little memory to read the file", file=path, found=size, hint=hint) from error
 
 
-def _image(stream: BinaryIO) -> Image:
-    """Detect NIfTI-1 or NIfTI-2 from the header."""
+def _read_header(stream: BufferedIOBase, *, check: bool = True) -> Header:
+    """Read the header of NIfTI-1 or NIfTI-2, without its extensions.
+
+    Args:
+        stream: The file, at its start.
+        check: Refuse fields without a meaning, and correct some others as nibabel does.
+    """
     start = stream.read(HEADER_BYTES)
-    stream.seek(0)
-    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
-        if kind.header_class.may_contain_header(start):
-            return kind.from_file_map({"image": FileHolder(fileobj=cast(Any, stream))})
+    kinds: tuple[Any, ...] = (nibabel.Nifti1Header, nibabel.Nifti2Header)
+    for kind in kinds:
+        if kind.may_contain_header(start):
+            return kind(start[: kind.sizeof_hdr], check=check)
     raise ImageFileError(f"no NIfTI header in the first {len(start)} bytes")
 
 
-def _grid(image: Image, path: Path) -> Grid:
+def _stored_voxels(header: Header, stream: BufferedIOBase, path: Path) -> NDArray[Any]:
+    """Read the voxels as stored, in Fortran order, once the header's claims are compared with the file.
+
+    An uncompressed file is memory-mapped (copy on write).
+    """
+    dtype, shape, offset = header.get_data_dtype(), header.get_data_shape(), _voxel_offset(header, path)
+    if dtype.kind not in "iuf":
+        found, expected = header.get_value_label("datatype"), "one real number of at most 64 bits per voxel"
+        raise DataError("the voxels are not plain numbers", file=path, found=found, expected=expected)
+    claimed, size = math.prod(map(int, shape)) * dtype.itemsize, path.stat().st_size
+    compressed = isinstance(stream, gzip.GzipFile)
+    if offset + claimed > size * (DEFLATE_RATIO if compressed else 1):
+        raise _shorter(path, claimed, offset, f"{size} bytes{' compressed' if compressed else ''}")
+    if not compressed:
+        return np.asarray(np.memmap(stream, dtype, mode="c", offset=offset, shape=shape, order="F"))
+    stream.seek(offset)
+    content = np.empty(min(claimed, START_BYTES), np.uint8)
+    done = 0
+    while done < claimed:
+        if done == len(content):
+            content.resize(min(claimed, 2 * done), refcheck=False)
+        count = stream.readinto(content[done : done + BLOCK_BYTES].data)
+        if not count:
+            raise _shorter(path, claimed, offset, f"{stream.tell()} bytes")
+        done += count
+    return np.ndarray(shape, dtype, content, order="F")
+
+
+def _shorter(path: Path, claimed: int, offset: int, found: str) -> DataError:
+    return DataError(
+        "the file is truncated or corrupt: it is shorter than its header says",
+        file=path,
+        found=found,
+        expected=f"{claimed} bytes of voxels from byte {offset} on",
+        hint="copy the file again from its source, or export it again",
+    )
+
+
+def _voxel_offset(header: Header, path: Path) -> int:
+    """Return the first byte of the voxels."""
+    offset, smallest = float(header["vox_offset"]), header.single_vox_offset
+    if not (smallest <= offset < 2**63 and offset.is_integer()):
+        raise DataError(
+            "the file is corrupt: vox_offset in the header is invalid",
+            file=path,
+            found=offset,
+            expected=f"a whole number of bytes from {smallest} on",
+            hint="copy the file again from its source, or export it again",
+        )
+    return int(offset)
+
+
+def _scaling(header: Header, path: Path) -> tuple[float, float]:
+    """Return the factor of the values and what is added; a slope of 0 or NaN (nibabel's blank) stands for none."""
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):
+        return 1, 0
+    if not (math.isfinite(slope) and math.isfinite(inter)):
+        found, expected = f"scl_slope {slope}, scl_inter {inter}", "finite numbers"
+        hint = "export the file again"
+        raise DataError("the scaling in the header is invalid", file=path, found=found, expected=expected, hint=hint)
+    return slope, inter
+
+
+def _scaled(voxels: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
+    """Scale the values in float64, slice by slice; see `read_voxels` for the type of the result."""
+    wide = np.float32 if np.can_cast(voxels.dtype, np.float32) else np.float64
+    data = np.empty(voxels.shape, wide, order="F")
+    with np.errstate(over="ignore"):  # values that become infinite are found by check_image
+        for source, target in zip(voxels.T, data.T, strict=True):  # contiguous in Fortran order
+            target[...] = source.astype(np.float64) * slope + inter
+    return data
+
+
+def _grid(header: Header, path: Path) -> Grid:
     """Return the grid by sform (if its code is set), else by qform, else by voxel sizes; converted to mm."""
-    shape = image.shape
-    if len(shape) not in (3, 4) or 0 in shape:
+    shape = header.get_data_shape()
+    if len(shape) not in (3, 4) or min(shape) < 1:
         hint = "save it as a volume; a single slice as (columns, rows, 1)" if len(shape) == 2 else None
-        expected = "(X, Y, Z), or (X, Y, Z, channels), none of them 0"
+        expected = "(X, Y, Z), or (X, Y, Z, channels), each at least 1"
         raise DataError(f"this is not a volume: {len(shape)}D", file=path, found=shape, expected=expected, hint=hint)
-    header = image.header
     affine = np.array(header.get_best_affine(), np.float64)
     affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     try:
@@ -142,12 +226,9 @@ def header_like(source: Path) -> Header:
     Raises:
         DataError: The source cannot be read.
     """
-    with _opened(source) as image:
-        stream = image.file_map["image"].fileobj
+    with _opened(source) as (_, stream):
         stream.seek(0)
-        header = image.header_class.from_fileobj(
-            stream, check=False
-        )  # the check would change fields, such as a qfac of 0
+        header = _read_header(stream, check=False)  # the check would change fields, such as a qfac of 0
         header = header.as_byteswapped(nibabel.volumeutils.native_code)
     for key in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[key] = 0
@@ -196,10 +277,10 @@ def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | No
         with gzip.GzipFile(
             "", "wb", compresslevel=6, fileobj=file, mtime=0
         ) as archive:  # no time stamp: the same mask gives the same bytes
-            _write_parts(cast(BinaryIO, archive), voxels, header)
+            _write_parts(archive, voxels, header)
 
 
-def _write_parts(file: BinaryIO, voxels: NDArray[Any], header: Header) -> None:
+def _write_parts(file: BinaryIO | gzip.GzipFile, voxels: NDArray[Any], header: Header) -> None:
     """Write header, the mark for no extensions, and the voxels in Fortran order, slab by slab to bound memory."""
     file.write(header.binaryblock)
     file.write(b"\0\0\0\0")

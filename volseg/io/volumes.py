@@ -52,6 +52,7 @@ OUTPUT_SUFFIX = ".nii.gz"
 PLANNED_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # recognised as scans, so that they are named, not skipped
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
 SLAB_VOXELS = 1 << 22
+LARGEST_VALUE = float(np.finfo(np.float32).max) / 4  # differences of two values are float32 numbers, too
 INTEGRAL = 1e-3  # largest distance from an integer of a label stored as a float (the header's scaling rounds)
 
 
@@ -179,14 +180,14 @@ def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
 
 
 def check_image(volume: Volume, path: str | Path) -> None:
-    """Check that the values of an image are finite and not constant.
+    """Check that the values of an image are finite in float32 and not constant.
 
     Args:
         volume: The image.
         path: Its file, for the message.
 
     Raises:
-        DataError: A channel holds NaN or infinite values, or the same value everywhere.
+        DataError: A channel holds NaN, infinite values, values too large for float32, or the same value everywhere.
     """
     for number, channel in enumerate(volume.data):
         which = f" (channel {number})" if len(volume.data) > 1 else ""
@@ -195,6 +196,14 @@ def check_image(volume: Volume, path: str | Path) -> None:
         if not (np.isfinite(low) and np.isfinite(high)):
             found, hint = "NaN" if np.isnan(low) else f"{low} to {high}", "replace them by the value of the background"
             raise DataError(f"the image holds values that are not finite{which}", file=path, found=found, hint=hint)
+        if max(-low, high) > LARGEST_VALUE:
+            raise DataError(
+                f"the image holds values that are too large{which}",
+                file=path,
+                found=f"{low:g} to {high:g}",
+                expected=f"at most {LARGEST_VALUE:.2g}, for float32",
+                hint="check how the image was exported",
+            )
         if low == high:
             hint = "check how the image was exported, or remove the case"
             raise DataError(
