@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
-from volseg.io.model_file import read_model
+from volseg.io.model_file import read_metadata, read_model, read_shapes
 from volseg.models.build import build_model
 from volseg.models.contracts import SegmentationNetwork
+from volseg.models.encoders.weights import check_fit, check_shapes
 from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
+
+PROBLEM = "the weights do not fit the network"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,23 +34,32 @@ class Network:
 def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Network:
     """Read a model file.
 
+    The network is built only if the file holds its weights: a small file may name a network of gigabytes.
+
     Args:
         path: The file.
         device: Where the network will run; its attention kernel is tried there.
         dtype: Precision in which it will run.
 
     Raises:
-        ModelFileError: The file is missing, damaged, of another kind, or its parts do not fit together.
+        ModelFileError: The file is missing, damaged, of another kind, its parts do not fit together, or a weight is not
+            finite.
     """
-    state, metadata = read_model(path)
+    metadata = read_metadata(path)
     try:
         plan = Plan.from_dict(metadata["plan"])
         postprocessing = Postprocessing.from_dict(metadata.get("postprocessing", {}), plan.labels)
+        config = _model_config(metadata["config"])
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten; keep the caller's random state
-            model = build_model(_model_config(metadata["config"]), plan, device=device, dtype=dtype)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+            with torch.device("meta"):
+                expected = build_model(config, plan).state_dict()
+            check_shapes(read_shapes(path), expected, path, PROBLEM)
+            model = build_model(config, plan, device=device, dtype=dtype)
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:  # torch: sizes beyond 64 bits
         raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
-    _load_state(model, state, path)
+    state, _ = read_model(path)
+    check_fit(state, expected, path, PROBLEM)
+    model.load_state_dict(state, strict=True)
     return Network(model.eval(), plan, postprocessing)
 
 
@@ -111,10 +123,3 @@ def _model_config(config: Mapping[str, Any]) -> ModelConfig:
     if unknown:
         raise ConfigError("unknown model settings", found=", ".join(unknown), hint="update volseg")
     return replace(ModelConfig(**settings), weights="random")
-
-
-def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ModelFileError("the weights do not fit the network", file=path, found=error) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volseg.errors import ModelFileError, OutputError
+from volseg.geometry.volume import LARGEST_LABEL
 from volseg.io.atomic import atomic_file
 
 if TYPE_CHECKING:
@@ -64,6 +65,23 @@ def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
     return state, metadata
+
+
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of the tensors in a ``.safetensors`` file; no tensor is read.
+
+    The library compares the header with the file: the tensors have exactly its size.
+
+    Raises:
+        ModelFileError: The file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(Path(path), error) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -145,12 +163,13 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 def _check_labels(labels: dict[str, Any], path: Path) -> None:
     values = list(labels.values())
-    if not all(type(value) is int for value in values) or len(set(values)) < len(values) or 0 not in values:
+    whole = all(type(value) is int and 0 <= value <= LARGEST_LABEL for value in values)
+    if not whole or len(set(values)) < len(values) or 0 not in values:
         raise ModelFileError(
             "the model file's labels are invalid",
             file=path,
             found=labels,
-            expected="names with distinct integer values, 0 (background) among them",
+            expected=f"names with distinct integer values up to {LARGEST_LABEL}, 0 (background) among them",
         )
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from volseg.errors import ConfigError
+from volseg.geometry.volume import LARGEST_LABEL
 from volseg.planning import rules
 
 if TYPE_CHECKING:
     from volseg.planning.plan import Plan
+
+LARGEST_PATCH_VOXELS = 512**3
+"""A network of 16 channels holds over 8 GB for one layer of such a patch."""
+MOST_CLASSES = 32_767
+"""Class indices are stored as int16."""
 
 
 def check_positive(key: str, values: tuple[float, ...]) -> None:
@@ -32,10 +39,14 @@ def check_names(plan: Plan, version: int) -> None:
         if value not in allowed:
             raise ConfigError(f"plan.{key} has no such choice", found=value, expected=", ".join(map(str, allowed)))
     values = list(plan.labels.values())
-    if 0 not in values or len(values) < 2 or len(set(values)) < len(values) or min(values) < 0:
-        raise ConfigError("plan.labels is invalid", found=plan.labels, expected="background 0 and distinct values > 0")
+    valid = all(0 <= value <= LARGEST_LABEL for value in values) and 2 <= len(values) <= MOST_CLASSES
+    if not valid or 0 not in values or len(set(values)) < len(values):
+        expected = f"background 0 and distinct values from 1 to {LARGEST_LABEL}, {MOST_CLASSES} classes at most"
+        raise ConfigError("plan.labels is invalid", found=plan.labels, expected=expected)
     if plan.ignore_label is not None and plan.ignore_label in values:
         raise ConfigError("plan.ignore_label is also a class", found=plan.ignore_label)
+    if plan.ignore_label is not None and not 0 < plan.ignore_label <= LARGEST_LABEL:
+        raise ConfigError("plan.ignore_label is invalid", found=plan.ignore_label, expected=f"1 to {LARGEST_LABEL}")
     if not plan.channels or len(plan.intensity) != len(plan.channels):
         raise ConfigError(
             "plan.intensity must have one entry for each channel",
@@ -48,6 +59,9 @@ def check_sizes(plan: Plan) -> None:
     """Check spacing, strides, patch and axes, and that they fit together."""
     check_positive("plan.spacing_mm", plan.spacing_mm)
     check_positive("plan.patch_size", plan.patch_size)
+    if math.prod(plan.patch_size) > LARGEST_PATCH_VOXELS:
+        expected = f"at most {LARGEST_PATCH_VOXELS} voxels (512 x 512 x 512)"
+        raise ConfigError("plan.patch_size is too large", found=list(plan.patch_size), expected=expected)
     levels = plan.token_stride.bit_length()
     in_plane = [(2**level, 2**level) for level in range(levels)]
     depth = [stride[0] for stride in plan.decoder_strides]

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from volseg.errors import DataError
 from volseg.inference.sliding.blend import RollingBlend
 from volseg.inference.sliding.columns import Columns, Flips
 from volseg.inference.sliding.memory import WHOLE, Schedule
@@ -122,6 +123,9 @@ def stream_logits(
         schedule: Amount of work per step.
         counts: The amount of work is added here.
 
+    Raises:
+        DataError: A logit is not finite.
+
     Yields:
         The number of a slice, and (K, n, H, W) float32 of each model for it and the next n - 1 slices: views that are
         valid until the next step. Together they cover all slices, in order.
@@ -146,13 +150,29 @@ def stream_logits(
                 for start, logits in columns.logits(window, starts, position, following[0] if following else None):
                     blend.add((start, *position), logits, copies=len(flips.depth))
         end = following[0] if following else layout.padded[0]
-        yield blend.finished(end)
+        first, logits_of_models = blend.finished(end)
+        _check_finite(logits_of_models, first)
+        yield first, logits_of_models
         blend.drop(end)
     counts.slices += (
         layout.padded[0] * len(layout.starts[1]) * len(layout.starts[2]) * len(flips.plane) * columns.encoders
     )
     counts.encoded += store.encoded
     counts.slab_slices = max(counts.slab_slices, slices)
+
+
+def _check_finite(slabs: Sequence[Tensor], first: int) -> None:
+    """Check the logits (K, n, H, W) of each model from slice ``first`` on: an argmax of NaN would be background.
+
+    A sum costs little and is finite only if every value is, so values are looked at one by one only if it is not.
+    """
+    for slab in slabs:
+        if not slab.sum().isfinite() and not slab.isfinite().all():
+            raise DataError(
+                "the network returns logits that are not finite",
+                found=f"NaN or infinity in slices {first} to {first + slab.shape[1] - 1} of the working grid",
+                hint="check the values of the scan and the weights of the model",
+            )
 
 
 def _cut(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
     if not isinstance(state, dict) or not all(_is_weight(key, value) for key, value in state.items()):
-        expected = "a dict of dense tensors by name"
+        expected = "a dict of dense tensors by name, each value stored"
         raise ModelFileError("not a weight file", file=path, found=type(state).__name__, expected=expected)
     return state
 
 
 def _is_weight(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+    """Return whether an item is a name with a dense tensor in memory that does not claim more values than it stores."""
+    if not (isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided):
+        return False
+    return value.device.type == "cpu" and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_slices: int) -> torch.Tensor:
@@ -82,7 +86,30 @@ def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_
     return share.repeat(1, image_channels * roles, 1, 1)
 
 
-def check_fit(state: State, expected: State, path: Path, problem: str, hint: str) -> None:
+def check_shapes(
+    shapes: Mapping[str, Sequence[int]], expected: State, path: Path, problem: str, hint: str | None = None
+) -> None:
+    """Check the keys and shapes of a state dict.
+
+    Args:
+        shapes: Name -> shape of the tensors of a file.
+        expected: The network's own state dict; its values are not read, so that it may lie on the meta device.
+        path: The file.
+        problem: First line of the error.
+        hint: How to fix it.
+
+    Raises:
+        ModelFileError: A key is missing, unexpected or of another shape; each is listed.
+    """
+    problems = [f"missing {key}" for key in sorted(expected.keys() - shapes.keys())]
+    problems += [f"unexpected {key}" for key in sorted(shapes.keys() - expected.keys())]
+    for key in sorted(expected.keys() & shapes.keys()):
+        if tuple(expected[key].shape) != tuple(shapes[key]):
+            problems.append(f"{key} is {tuple(shapes[key])}, expected {tuple(expected[key].shape)}")
+    _refuse(problems, path, problem, hint)
+
+
+def check_fit(state: State, expected: State, path: Path, problem: str, hint: str | None = None) -> None:
     """Check the keys, shapes and types of a state dict, and that all values are finite.
 
     Args:
@@ -95,14 +122,16 @@ def check_fit(state: State, expected: State, path: Path, problem: str, hint: str
     Raises:
         ModelFileError: A key is missing, unexpected or of another shape, or its values are invalid; each is listed.
     """
-    problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
-    problems += [f"unexpected {key}" for key in sorted(state.keys() - expected.keys())]
-    for key in sorted(expected.keys() & state.keys()):
-        if expected[key].shape != state[key].shape:
-            problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}")
-        elif not state[key].is_floating_point():
+    check_shapes({key: value.shape for key, value in state.items()}, expected, path, problem, hint)
+    problems = []
+    for key in sorted(expected):
+        if expected[key].is_floating_point() and not state[key].is_floating_point():
             problems.append(f"{key} is {state[key].dtype}, expected floating point")
         elif not state[key].isfinite().all():
             problems.append(f"{key} has values that are not finite")
+    _refuse(problems, path, problem, hint)
+
+
+def _refuse(problems: Sequence[str], path: Path, problem: str, hint: str | None) -> None:
     if problems:
         raise ModelFileError(problem, file=path, found="\n    " + "\n    ".join(problems), hint=hint)
