@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
+from tests.made.allocations import little_memory
 from volseg.errors import DataError
 from volseg.io.volumes import check_image, read_mask, read_volume
-
-SMALL_BYTES = 40_000_000
-"""Far less than what the headers claim, and more than reading a small file takes."""
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """Fail if more than SMALL_BYTES is allocated at a time."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < SMALL_BYTES
-    finally:
-        tracemalloc.stop()
 
 
 def nifti(

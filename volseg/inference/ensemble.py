@@ -13,7 +13,7 @@ from torch import nn
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.io.model_file import read_metadata, read_model, read_shapes
-from volseg.models.build import build_model
+from volseg.models.build import build_model, expected_state
 from volseg.models.contracts import SegmentationNetwork
 from volseg.models.encoders.weights import check_fit, check_shapes
 from volseg.planning.plan import Plan
@@ -51,8 +51,7 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
         postprocessing = Postprocessing.from_dict(metadata.get("postprocessing", {}), plan.labels)
         config = _model_config(metadata["config"])
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten; keep the caller's random state
-            with torch.device("meta"):
-                expected = build_model(config, plan).state_dict()
+            expected = expected_state(config, plan)
             check_shapes(read_shapes(path), expected, path, PROBLEM)
             model = build_model(config, plan, device=device, dtype=dtype)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:  # torch: sizes beyond 64 bits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
@@ -72,6 +73,29 @@ def build_model(
     if encoder is not None:
         adapt(encoder, model)  # last, because weight files have the keys of an encoder that is not adapted
     return network
+
+
+def expected_state(model: ModelConfig, plan: NetworkPlan) -> dict[str, torch.Tensor]:
+    """Return the state dict of the network without values (on the meta device), whatever its size, in milliseconds.
+
+    Raises:
+        ConfigError: The settings do not fit each other.
+        RuntimeError: A size is beyond 64 bits.
+    """
+    with torch.device("meta"), _Undrawn():
+        state: dict[str, torch.Tensor] = build_model(model, plan, read_weights=False).state_dict()
+    return state
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leave out random numbers: drawing them on the meta device imports torch's compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

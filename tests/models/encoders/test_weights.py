@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.made.allocations import little_memory
 from tests.made.encoders import small_entry
 from tests.made.plans import StubPlan
 from volseg.config.encoders import CATALOGUE
@@ -112,3 +114,44 @@ def test_no_pickled_code_is_run(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], path)
     with pytest.raises(ModelFileError, match="dict of dense tensors"):
         build(path)
+
+
+def write_pickle(path: Path, call: bytes) -> None:
+    """Write an archive of ``torch.save`` whose pickle is the result of a call instead of a dict."""
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, b"\x80\x02" + call + b"." if name.endswith("data.pkl") else content)
+
+
+def test_files_that_claim_more_values_than_they_hold(tmp_path: Path) -> None:
+    """Each would cost gigabytes if it were believed."""
+    huge = torch.zeros(1).expand(60_000, 3, 60_000, 60_000)
+    torch.save({"patch_embed.proj.weight": huge}, tmp_path / "repeated.pth")
+    torch.save({"a": torch.zeros(100_000_000, dtype=torch.int8)}, tmp_path / "stored.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pth") as stored,
+        zipfile.ZipFile(tmp_path / "compressed.pth", "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in stored.namelist():
+            archive.writestr(name, stored.read(name))
+    (tmp_path / "stored.pth").unlink()
+    write_pickle(tmp_path / "number.pth", b"cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R")  # 10^10
+    for path in sorted(tmp_path.iterdir()):
+        assert path.stat().st_size < 2_000_000, path
+        with little_memory(), pytest.raises(ModelFileError) as error:
+            build(path)
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tmp_path: Path, suffix: str, value: float) -> None:
+    state, path = official_weights(), tmp_path / f"dinov2{suffix}"
+    state["blocks.1.mlp.fc2.weight"][3, 4] = value
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    with pytest.raises(ModelFileError, match=r"blocks\.1\.mlp\.fc2\.weight has values that are not finite") as error:
+        build(path)
+    assert str(path) in str(error.value)
