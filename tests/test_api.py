@@ -51,7 +51,7 @@ def test_train_returns_model_and_scores_and_tells_every_stage(run: tuple[volseg.
         "evaluate",
     ]
     assert [at for at in told if at[0] == "train"] == [("train", 1, 2), ("train", 2, 2)]
-    assert [path.name for path in result.scores.files[:3]] == ["cases.csv", "summary.json", "summary.md"]
+    assert [path.name for path in result.scores.files[:3]] == ["cases.csv", "scores.json", "scores.md"]
     assert all(path.is_file() for path in result.scores.files)
 
 

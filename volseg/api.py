@@ -29,8 +29,8 @@ class EvaluationResult:
 
     Attributes:
         evaluation: The scores of every method, case and class.
-        summary: Means with intervals, counts and comparisons, as written to ``summary.json``.
-        table: The tables of ``summary.md`` as text.
+        summary: Means with intervals, counts and comparisons, as written to ``scores.json``.
+        table: The tables of ``scores.md`` as text.
         files: The files that were written.
     """
 
@@ -230,7 +230,7 @@ def evaluate(
     Args:
         pred: Folder of predictions, or method name -> folder.
         ref: Folder of references, or case -> file; ``None`` takes the labels that ``dataset`` lists.
-        out: Folder of ``cases.csv``, ``summary.json``, ``summary.md`` and ``report.html`` with its pictures; ``None``
+        out: Folder of ``cases.csv``, ``scores.json``, ``scores.md`` and ``report.html`` with its pictures; ``None``
             writes nothing.
         dataset: A ``dataset.json`` with the classes; the pairs of image and label that it lists are the truth.
         labels: Class name -> value or values, instead of those of ``dataset``. Without both: the values found in the
@@ -253,6 +253,7 @@ def evaluate(
     from volseg.evaluation.folder import evaluate_folder
     from volseg.evaluation.sources import read_case_names
     from volseg.evaluation.summary import summarize
+    from volseg.io.atomic import remove_stale
     from volseg.io.description import read_description, required_labels
     from volseg.parallel import stage_progress
     from volseg.report.tables import markdown_text, write_tables
@@ -282,6 +283,7 @@ def evaluate(
 
             scans = find_images(images, description, None if isinstance(ref, Mapping) else ref)
             files += write_report(out, evaluation, summary, scans)
+        remove_stale(Path(out))
     return EvaluationResult(evaluation=evaluation, summary=summary, table=markdown_text(summary), files=tuple(files))
 
 

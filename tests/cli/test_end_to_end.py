@@ -122,8 +122,7 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(data: Path, run: Path, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("volseg.training.loop.write_model", _stop)
         patch.setattr("volseg.training.schedule.Budget.progress", lambda self, step, elapsed_s: step / 4 + (step == 2))
-        with pytest.raises(KeyboardInterruptForTest):
-            train(data, restarted, "train.max_steps=4")
+        assert train(data, restarted, "train.max_steps=4") == 2
     assert train(data, restarted, "train.max_steps=4", "--resume") == 0
     expected, _ = read_model(run / "model.safetensors")
     found, _ = read_model(restarted / "model.safetensors")
@@ -131,12 +130,12 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(data: Path, run: Path, tmp
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-class KeyboardInterruptForTest(Exception):
+class StopForTest(Exception):
     """Ends a run at its checkpoint."""
 
 
 def _stop(*_: object) -> None:
-    raise KeyboardInterruptForTest
+    raise StopForTest
 
 
 def test_predict_and_evaluate_a_folder(data: Path, run: Path, tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_predict_and_evaluate_a_folder(data: Path, run: Path, tmp_path: Path) ->
         assert mask.get_data_dtype() == np.uint8
     arguments = ["--pred", masks, "--ref", data / "labelsTs", "--dataset", data / "dataset.json", "--out", scores]
     assert main(["evaluate", *map(str, arguments)]) == 0
-    assert {"cases.csv", "summary.json", "summary.md"} <= {path.name for path in scores.iterdir()}
+    assert {"cases.csv", "scores.json", "scores.md"} <= {path.name for path in scores.iterdir()}
 
 
 def test_the_python_interface_gives_the_same_mask(data: Path, run: Path) -> None:
@@ -187,6 +186,19 @@ def test_what_cannot_be_done_is_said_and_exits_with_2(
     assert "Traceback" not in error
 
 
-def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(volseg.errors.VolsegError):
-        main(["plan", "/none", "--debug"])
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "/none", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_unexpected_exception_is_not_taken_for_failed_cases(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("volseg.cli.plan.plan", fail)
+    assert main(["plan", "/none"]) == 2
+    errors = capsys.readouterr().err
+    assert "Traceback" in errors
+    assert "unexpected ZeroDivisionError" in errors

@@ -23,6 +23,7 @@ from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank
 from volseg.io.model_file import save_model
 from volseg.planning.plan import Plan
 
+RECORDS = (("records", "jsonl"), ("summary", "json"))
 HOLD = """
 import sys, time
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def test_a_signal_leaves_whole_files_and_their_records(
     assert "failed" not in errors
     assert "finished cases are kept" in errors
     assert "Traceback" not in errors
-    assert entries(tmp_path / "out") == {"a.nii.gz", "summary.json"}
+    assert entries(tmp_path / "out") == {"a.nii.gz", "records.jsonl", "summary.json"}
     record = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {name: case["status"] for name, case in record["cases"].items()} == {"a": "done"}
     assert main(arguments) == 0
@@ -131,7 +132,8 @@ def test_torchrun_shares_out_the_cases(arguments: list[str], tmp_path: Path) -> 
     command = [*launcher, str(tmp_path / "slow.py"), "network", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1
-    assert entries(out) == {"b.nii.gz", "summary_0_of_2.json", "summary_1_of_2.json"}, done.stderr
+    files = {f"{name}_{rank}_of_2.{kind}" for rank in range(2) for name, kind in RECORDS}
+    assert entries(out) == {"b.nii.gz", *files}, done.stderr
     shards = [json.loads((out / f"summary_{rank}_of_2.json").read_text()) for rank in range(2)]
     assert [{name: case["status"] for name, case in shard["cases"].items()} for shard in shards] == [
         {"a": "failed"},
@@ -140,32 +142,38 @@ def test_torchrun_shares_out_the_cases(arguments: list[str], tmp_path: Path) -> 
     assert "1 predicted, 0 skipped (up to date), 0 failed" in done.stdout
 
 
+RANK_0 = {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
 def test_torchrun_and_shard_together_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+    for name, value in RANK_0.items():
         monkeypatch.setenv(name, value)
     assert main([*arguments, "--shard", "0/2"]) == 2
     assert "--shard cannot be combined with torchrun" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_variables_without_the_store_of_torchrun(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stray_variables_are_no_share(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A process whose variables were set by hand waits for no other."""
+    """A process that was not started by torchrun predicts all cases."""
     for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert main(arguments) == 0
-    assert entries(tmp_path / "out") == {"c.nii.gz", "summary_2_of_3.json"}
+    assert entries(tmp_path / "out") == {"a.nii.gz", "b.nii.gz", "c.nii.gz", "records.jsonl", "summary.json"}
+    assert "without MASTER_ADDR" in caplog.text
 
 
 def test_ranks_are_read_from_the_environment_of_torchrun() -> None:
-    assert torchrun_rank({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == TorchrunRank((3, 8), 1)
+    assert torchrun_rank(RANK_0 | {"RANK": "3", "LOCAL_RANK": "1"}) == TorchrunRank((3, 8), 1)
     assert torchrun_rank({"RANK": "3", "WORLD_SIZE": "8"}) is None
+    for variable in ("MASTER_ADDR", "MASTER_PORT"):
+        assert torchrun_rank({name: value for name, value in RANK_0.items() if name != variable}) is None
     for wrong in ({"RANK": "8"}, {"RANK": "-1"}, {"LOCAL_RANK": ""}, {"WORLD_SIZE": "many"}):
         with pytest.raises(ConfigError, match="RANK="):
-            torchrun_rank({"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", **wrong})
+            torchrun_rank(RANK_0 | wrong)
 
 
 def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

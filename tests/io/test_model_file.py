@@ -155,12 +155,11 @@ def test_unreadable_metadata_is_not_written(metadata: dict[str, Any], tmp_path: 
 def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
-    def fail(_state: object, file: str, **_: object) -> None:
-        Path(file).write_bytes(b"half")
-        raise OSError("disk full")
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OutputError, match="disk full"):
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OutputError, match="No space left"):
         save_model(path, {"weight": torch.zeros(1)}, METADATA)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -139,11 +139,11 @@ def test_the_command_writes_all_files_and_returns_its_status(
     printed = capsys.readouterr().out
     assert "| liver" in printed
     assert printed.rstrip().endswith("interval over cases]")
-    names = {"cases.csv", "summary.json", "summary.md", "report.html", "good_worst.png", "good_best.png"}
+    names = {"cases.csv", "scores.json", "scores.md", "report.html", "good_worst.png", "good_best.png"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
     assert main(["evaluate", "--pred", f"x={good}", "--pred", f"y={bad}", *common, "--nsd-tolerance", "liver=3"]) == 1
     assert "y b" in capsys.readouterr().err
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
+    summary = json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))
     assert summary["methods"]["y"]["n_missing"] == 1
     assert summary["settings"]["nsd_tolerance_mm"] == {"liver": 3.0, "spleen": 1.0}
     (tmp_path / "splits.json").write_text(json.dumps({"train": ["b"], "val": ["a"]}))

@@ -52,7 +52,7 @@ def test_number_formats() -> None:
 def test_tables_are_written_as_files(tmp_path: Path) -> None:
     summary = summarize(EVALUATION, resamples=10)
     files = write_tables(EVALUATION, summary, tmp_path / "new")
-    assert [file.name for file in files] == ["cases.csv", "summary.json", "summary.md"]
+    assert [file.name for file in files] == ["cases.csv", "scores.json", "scores.md"]
     assert json.loads(files[1].read_text("utf-8")) == summary
 
 

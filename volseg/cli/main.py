@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if every case succeeded, 1 if some failed, 2 if nothing could be done.
+        0 if every case succeeded, 1 if some failed, 2 if nothing could be done or an unexpected exception ended it.
     """
     parser = argparse.ArgumentParser(prog="volseg", description="3D segmentation with a 2D foundation model.")
     parser.add_argument("--version", action="version", version=f"volseg {__version__}")
@@ -51,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except VolsegError as error:
         if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # Python's own exit code 1 would say that some cases failed
+        traceback.print_exc()
+        print(f"error: unexpected {type(error).__name__}; please report it with the lines above", file=sys.stderr)
+        return 2
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

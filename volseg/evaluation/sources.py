@@ -12,7 +12,7 @@ from volseg.io.json_files import read_json
 from volseg.io.volumes import has_volume_suffix, volume_stem
 
 # Files that segmentation tools write next to masks; they are skipped without a warning.
-_QUIET_SUFFIXES = {".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".html", ".log", ".yaml", ".yml"}
+_QUIET_SUFFIXES = {".json", ".jsonl", ".csv", ".npz", ".pkl", ".txt", ".md", ".html", ".log", ".yaml", ".yml"}
 _CLASS_FOLDERS = ("", "segmentations")  # TotalSegmentator's output, and its training data
 
 

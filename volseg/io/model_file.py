@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volseg.errors import ModelFileError, OutputError
+from volseg.errors import ModelFileError
 from volseg.geometry.volume import LARGEST_LABEL
 from volseg.io.atomic import atomic_file
 
@@ -37,16 +37,12 @@ def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[
         ModelFileError: A part of the metadata is missing or cannot be written as JSON.
         OutputError: The file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
-    document = _document(metadata, path)
-    try:
-        with atomic_file(path) as file:
-            save_file(_separate(state), file.name, metadata={"format": "pt", _KEY: document})
-    except SafetensorError as error:
-        raise OutputError("the model file cannot be written", file=path, found=error) from error
+    content = save(_separate(state), metadata={"format": "pt", _KEY: _document(metadata, path)})
+    with atomic_file(path) as file:  # not by safetensors' save_file, which would replace this file by one of its own
+        file.write(content)
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -48,7 +48,7 @@ def markdown_text(summary: Mapping[str, Any]) -> str:
 
 
 def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Write ``cases.csv``, ``summary.json`` and ``summary.md``.
+    """Write ``cases.csv``, ``scores.json`` and ``scores.md``.
 
     Returns:
         Paths of the files.
@@ -58,8 +58,8 @@ def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str
     """
     texts = {
         "cases.csv": csv_text(evaluation),
-        "summary.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "summary.md": markdown_text(summary),
+        "scores.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "scores.md": markdown_text(summary),
     }
     for name, text in texts.items():
         with atomic_file(Path(folder) / name) as file:

@@ -14,9 +14,9 @@ from tests.made.folder_runs import GOOD, Image, add_bad_files, masks, statuses, 
 from volseg.errors import DataError, OutputError
 from volseg.inference.cohort import outputs as outputs_module
 from volseg.inference.cohort import records as summary_module
+from volseg.inference.cohort.history import append_line
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
-from volseg.io.atomic import atomic_file
 
 
 def test_bad_files_do_not_stop_the_good_ones(predictor: Predictor, scans: Path, scan: Image, tmp_path: Path) -> None:
@@ -89,21 +89,23 @@ def test_a_record_that_cannot_be_written_ends_the_run(
 ) -> None:
     """Masks without records would have to be made again; the message says where it happened."""
 
-    def full(path: Path) -> Any:
-        if path.name == "summary.json" and (tmp_path / "out" / f"{GOOD[1]}.nii.gz").exists():
-            raise OutputError("the file cannot be written", file=path, found="No space left on device")
-        return atomic_file(path)
+    def full(path: Path, line: bytes) -> None:
+        if (tmp_path / "out" / f"{GOOD[1]}.nii.gz").exists():
+            raise OSError(28, "No space left on device")
+        append_line(path, line)
 
-    monkeypatch.setattr(summary_module, "atomic_file", full)
-    with pytest.raises(OutputError, match=f"{GOOD[1]} cannot be recorded"):
+    monkeypatch.setattr(summary_module, "append_line", full)
+    with pytest.raises(OutputError, match=rf"{GOOD[1]} cannot be recorded(\n.*)*No space left"):
         predict_folder(predictor, scans, tmp_path / "out")
 
 
 def test_a_scan_is_never_overwritten(predictor: Predictor, scans: Path) -> None:
     before = (scans / "plain.nii.gz").read_bytes()
-    summary = predict_folder(predictor, scans, scans, overwrite=True)
-    assert all("its own scan" in (result.error or "") for result in summary.results)
+    for folder in (scans, scans / ".." / "scans"):
+        with pytest.raises(OutputError, match="would lie among the scans"):
+            predict_folder(predictor, scans, folder, overwrite=True)
     assert (scans / "plain.nii.gz").read_bytes() == before
+    assert masks(scans) == sorted(f"{name}.nii.gz" for name in GOOD)
 
 
 def test_nothing_to_predict(predictor: Predictor, tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_an_interrupted_run_keeps_what_was_done(
     monkeypatch.setattr(predictor, "segment", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict_folder(predictor, scans, tmp_path / "out")
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 3  # with the records and the summary
     monkeypatch.undo()
     assert sorted(statuses(predict_folder(predictor, scans, tmp_path / "out")).values()) == ["done", "done", "skipped"]
 
@@ -172,4 +174,4 @@ def test_a_run_that_ends_between_extras_and_mask_leaves_neither(
     monkeypatch.setattr(outputs_module, "write_mask", full)
     summary = predict_folder(predictor, scans, out, probabilities=True, uncertainty=True)
     assert set(statuses(summary).values()) == {"failed"}
-    assert [path.name for path in out.iterdir()] == ["summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["records.jsonl", "summary.json"]

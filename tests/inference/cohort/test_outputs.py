@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tests.made.folder_runs import GOOD, Image, MakePlan, change_model, masks, on_disk, statuses, writing_extras
+from tests.made.folder_runs import GOOD, Image, MakePlan, change_model, on_disk, statuses, writing_extras
 from volseg.errors import OutputError
 from volseg.evaluation.masks import read_case_mask
 from volseg.evaluation.sources import find_masks
@@ -78,9 +78,10 @@ def test_changed_class_files_are_not_replaced_unasked(
         (folder / ("left.nii.gz" if change == "edit" else "more.nii.gz")).write_bytes(b"mine")
     again = predict_folder(predictor, scans, tmp_path / "out", split_classes=True)
     assert statuses(again) == {GOOD[0]: "skipped", GOOD[1]: "skipped", "plain": "failed"}
-    replaced = predict_folder(predictor, scans, tmp_path / "out", split_classes=True, overwrite=True)
-    assert set(statuses(replaced).values()) == {"done"}
-    assert masks(folder) == ["left.nii.gz", "right.nii.gz", "top.nii.gz"]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    overwritten = predict_folder(predictor, scans, tmp_path / "out", split_classes=True, overwrite=True)
+    assert statuses(overwritten) == {GOOD[0]: "done", GOOD[1]: "done", "plain": "failed"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_both_forms_of_a_mask_are_remembered(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
@@ -99,8 +100,8 @@ def test_folders_that_are_not_ours_are_never_replaced(predictor: Predictor, scan
     scan = tmp_path / "plain" / "plain.nii.gz"
     scan.parent.mkdir()
     scan.write_bytes((scans / "plain.nii.gz").read_bytes())
-    summary = predict_folder(predictor, scan, tmp_path, split_classes=True, overwrite=True)
-    assert "its own scan" in (summary.results[0].error or "")
+    with pytest.raises(OutputError, match="would replace a scan"):
+        predict_folder(predictor, scan, tmp_path, split_classes=True, overwrite=True)
     assert scan.is_file()
 
 
@@ -131,7 +132,7 @@ def test_class_files_come_whole_or_not_at_all(
         summary = predict_folder(predictor, scans, target, split_classes=True, overwrite=True)
         assert all("No space left" in (result.error or "") for result in summary.results)
     assert (tmp_path / "plain" / "left.nii.gz").read_bytes() == before
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["summary.json"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["records.jsonl", "summary.json"]
     assert not list(tmp_path.glob(".*"))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from volseg.errors import OutputError
+from volseg.errors import DataError, OutputError
 from volseg.geometry.volume import Mask
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case
@@ -17,7 +18,7 @@ from volseg.io.model_file import file_sha256
 from volseg.io.volumes import OUTPUT_SUFFIX, write_mask
 
 LONGEST_NAME = 200
-"""Most bytes of a class name in a file name; file systems allow 255 with the suffix."""
+"""Most bytes of a case or class in a file name; file systems allow 255 with the suffix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +59,46 @@ class Outputs:
         """Return the requested paths that exist, the mask first."""
         return [path for path in self.all_of(case) if path.exists()]
 
-    def check(self, case: Case) -> None:
-        """Check that writing a case replaces no other data.
+    def check(self, cases: Sequence[Case]) -> None:
+        """Check, before anything is written, that no output replaces a scan or the output of another case.
 
         Raises:
-            OutputError: An output would replace the case's own scan, or a folder that holds other files.
+            DataError: A case id is not a valid file name.
+            OutputError: The folder holds scans of this run, or an output is a scan, its folder, or another case's.
         """
-        for path in self.all_of(case.id):
-            for image in case.images:
-                if path.resolve() in (image.resolve(), *image.resolve().parents):
-                    raise OutputError("the mask would replace its own scan", file=path, hint="choose another folder")
-        mask = self.mask(case.id)
+        images = sorted({image for case in cases for image in case.images})
+        scans = {image.resolve() for image in images}
+        scans_and_folders = scans.union(*(scan.parents for scan in scans))
+        beside = [image for image in images if self.folder.resolve() in _folders_of(image)]
+        if beside:
+            raise OutputError(
+                "the masks would lie among the scans, and the next run would take them for scans",
+                file=self.folder,
+                found=beside[0].name,
+                hint="choose another output folder",
+            )
+        owners: dict[Path, str] = {}
+        for case in cases:
+            if not is_file_name(case.id):
+                raise DataError("the id of a case is not a file name", found=repr(case.id))
+            for path in self.all_of(case.id):
+                if path.resolve() in scans_and_folders:
+                    raise OutputError("an output would replace a scan", file=path, hint="choose another output folder")
+                if owners.setdefault(path, case.id) != case.id:
+                    raise OutputError(
+                        "two cases would write the same file",
+                        file=path,
+                        found=f"{owners[path]} and {case.id}",
+                        hint="rename one of the scans, or predict them into different folders",
+                    )
+
+    def check_mask_path(self, case: str) -> None:
+        """Check that the path of the mask is free or holds a mask of the same form.
+
+        Raises:
+            OutputError: There is a folder with other files, or a file where a folder is needed, or the reverse.
+        """
+        mask = self.mask(case)
         other_files = [file.name for file in mask.iterdir() if not _is_class_file(file)] if mask.is_dir() else []
         if other_files or (mask.exists() and mask.is_dir() != self.split_classes):
             raise OutputError(
@@ -108,15 +138,18 @@ def check_class_names(labels: Mapping[str, int]) -> None:
     Raises:
         OutputError: A class name is not a valid file name.
     """
-    invalid = [
-        name
-        for name, value in labels.items()
-        if value != 0 and (set(name) & set("/\\\0") or name.startswith(".") or len(name.encode()) > LONGEST_NAME)
-    ]
+    invalid = [name for name, value in labels.items() if value != 0 and not is_file_name(name)]
     if invalid:
         raise OutputError(
             "class names that are not valid file names", found=", ".join(invalid), hint="leave --split-classes out"
         )
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name can be used for a file: not hidden, without separators, and not too long."""
+    return bool(name) and not (
+        set(name) & set("/\\\0") or name.startswith(".") or len(os.fsencode(name)) > LONGEST_NAME
+    )
 
 
 def output_sha256(path: Path) -> str:
@@ -125,6 +158,11 @@ def output_sha256(path: Path) -> str:
         return file_sha256(path)
     lines = [f"{file.name} {file_sha256(file)}\n" for file in sorted(path.iterdir()) if file.is_file()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _folders_of(image: Path) -> set[Path]:
+    """Return the folder of a scan, and that of the file which it links to."""
+    return {image.parent.resolve(), image.resolve().parent}
 
 
 def _is_class_file(path: Path) -> bool:

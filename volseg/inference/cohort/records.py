@@ -1,4 +1,4 @@
-"""``summary.json``: a record of each case, rewritten after every case so that an interrupted run loses none."""
+"""Records of a prediction folder: a line per case in ``records.jsonl``, written at once, and ``summary.json``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from volseg.errors import DataError, OutputError
-from volseg.io.atomic import atomic_file
-from volseg.io.json_files import read_json
+from volseg.errors import OutputError
+from volseg.inference.cohort.history import WRITING, append_line, read_history, repair
+from volseg.io.atomic import atomic_file, free_name
 from volseg.io.model_file import file_sha256
 from volseg.version import __version__
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 Status = Literal["done", "skipped", "failed"]
 
 
@@ -60,61 +60,90 @@ class CaseRecord:
 
 
 class Summary:
-    """The records of a run, stored on disk; records of earlier runs stay in the file until their masks are replaced.
+    """The records of a run, stored on disk as they come; records of earlier runs stay in the file.
 
     Args:
         folder: Folder of the masks.
         model_files: The model's files. A network in memory has none, and its masks never count as current.
         options: Settings that change a mask.
-        shard: ``(i, n)`` of a run that predicts every n-th case; each shard has its own summary.
+        shard: ``(i, n)`` of a run that predicts every n-th case; each shard has its own files.
 
     Attributes:
         path: Path of the summary.
         results: Records of this run, in the order of the cases.
 
     Raises:
-        OutputError: The summary cannot be written.
+        OutputError: A file cannot be written.
     """
 
     def __init__(
         self, folder: Path, model_files: Sequence[Path], options: Mapping[str, Any], shard: tuple[int, int] | None
     ) -> None:
-        self.path = folder / ("summary.json" if shard is None else f"summary_{shard[0]}_of_{shard[1]}.json")
+        suffix = "" if shard is None else f"_{shard[0]}_of_{shard[1]}"
+        self.path = folder / f"summary{suffix}.json"
         self.results: list[CaseRecord] = []
+        self._records_path = folder / f"records{suffix}.jsonl"
         self._header = {"format": FORMAT, "volseg": __version__, "model_files": [str(file) for file in model_files]}
         hashes = sorted(file_sha256(file) for file in model_files)  # sorted: the order of an ensemble does not matter
         self._provenance = {"model_sha256": hashes, "options": dict(options)}
-        others = folder.glob("summary_*_of_*.json")
-        self._earlier_records = {path: _read_records(path) for path in {folder / "summary.json", self.path, *others}}
-        self._write()
+        others = folder.glob("records_*_of_*.jsonl")
+        paths = sorted({folder / "records.jsonl", self._records_path, *others})
+        repair(self._records_path)
+        self._histories = {path: read_history(path) for path in paths}
 
     def current(self, case: str, input_sha256: str) -> list[dict[str, Any]]:
         """Return the records of earlier runs, of any shard, with this scan and the same model and options."""
-        expected = {**self._provenance, "input_sha256": input_sha256}
-        records = [records[case] for records in self._earlier_records.values() if case in records]
-        matching = [record for record in records if all(record.get(key) == value for key, value in expected.items())]
-        return matching if self._provenance["model_sha256"] else []
+        finished = (history.finished.get(case) for history in self._histories.values())
+        return [record for record in finished if record is not None and self._is_current(record, input_sha256)]
 
-    def add(self, record: CaseRecord) -> None:
-        """Add a record and write the summary.
+    def unfinished(self, case: str, input_sha256: str) -> set[str]:
+        """Return the names of the files that a run like this one was writing when it was killed."""
+        begun = (history.unfinished.get(case) for history in self._histories.values())
+        return {
+            name
+            for record in begun
+            if record is not None and self._is_current(record, input_sha256)
+            for name in record["outputs"]
+        }
+
+    def is_recorded(self, case: str, name: str, sha256: str) -> bool:
+        """Return whether volseg wrote an output of a case with this content, in any run with any model."""
+        return any(history.has_output(case, name, sha256) for history in self._histories.values())
+
+    def begin(self, case: str, input_sha256: str | None, outputs: Sequence[str]) -> None:
+        """Record the names of the files that are going to be written.
 
         Raises:
-            OutputError: The summary cannot be written.
+            OutputError: The record cannot be written.
+        """
+        line = {"case": case, "status": WRITING, "input_sha256": input_sha256, "outputs": dict.fromkeys(outputs)}
+        self._append(case, line | self._provenance)
+
+    def add(self, record: CaseRecord) -> None:
+        """Add the record of a case; that of a skipped case stands in the file already.
+
+        Raises:
+            OutputError: The record cannot be written.
         """
         self.results.append(record)
-        try:
-            self._write()
-        except OutputError as error:
-            raise OutputError(f"{record.case} cannot be recorded", file=self.path, found=error.problem) from error
+        if record.status != "skipped":
+            self._append(record.case, asdict(record) | self._provenance)
 
     def count(self, status: Status) -> int:
         """Return the number of this run's cases with a status."""
         return sum(record.status == status for record in self.results)
 
-    def _write(self) -> None:
-        earlier = self._earlier_records[self.path]
+    def write(self) -> None:
+        """Write ``summary.json``: the cases of this run, and those of earlier runs in this folder.
+
+        A file of this name that is not a summary of volseg is kept under another name.
+
+        Raises:
+            OutputError: The summary cannot be written.
+        """
         cases = {record.case: asdict(record) | self._provenance for record in self.results}
         replaced = {name for name, record in cases.items() if record["status"] != "failed"}
+        earlier = self._histories[self._records_path].finished
         document = {
             **self._header,
             **self._provenance,
@@ -122,8 +151,23 @@ class Summary:
             "cases": cases,
             "earlier": {name: record for name, record in earlier.items() if name not in replaced},
         }
+        if self.path.exists() and not _is_summary(self.path):
+            kept = self.path.rename(free_name(self.path))
+            logger.warning("%s was not written by volseg predict; it is kept as %s", self.path, kept.name)
         with atomic_file(self.path) as file:
-            file.write((json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+            file.write(_json(document, indent=1))
+
+    def _is_current(self, record: Mapping[str, Any], input_sha256: str) -> bool:
+        expected = {**self._provenance, "input_sha256": input_sha256}
+        return bool(expected["model_sha256"]) and all(record.get(key) == value for key, value in expected.items())
+
+    def _append(self, case: str, line: Mapping[str, Any]) -> None:
+        try:
+            append_line(self._records_path, _json(line))
+        except OSError as error:
+            raise OutputError(
+                f"{case} cannot be recorded", file=self._records_path, found=error.strerror or error
+            ) from error
 
 
 def input_sha256(files: Sequence[Path]) -> str:
@@ -156,14 +200,14 @@ def peak_device_mb(device: torch.device) -> float | None:
     return peak
 
 
-def _read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the records of written masks. A damaged file counts as empty, so that no case is skipped by mistake."""
-    if not path.exists():
-        return {}
+def _is_summary(path: Path) -> bool:
+    """Return whether a file is a summary of predictions, of this or an earlier version."""
     try:
-        document = read_json(path, "summary", DataError)
-        records = {**document["earlier"], **{k: v for k, v in document["cases"].items() if v["status"] != "failed"}}
-        return {name: dict(record) for name, record in records.items()}
-    except (DataError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s cannot be read as a summary and is ignored (%s)", path, error)
-        return {}
+        return {"volseg", "cases", "earlier"} <= set(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _json(value: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """Return JSON with a final newline; a file name that is not UTF-8 is escaped."""
+    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -7,8 +7,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from volseg.inference.cohort.records import CaseRecord, Status, Summary, input_s
 from volseg.inference.cohort.shard import Shard
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor, Segmentation
+from volseg.io.atomic import remove_stale, scratch_folder
 from volseg.io.datasets import Case, list_images
+from volseg.io.locks import LOCK_NAME, folder_lock
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +43,12 @@ def predict_folder(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Write ``<case>.nii.gz`` on each scan's own grid, and ``summary.json``.
+    """Write ``<case>.nii.gz`` on each scan's own grid, ``records.jsonl`` and ``summary.json``.
 
     While the network segments a scan, the next scan is read and the previous mask is written. A case whose files
     exist is skipped if its record shows the same model, input and options and its mask is unchanged; otherwise it
-    fails, unless ``overwrite``. If only some of the requested files exist, the case is predicted again.
+    fails, unless ``overwrite``. If only some of the requested files exist, or if the run that wrote them was killed,
+    the case is predicted again. Files that volseg did not write, or that were changed since, are never replaced.
 
     Args:
         predictor: The model.
@@ -56,7 +60,7 @@ def predict_folder(
         probabilities: Also write ``<case>_probabilities.npy``.
         uncertainty: Also write ``<case>_uncertainty.nii.gz``.
         shard: ``(i, n)`` predicts every n-th case, starting from case i, for n parallel jobs.
-        overwrite: Replace files of other models, inputs or options.
+        overwrite: Replace files that volseg wrote with other models, inputs or options.
         progress: Called with the number of finished cases and the number of all cases.
 
     Returns:
@@ -64,36 +68,58 @@ def predict_folder(
 
     Raises:
         DataError: No scan was found, or two scans have the same name.
-        OutputError: The output folder is not writable, or a class name is not a valid file name.
+        OutputError: The output folder is not writable, holds the scans, or is held by another process; two cases would
+            write the same file; or a class name is not a valid file name.
     """
     cases = list_images(scans, predictor.plan.num_channels) if isinstance(scans, str | Path) else scans
+    output = Path(output)
+    outputs = Outputs(folder=output, split_classes=split_classes, probabilities=probabilities, uncertainty=uncertainty)
     if split_classes:
         check_class_names(predictor.plan.labels)
-    output = _prepare_output(Path(output))
+    outputs.check(cases)
     if shard is not None:
         cases = cases[shard[0] :: shard[1]]
-    outputs = Outputs(folder=output, split_classes=split_classes, probabilities=probabilities, uncertainty=uncertainty)
     mask_options = {"tta": options.tta, "skip_air": options.skip_air}  # the memory limit does not change a mask
-    summary = Summary(output, predictor.model_files, mask_options, shard)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".volseg_") as staging:
-        job = _Job(predictor, options, outputs, overwrite, summary, Path(staging))
-        with closing(pipeline([_CaseRun(case, job) for case in cases])) as finished_runs:
-            for done, _ in enumerate(finished_runs, start=1):
-                if progress is not None:
-                    progress(done, len(cases))
+    with _locked_output(output, shard, f"{predictor.model_files} {mask_options}") as staging:
+        summary = Summary(output, predictor.model_files, mask_options, shard)
+        job = _Job(predictor, options, outputs, overwrite, summary, staging)
+        try:
+            with closing(pipeline([_CaseRun(case, job) for case in cases])) as finished_runs:
+                for done, _ in enumerate(finished_runs, start=1):
+                    if progress is not None:
+                        progress(done, len(cases))
+        finally:
+            summary.write()
     return summary
 
 
-def _prepare_output(output: Path) -> Path:
-    """Create the folder and check that it is writable, so that a run fails before any scan is predicted."""
+@contextmanager
+def _locked_output(output: Path, shard: Shard | None, run: str) -> Iterator[Path]:
+    """Create the output folder, hold it, and yield an empty folder in it for files that wait for their mask.
+
+    Args:
+        output: The output folder.
+        shard: Part of the cases that this process predicts.
+        run: Text that is the same for all shards of one prediction.
+
+    Raises:
+        OutputError: The folder cannot be written, or another process predicts into it.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output, prefix=".volseg_").close()
+        tempfile.TemporaryFile(dir=output, prefix=".volseg_").close()  # fails before any scan is predicted
     except OSError as error:
         raise OutputError(
             "the output folder cannot be written", file=output, found=error, hint="choose another folder"
         ) from error
-    return output
+    with ExitStack() as stack:
+        lock = partial(folder_lock, output, "volseg predict")
+        stack.enter_context(lock(shared_by=None if shard is None else f"{shard[1]} shards of {run}"))
+        if shard is not None:
+            stack.enter_context(lock(name=f"{LOCK_NAME}-{shard[0]}"))
+        remove_stale(output)
+        name = "staging" if shard is None else f"staging-{shard[0]}-of-{shard[1]}"
+        yield stack.enter_context(scratch_folder(output / name))
 
 
 @dataclass(frozen=True)
@@ -163,14 +189,20 @@ class _CaseRun:
         if segmentation is not None:
             with self._stage("write"):
                 self._write(segmentation)
+            if self._status == "failed":
+                self._begin(self._job.outputs.existing(self._case.id))  # files that were not written are not ours
         self._job.summary.add(self._record(segmentation))
 
     def _write(self, segmentation: Segmentation) -> None:
-        self._job.outputs.write_mask(self._case, segmentation.mask, self._job.predictor.plan.labels)
         mask, *extras = self._job.outputs.all_of(self._case.id)
+        self._begin([mask, *extras])
+        self._job.outputs.write_mask(self._case, segmentation.mask, self._job.predictor.plan.labels)
         for path in extras:
             (self._job.staging / path.name).replace(path)
         self._outputs |= {mask.name: output_sha256(mask)} | {path.name: None for path in extras}
+
+    def _begin(self, paths: Sequence[Path]) -> None:
+        self._job.summary.begin(self._case.id, self._input_sha256, [path.name for path in paths])
 
     def _record(self, segmentation: Segmentation | None) -> CaseRecord:
         """Return the case's record; a skipped case keeps the counts and removed components of its earlier record."""
@@ -195,13 +227,15 @@ class _CaseRun:
         Raises:
             OutputError: A file exists that another model, input or option produced, or that was changed.
         """
-        self._job.outputs.check(self._case)
+        outputs, summary, case = self._job.outputs, self._job.summary, self._case.id
+        outputs.check_mask_path(case)
+        existing = outputs.existing(case)
         if self._job.overwrite:
+            self._check_recorded(existing)
             return False
-        existing = self._job.outputs.existing(self._case.id)
-        records = self._job.summary.current(self._case.id, scan_sha256)
+        records = summary.current(case, scan_sha256)
         record = next((one for one in records if all(_matches(one, path) for path in existing)), None)
-        if record is None and not existing:
+        if record is None and {path.name for path in existing} <= summary.unfinished(case, scan_sha256):
             return False
         if record is None:
             raise OutputError(
@@ -213,6 +247,20 @@ class _CaseRun:
         folder = self._job.outputs.folder
         self._outputs = {name: sha256 for name, sha256 in record["outputs"].items() if _matches(record, folder / name)}
         return len(existing) == len(self._job.outputs.all_of(self._case.id))
+
+    def _check_recorded(self, existing: Sequence[Path]) -> None:
+        """Check that files which are going to be replaced are those that volseg wrote.
+
+        Raises:
+            OutputError: A file has no record in this folder, or it was changed since.
+        """
+        for path in existing:
+            if not self._job.summary.is_recorded(self._case.id, path.name, output_sha256(path)):
+                raise OutputError(
+                    "an existing file was not written by volseg, or was changed since; --overwrite does not replace it",
+                    file=path,
+                    hint="move or delete it, or choose another folder",
+                )
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

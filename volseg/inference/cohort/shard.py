@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from typing import Any
 
 from volseg.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 Shard = tuple[int, int]
 """(i, n): every n-th case, starting from case i."""
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 POLL_S = 0.2
 
 
@@ -32,6 +36,9 @@ class TorchrunRank:
 def torchrun_rank(environ: Mapping[str, str]) -> TorchrunRank | None:
     """Return the rank from the variables that ``torchrun`` sets, or ``None`` if one is missing.
 
+    Without the address at which the processes meet, the variables are left over from something else: they are ignored
+    with a warning, because a single process that predicts its share alone would leave the other cases out.
+
     Raises:
         ConfigError: A variable is not a number, or RANK is not below WORLD_SIZE.
     """
@@ -45,6 +52,9 @@ def torchrun_rank(environ: Mapping[str, str]) -> TorchrunRank | None:
             expected="0 <= RANK < WORLD_SIZE and a LOCAL_RANK",
             hint="unset them, or start with torchrun",
         )
+    if not all(environ.get(name) for name in _RENDEZVOUS):
+        logger.warning("RANK and WORLD_SIZE are set without MASTER_ADDR and MASTER_PORT, and are ignored")
+        return None
     rank, world, local = (int(value or 0) for value in values)
     return TorchrunRank((rank, world), local)
 
