@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,29 +17,23 @@ from volseg.errors import OutputError
 from volseg.io.locks import LOCK_NAME, folder_lock
 
 HOLD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from volseg.io.locks import folder_lock
-with folder_lock(Path(sys.argv[1]), "training", shared_by=sys.argv[2] if len(sys.argv) > 2 else None):
+folder, shared_by, child_s = sys.argv[1:]
+with folder_lock(Path(folder), "training", shared_by=shared_by or None):
+    if float(child_s) and os.fork() == 0:
+        time.sleep(float(child_s))
+        os._exit(0)
     print("held", flush=True)
     time.sleep(60)
-"""
-FORK = """
-import os, time
-child = os.fork()
-if child == 0:
-    time.sleep(1.5)
-    os._exit(0)
 """
 
 
 @contextmanager
-def holder(folder: Path, *shared_by: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Run a process that holds the folder, until the block ends or the process is killed."""
-    code = HOLD.replace(
-        "    time.sleep(60)", "\n".join(f"    {line}" for line in before.split("\n")) + "\n    time.sleep(60)"
-    )
-    command = [sys.executable, "-c", code, str(folder), *shared_by]
+def holder(folder: Path, shared_by: str = "", child_s: float = 0) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that holds the folder until the block ends; it may have a forked child that lives for a while."""
+    command = [sys.executable, "-c", HOLD, str(folder), shared_by, str(child_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -59,11 +54,12 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_folder(tmp_path: Path
 
 def test_the_children_of_a_killed_process_do_not_keep_its_folder(tmp_path: Path) -> None:
     """A forked worker inherits the lock and notices the death of its parent only later."""
-    with holder(tmp_path, before=FORK) as process:
+    with holder(tmp_path, child_s=1) as process:
         process.kill()
         process.wait()
+        start_s = time.monotonic()
         with folder_lock(tmp_path, "mine"):
-            pass
+            assert time.monotonic() - start_s > 0.5  # the child held it
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,9 +82,9 @@ def test_the_folder_is_free_after_an_error(tmp_path: Path) -> None:
 
 
 def test_two_writers_in_one_process_are_two(tmp_path: Path) -> None:
-    with folder_lock(tmp_path, "first"):
-        with pytest.raises(OutputError, match="first in process"), folder_lock(tmp_path, "second"):
-            pass
+    refused = pytest.raises(OutputError, match="first in process")
+    with folder_lock(tmp_path, "first"), refused, folder_lock(tmp_path, "second"):
+        pass
 
 
 def test_without_locks_a_warning_says_so(

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--shard", type=_shard, metavar="I/N", help="predict every N-th scan from the I-th on (0/4 ... 3/4), for N jobs"
     )
-    add("--overwrite", action="store_true", help="replace files of another model, input or setting")
+    add("--overwrite", action="store_true", help="replace masks that volseg wrote with another model, input or setting")
 
 
 def run(args: argparse.Namespace) -> int:

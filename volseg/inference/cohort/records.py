@@ -64,8 +64,8 @@ class Summary:
 
     Args:
         folder: Folder of the masks.
-        model_files: The model's files. A network in memory has none, and its masks never count as current.
-        options: Settings that change a mask.
+        model_files: The model's files.
+        provenance: What the masks depend on, see :func:`mask_provenance`.
         shard: ``(i, n)`` of a run that predicts every n-th case; each shard has its own files.
 
     Attributes:
@@ -77,15 +77,14 @@ class Summary:
     """
 
     def __init__(
-        self, folder: Path, model_files: Sequence[Path], options: Mapping[str, Any], shard: tuple[int, int] | None
+        self, folder: Path, model_files: Sequence[Path], provenance: Mapping[str, Any], shard: tuple[int, int] | None
     ) -> None:
         suffix = "" if shard is None else f"_{shard[0]}_of_{shard[1]}"
         self.path = folder / f"summary{suffix}.json"
         self.results: list[CaseRecord] = []
         self._records_path = folder / f"records{suffix}.jsonl"
         self._header = {"format": FORMAT, "volseg": __version__, "model_files": [str(file) for file in model_files]}
-        hashes = sorted(file_sha256(file) for file in model_files)  # sorted: the order of an ensemble does not matter
-        self._provenance = {"model_sha256": hashes, "options": dict(options)}
+        self._provenance = dict(provenance)
         others = folder.glob("records_*_of_*.jsonl")
         paths = sorted({folder / "records.jsonl", self._records_path, *others})
         repair(self._records_path)
@@ -168,6 +167,17 @@ class Summary:
             raise OutputError(
                 f"{case} cannot be recorded", file=self._records_path, found=error.strerror or error
             ) from error
+
+
+def mask_provenance(model_files: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mask depends on beside its scan.
+
+    Args:
+        model_files: The model's files. A network in memory has none, and its masks never count as current.
+        options: Settings that change a mask.
+    """
+    hashes = sorted(file_sha256(file) for file in model_files)  # sorted: the order of an ensemble does not matter
+    return {"model_sha256": hashes, "options": dict(options)}
 
 
 def input_sha256(files: Sequence[Path]) -> str:

@@ -17,7 +17,15 @@ from volseg.errors import OutputError, VolsegError
 from volseg.geometry.volume import Volume
 from volseg.inference.cohort.outputs import Outputs, check_class_names, output_sha256
 from volseg.inference.cohort.pipeline import pipeline
-from volseg.inference.cohort.records import CaseRecord, Status, Summary, input_sha256, peak_device_mb, peak_rss_mb
+from volseg.inference.cohort.records import (
+    CaseRecord,
+    Status,
+    Summary,
+    input_sha256,
+    mask_provenance,
+    peak_device_mb,
+    peak_rss_mb,
+)
 from volseg.inference.cohort.shard import Shard
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor, Segmentation
@@ -79,9 +87,11 @@ def predict_folder(
     outputs.check(cases)
     if shard is not None:
         cases = cases[shard[0] :: shard[1]]
-    mask_options = {"tta": options.tta, "skip_air": options.skip_air}  # the memory limit does not change a mask
-    with _locked_output(output, shard, f"{predictor.model_files} {mask_options}") as staging:
-        summary = Summary(output, predictor.model_files, mask_options, shard)
+    provenance = mask_provenance(  # without the memory limit, which does not change a mask
+        predictor.model_files, {"tta": options.tta, "skip_air": options.skip_air}
+    )
+    with _locked_output(output, shard, str(provenance)) as staging:
+        summary = Summary(output, predictor.model_files, provenance, shard)
         job = _Job(predictor, options, outputs, overwrite, summary, staging)
         try:
             with closing(pipeline([_CaseRun(case, job) for case in cases])) as finished_runs:
