@@ -237,7 +237,7 @@ def test_a_name_that_is_not_utf_8(predictor: Predictor, scans: Path, scan: Image
     folder = tmp_path / "bytes"
     folder.mkdir()
     nibabel.save(scan, tmp_path / "x.nii.gz")
-    name = b"caf\xe9".decode(errors="surrogateescape")
+    name = b"scan-\xe9".decode(errors="surrogateescape")
     try:
         (tmp_path / "x.nii.gz").rename(folder / f"{name}.nii.gz")
     except (OSError, UnicodeError):
