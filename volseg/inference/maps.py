@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
+from volseg.errors import OutputError
 from volseg.geometry.ops import axis_order
 from volseg.geometry.trace import Trace
 from volseg.io.atomic import atomic_file
@@ -83,7 +84,11 @@ def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
         OutputError: The file cannot be written.
     """
     with tempfile.TemporaryFile(dir=path.parent) as file:  # on disk: 4 bytes per voxel would exceed the memory limit
-        array = np.memmap(file, np.float32, mode="w+", shape=trace.source.shape, order="F")
+        try:
+            array = np.memmap(file, np.float32, mode="w+", shape=trace.source.shape, order="F")
+            _reserve(cast(BinaryIO, file))
+        except OSError as error:
+            raise OutputError("the file cannot be written", file=path, found=error.strerror or error) from error
         yield UncertaintyWriter(array, trace)
         write_map(path, array, trace.source)
         del array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from volseg.inference.cohort import records as summary_module
 from volseg.inference.cohort.history import append_line
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
+from volseg.io.volumes import read_grid
 
 
 def test_bad_files_do_not_stop_the_good_ones(predictor: Predictor, scans: Path, scan: Image, tmp_path: Path) -> None:
@@ -175,3 +177,22 @@ def test_a_run_that_ends_between_extras_and_mask_leaves_neither(
     summary = predict_folder(predictor, scans, out, probabilities=True, uncertainty=True)
     assert set(statuses(summary).values()) == {"failed"}
     assert sorted(path.name for path in out.iterdir()) == ["records.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize("extra", ["probabilities", "uncertainty"])
+def test_space_for_mapped_files_is_reserved(
+    extra: str, predictor: Predictor, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk, writing to a mapped page that has no space yet would kill the process (SIGBUS)."""
+    sizes: list[int] = []
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        sizes.append(size)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    summary = predict_folder(predictor, scans / "plain.nii.gz", tmp_path / "out", **{extra: True})
+    assert "No space left on device" in (summary.results[0].error or "")
+    voxels = math.prod(read_grid(scans / "plain.nii.gz").shape)
+    assert sizes == [4 * voxels if extra == "uncertainty" else 4 * 2 * voxels + 128]  # 4 classes and a header
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["records.jsonl", "summary.json"]
