@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar, cast
 
 from volseg.errors import DataError, GeometryError, VolsegError
 from volseg.io.cases import Case
@@ -35,8 +39,8 @@ def run_tasks(
 ) -> Iterator[tuple[int, Callable[[], Result]]]:
     """Work on tasks, in several processes where that pays, and yield the outcomes as they come.
 
-    When a worker process dies, every unfinished task is tried again in a process of its own, so that only the task that
-    kills its process fails.
+    When a worker process dies, its task is tried again at the end, alone in a process, so that only the task that kills
+    its process fails. The processes are killed when the caller stops, as on Ctrl-C, and end when this process dies.
 
     Args:
         work: Function of one task; with workers it must be picklable (a function of a module, or a partial of one).
@@ -61,34 +65,119 @@ def run_tasks(
 def _run_in_processes(
     work: Callable[[Task], Result], tasks: Sequence[Task], workers: int
 ) -> Iterator[tuple[int, Callable[[], Result]]]:
-    unfinished = dict(enumerate(tasks))
-    with _pool(min(workers, len(tasks))) as pool:
-        futures: dict[Future[Result], int] = {pool.submit(work, task): index for index, task in unfinished.items()}
-        try:
-            for future in as_completed(futures):
-                if isinstance(future.exception(), BrokenProcessPool):
-                    break
-                del unfinished[futures[future]]
-                yield futures[future], future.result
-        finally:  # also when the caller stops early
-            pool.shutdown(wait=False, cancel_futures=True)
-    for index, task in unfinished.items():
-        yield index, partial(_run_alone, work, task)
+    """Work on all tasks in several processes, then alone on those whose process died: they may need all the memory."""
+    died = []
+    for index, outcome in _share_out(work, list(enumerate(tasks)), workers):
+        if outcome is None:
+            died.append((index, tasks[index]))
+        else:
+            yield index, outcome
+    for index, outcome in _share_out(work, died, workers=1):
+        yield index, outcome or _raise_died
 
 
-def _run_alone(work: Callable[[Task], Result], task: Task) -> Result:
-    """Work on a task in a process of its own."""
+def _share_out(
+    work: Callable[[Task], Result], tasks: list[tuple[int, Task]], workers: int
+) -> Iterator[tuple[int, Callable[[], Result] | None]]:
+    """Give every process one task after the other; the outcome is ``None`` if the process died.
+
+    The processes are killed when the caller stops early.
+    """
+    waiting, pool = tasks[::-1], list[_Worker[Task, Result]]()
     try:
-        with _pool(1) as pool:
-            return pool.submit(work, task).result()
-    except BrokenProcessPool as error:
-        raise VolsegError(
-            "a worker process died, most likely because the memory was full", hint="use fewer workers, or 0"
-        ) from error
+        while len(pool) < min(workers, len(tasks)):
+            pool.append(_Worker(work))
+            pool[-1].give(*waiting.pop())
+        while busy := {worker.connection: worker for worker in pool if worker.index is not None}:
+            for connection in wait(list(busy)):
+                worker = busy[cast("Connection", connection)]
+                index, outcome = worker.take()
+                if outcome is None:
+                    pool.remove(worker)
+                    if waiting:
+                        worker = _Worker(work)
+                        pool.append(worker)
+                if waiting:
+                    worker.give(*waiting.pop())
+                yield index, outcome
+    finally:
+        for worker in pool:
+            worker.kill()
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))  # a fork would copy torch's threads and hang
+class _Worker(Generic[Task, Result]):
+    """A process that works on tasks.
+
+    Attributes:
+        connection: Ready when there is an outcome, or when the process has died.
+        index: Number of the task that it works on; ``None`` when idle.
+    """
+
+    def __init__(self, work: Callable[[Task], Result]) -> None:
+        context = get_context("spawn")  # a fork would copy torch's threads and hang
+        self.connection, theirs = context.Pipe()
+        self.index: int | None = None
+        self._process = context.Process(target=_work, args=(work, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the connection ends with the process
+
+    def give(self, index: int, task: Task) -> None:
+        """Send a task."""
+        self.index = index
+        with suppress(OSError):  # the process has died, as take() finds out
+            self.connection.send(task)
+
+    def take(self) -> tuple[int, Callable[[], Result] | None]:
+        """Return the number of the task and a call that returns its result or raises its error; ``None`` if it died."""
+        assert self.index is not None
+        index, self.index = self.index, None
+        try:
+            return index, partial(_result, *self.connection.recv())
+        except (EOFError, OSError):
+            self.kill()
+            return index, None
+
+    def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _result(result: Any, error: Exception | None, text: str) -> Any:
+    if error is not None:
+        raise error from RuntimeError(f"in a worker process:\n{text}")
+    return result
+
+
+def _raise_died() -> Any:
+    problem = "a worker process died, most likely because the memory was full"
+    raise VolsegError(problem, hint="use fewer workers, or 0")
+
+
+def _work(work: Callable[[Any], Any], connection: Connection) -> None:
+    """Work on the tasks of a connection until it ends; runs in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None, str]
+        try:
+            answer = work(task), None, ""
+        except Exception as error:
+            answer = None, error, traceback.format_exc()
+        connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, also by SIGKILL."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def for_each_case(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from volseg.api import train
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
+from volseg.cli.signals import stops_in_order
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the exit code is that of the scores of the held-out cases."""
+    """Train; the exit code is that of the scores of the held-out cases.
+
+    Raises:
+        VolsegError: The run cannot start or go on.
+        SystemExit: Ctrl-C (130) or SIGTERM (143); the checkpoint of the last finished step is written.
+    """
     reuse_freed_memory()
-    with progress_bars() as progress:
-        result = train(args.config, args.overrides, resume=args.resume, progress=progress)
+    try:
+        with stops_in_order(f"continue with: {resuming_command(args)}"), progress_bars() as progress:
+            result = train(args.config, args.overrides, resume=args.resume, progress=progress)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # how to continue is the last line
     code = print_scores(result.scores)
     print(f"model: {result.model_file}")
     return code
+
+
+def resuming_command(args: argparse.Namespace) -> str:
+    """Return the command that continues a run, as text for a shell."""
+    return shlex.join(["volseg", "train", "--config", args.config, *args.overrides, "--resume"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from volseg.config.load import config_to_dict
 from volseg.device import choose_device, training_dtype
@@ -27,6 +29,7 @@ from volseg.training.run_log import RunLog
 from volseg.training.samples import batches, training_samples
 from volseg.training.schedule import Budget
 from volseg.training.state import TrainingState
+from volseg.training.stop import StopSignals
 from volseg.training.validation import validate
 from volseg.version import __version__
 
@@ -37,7 +40,7 @@ LOG_EVERY = 20
 
 
 def train(experiment: Experiment, progress: StageProgress | None = None) -> Path:
-    """Train until the budget is spent.
+    """Train until the budget is spent. Ctrl-C and SIGTERM end the run after the step, with a checkpoint.
 
     Args:
         experiment: Data, plan and configuration.
@@ -49,44 +52,80 @@ def train(experiment: Experiment, progress: StageProgress | None = None) -> Path
     Raises:
         ConfigError: The configuration does not fit the checkpoint, or the run has no end.
         ModelFileError: Weight file or checkpoint cannot be used.
+        OutputError: The disk is full; the checkpoints of before are kept.
         VolsegError: The loss is not finite; the last checkpoint is from before.
     """
-    settings = experiment.config.train
-    budget = Budget.from_config(settings)
     state = TrainingState(experiment.config, experiment.plan, read_weights=not experiment.resumed)
     record = write_provenance(experiment, count_parameters(state.model))
     run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
     samples = training_samples(experiment, state.model, progress)
-    log = RunLog(experiment.folder, run.step)
-    losses: list[Tensor] = []
-    started = time.perf_counter() - run.elapsed_s
+    log, first_step = RunLog(experiment.folder, run.step), run.step
+    with StopSignals() as signals:
+        try:
+            for _ in training_steps(experiment, state, run, samples, log, record, signals):
+                if progress is not None:
+                    progress("train", run.step, experiment.config.train.max_steps)
+            with signals.delayed():
+                state.save(experiment.checkpoint_folder, run)
+        except (KeyboardInterrupt, SystemExit):
+            if run.step > first_step and not signals.forced:
+                with signals.delayed():
+                    state.save(experiment.checkpoint_folder, run)
+                logger.warning("stopped; the checkpoint of step %d is written", run.step)
+            raise
+    log.close()
+    return write_model(experiment, state.average.model, record, run, "model.safetensors")
 
+
+def training_steps(
+    experiment: Experiment,
+    state: TrainingState,
+    run: RunProgress,
+    samples: Dataset[dict[str, Any]],
+    log: RunLog,
+    record: dict[str, Any],
+    signals: StopSignals,
+) -> Iterator[None]:
+    """Train step by step, with the log, validations and checkpoints that are due; yield after each step.
+
+    A signal interrupts neither a step nor the writing of a checkpoint, but a validation: a resumed run repeats it.
+    """
+    settings = experiment.config.train
+    budget = Budget.from_config(settings)
+    started = time.perf_counter() - run.elapsed_s
+    if run.step > 0 and run.step % settings.validate_every == 0 and not log.is_validated(run.step):
+        run_validation(experiment, state, run, log, record, started)
     for batch in batches(samples, experiment.config, run.step):
         spent = budget.progress(run.step, run.elapsed_s)
         if spent >= 1:
-            break
-        losses.append(state.step(batch, run.step, spent))
-        run.step += 1
-        run.elapsed_s = time.perf_counter() - started
-        if progress is not None:
-            progress("train", run.step, settings.max_steps)
-        if run.step % LOG_EVERY == 0:
-            log.train(training_row(losses, state.lr, run))
-            losses.clear()
-        if run.step % settings.validate_every == 0:
-            row = validate(state.average.model, experiment, state.device, settings.validate_cases)
+            return
+        with signals.delayed():
+            run.losses.append(state.step(batch, run.step, spent))
+            run.step += 1
             run.elapsed_s = time.perf_counter() - started
-            log.validation({"step": run.step, **row, "elapsed_s": round(run.elapsed_s, 1)})
-            if row["val_dice"] > run.best_dice:
-                run.best_dice = row["val_dice"]
-                if settings.keep_best:
-                    write_model(experiment, state.average.model, record, run, "model_best.safetensors")
+            if run.step % LOG_EVERY == 0:
+                log.train(training_row(run.losses, state.lr, run))
+                run.losses.clear()
+        if run.step % settings.validate_every == 0:
+            run_validation(experiment, state, run, log, record, started)
         if run.step % settings.checkpoint_every == 0:
-            state.save(experiment.checkpoint_folder, run)
+            with signals.delayed():
+                state.save(experiment.checkpoint_folder, run)
+        yield
 
-    log.close()
-    state.save(experiment.checkpoint_folder, run)
-    return write_model(experiment, state.average.model, record, run, "model.safetensors")
+
+def run_validation(
+    experiment: Experiment, state: TrainingState, run: RunProgress, log: RunLog, record: dict[str, Any], started: float
+) -> None:
+    """Validate and log; write the weights if they are the best so far and ``train.keep_best`` asks for them."""
+    settings = experiment.config.train
+    row = validate(state.average.model, experiment, state.device, settings.validate_cases)
+    run.elapsed_s = time.perf_counter() - started
+    if row["val_dice"] > run.best_dice:
+        run.best_dice = row["val_dice"]
+        if settings.keep_best:
+            write_model(experiment, state.average.model, record, run, "model_best.safetensors")
+    log.validation({"step": run.step, **row, "elapsed_s": round(run.elapsed_s, 1)})
 
 
 def training_row(losses: list[Tensor], lr: float, run: RunProgress) -> dict[str, Any]:
@@ -130,7 +169,7 @@ def write_model(experiment: Experiment, model: nn.Module, record: dict[str, Any]
         "labels": experiment.plan.labels,
         "postprocessing": experiment.postprocessing.to_dict(),
         "versions": {"volseg": __version__, "torch": torch.__version__},
-        "training": {**record, "model": asdict(trained), **asdict(run)},
+        "training": {**record, "model": asdict(trained), **run.numbers()},
     }
     save_model(path, merged_state(model), metadata)
     return path

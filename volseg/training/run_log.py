@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from volseg.io.atomic import atomic_file
+
 logger = logging.getLogger(__name__)
 
 
@@ -22,7 +24,8 @@ class RunLog:
         self._path = folder / "metrics.jsonl"
         self._picture = folder / "progress.png"
         self._rows = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
+        with atomic_file(self._path) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in self._rows).encode())
 
     def train(self, row: dict[str, Any]) -> None:
         """Record a training step: ``step, loss, lr, elapsed_s``."""
@@ -37,6 +40,10 @@ class RunLog:
         logger.info(text, row["step"], row["val_dice"], row["val_hd95"], row["val_cases"])
         draw_progress(self._rows, self._picture)
 
+    def is_validated(self, step: int) -> bool:
+        """Return whether there is a validation of a step."""
+        return any(row["step"] == step and "val_dice" in row for row in self._rows)
+
     def close(self) -> None:
         """Draw the last picture."""
         draw_progress(self._rows, self._picture)
@@ -50,10 +57,13 @@ class RunLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a ``metrics.jsonl``; damaged lines, such as one cut off by a crash, are skipped."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+            if not isinstance(row, dict) or type(row["step"]) is not int:
+                raise ValueError
+            rows.append(row)
+        except (ValueError, KeyError, RecursionError):
             logger.warning("%s: a damaged line was skipped", path)
     return rows
 

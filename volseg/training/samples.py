@@ -20,6 +20,7 @@ from volseg.models.contracts import SegmentationNetwork
 from volseg.parallel import StageProgress, stage_progress
 from volseg.training.experiment import Experiment
 from volseg.training.frozen_encoder import FrozenEncoder
+from volseg.training.stop import end_with_parent_only
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -
         sampler=range(first_step * size, ENDLESS),
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=end_with_parent_only,
     )
     for batch in loader:
         if isinstance(batch, VolsegError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from volseg.config.schema import Config
 from volseg.device import choose_device, training_dtype
-from volseg.errors import ConfigError, VolsegError
+from volseg.errors import ConfigError, ModelFileError, VolsegError
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
-from volseg.training.checkpoint import RunProgress, load_checkpoint, save_checkpoint
+from volseg.training.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.frozen_encoder import training_inputs
 from volseg.training.losses import SegmentationLoss
@@ -104,45 +104,54 @@ class TrainingState:
         return loss.detach()
 
     def save(self, folder: Path, progress: RunProgress) -> None:
-        """Write the checkpoint."""
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.model.state_dict(),
-            "average_updates": self.average.updates,
-            "optimizer": self._optimizer.state_dict(),
-            "progress": asdict(progress),
-            "model_config": asdict(self._config.model),
-        }
-        save_checkpoint(folder, state)
+        """Write the checkpoint.
+
+        Raises:
+            OutputError: It cannot be written; those of before are kept.
+        """
+        checkpoint = Checkpoint(
+            model=self.model.state_dict(),
+            average=self.average.model.state_dict(),
+            average_updates=self.average.updates,
+            optimizer=self._optimizer.state_dict(),
+            model_config=asdict(self._config.model),
+            progress=progress,
+        )
+        save_checkpoint(folder, checkpoint)
 
     def restore(self, folder: Path) -> RunProgress:
-        """Load the checkpoint and return the progress of the run.
+        """Load the checkpoint, or its predecessor if it is damaged, and return the progress of the run.
 
         Raises:
             ConfigError: The checkpoint is of another model, or of an optimizer with other parameter groups.
-            ModelFileError: It is damaged.
+            ModelFileError: There is none, or all are damaged.
         """
-        state = load_checkpoint(folder)
-        if state["model_config"] != asdict(self._config.model):
+        checkpoint = load_checkpoint(folder)
+        hint = "resume with the run's own configuration, or choose another output="
+        if checkpoint.model_config != asdict(self._config.model):
             raise ConfigError(
                 "the checkpoint belongs to another model",
                 file=folder,
-                found=state["model_config"],
+                found=checkpoint.model_config,
                 expected=asdict(self._config.model),
-                hint="resume with the run's own configuration, or choose another output=",
+                hint=hint,
             )
-        self.model.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
-        self.average.updates = state["average_updates"]
         try:
-            self._optimizer.load_state_dict(state["optimizer"])
+            self.model.load_state_dict(checkpoint.model)
+            self.average.model.load_state_dict(checkpoint.average)
+            self._optimizer.load_state_dict(checkpoint.optimizer)
         except ValueError as error:  # train.layer_decay decides how many groups there are
-            hint = "resume with the run's own configuration, or choose another output="
             raise ConfigError(
                 "the checkpoint has other parameter groups", file=folder, found=error, hint=hint
             ) from error
-        logger.info("resumed at step %d", state["progress"]["step"])
-        return RunProgress(**state["progress"])
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise ModelFileError(
+                "the checkpoint does not fit the network", file=folder, found=error, hint=hint
+            ) from error
+        self.average.updates = checkpoint.average_updates
+        progress = checkpoint.progress
+        logger.info("resumed at step %d", progress.step)
+        return replace(progress, losses=[loss.to(self.device) for loss in progress.losses])
 
 
 def make_fabric(config: Config) -> Fabric:
