@@ -292,3 +292,35 @@ def test_labels_keep_type_rank_and_large_values() -> None:
 def test_labels_with_channels_are_refused() -> None:
     with pytest.raises(GeometryError, match="one channel"):
         ops.resample_labels(np.zeros((2, 4, 4, 4), np.uint8), unit_grid(4, 4, 4), (2, 2, 2))
+
+
+REAL = [
+    ((30, 512, 512), (10.0, 0.4, 0.4), (0.8, 0.8, 0.8)),
+    ((30, 512, 512), (10.0, 0.4, 0.4), (0.4, 0.4, 0.4)),
+    ((20, 256, 256), (7.0, 0.9, 0.9), (0.9, 0.9, 0.9)),
+    ((150, 150, 150), (4.0, 4.0, 4.0), (1.0, 1.0, 1.0)),
+    ((600, 512, 512), (0.5, 0.4, 0.4), (5.0, 1.5, 1.5)),
+    ((1, 512, 512), (10.0, 0.4, 0.4), (0.8, 0.8, 0.8)),
+    ((1, 64, 64), (1000.0, 1.0, 1.0), (1.0, 1.0, 1.0)),  # one slice of unknown thickness, 1000 after resampling
+]
+WRONG = [
+    ((64, 64, 64), (1000.0, 1.0, 1.0), (1.0, 1.0, 1.0), "262144 voxels of 1000 x 1 x 1 mm, which would become 2.621e"),
+    ((300, 512, 512), (1000.0, 0.7, 0.7), (2.0, 2.0, 2.0), "78643200 voxels"),
+    ((64, 64, 64), (1.0, 1.0, 1e-6), (1.0, 1.0, 1.0), "would become 4096 of 1 x 1 x 1 mm"),
+    ((64, 64, 64), (1.0, 1.0, 1.0), (1.0, 1.0, 1e-6), "2.621e"),
+    ((400, 512, 512), (0.001, 0.0007, 0.0007), (1.0, 1.0, 1.0), "would become 1 of"),  # metres
+    ((200, 200, 200), (40.0, 40.0, 40.0), (1.0, 1.0, 1.0), "8000000 voxels of 40 x 40 x 40 mm, which would"),
+]
+
+
+@pytest.mark.parametrize(("shape", "spacing", "target"), REAL)
+def test_real_scans_may_be_resampled(shape, spacing, target) -> None:
+    resample.check_zoom(shape, spacing, target)
+
+
+@pytest.mark.parametrize(("shape", "spacing", "target", "message"), WRONG)
+def test_voxels_of_another_order_of_magnitude_are_refused(shape, spacing, target, message) -> None:
+    with pytest.raises(GeometryError, match="case 7 has voxels of another order of magnitude") as error:
+        resample.check_zoom(shape, spacing, target, case="case 7", file="a.nii")
+    assert message in str(error.value)
+    assert "a.nii" in str(error.value)

@@ -105,12 +105,12 @@ def test_cropped_voxels_are_background(make_plan: MakePlan) -> None:
     assert np.count_nonzero(mask) == 4 * 5 * 6
 
 
-def test_labels_above_16_bits(make_plan: MakePlan) -> None:
-    plan = make_plan(labels={"background": 0, "organ": 70_000})
+def test_the_largest_label(make_plan: MakePlan) -> None:
+    plan = make_plan(labels={"background": 0, "organ": 65_535})
     trace = Trace(Grid((1, 1, 2), np.eye(4)))
     mask = logits_to_mask(torch.tensor([[[[0.0, 1.0]]], [[[1.0, 0.0]]]]), trace, plan)
-    assert mask.dtype == np.int32
-    assert mask.tolist() == [[[70_000, 0]]]
+    assert mask.dtype == np.uint16
+    assert mask.tolist() == [[[65_535, 0]]]
 
 
 @pytest.mark.parametrize("rounding", [-1e-7, 0.0, 1e-7])

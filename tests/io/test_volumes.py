@@ -52,13 +52,28 @@ def test_a_mask_of_whole_floats_is_a_mask(tmp_path) -> None:
     np.testing.assert_array_equal(read_mask(save(tmp_path / "b.nii.gz", RAMP[..., None])).labels, RAMP)
 
 
-@pytest.mark.parametrize("bad", [0.5, np.nan, np.inf])
+@pytest.mark.parametrize("bad", [0.5, np.nan])
 def test_a_mask_of_other_floats_is_refused(tmp_path, bad) -> None:
     data = RAMP.astype(np.float32)
     data[1, 1, 1] = bad
     with pytest.raises(DataError, match="not integers") as error:
         read_mask(save(tmp_path / "mask.nii.gz", data))
     assert f"{bad:g} and 0 more" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.float32, np.float64])
+def test_labels_up_to_65535_are_read_as_they_are_and_larger_ones_refused(tmp_path, dtype) -> None:
+    data = RAMP.astype(dtype)
+    data[1, 1, 1] = 65_535
+    path = tmp_path / "mask.nii.gz"
+    save(path, data)
+    np.testing.assert_array_equal(read_mask(path).labels, data)
+    for bad in (65_536, 300_000_000) + ((np.inf, -np.inf, 1e300) if dtype == np.float64 else ()):
+        data[1, 1, 1] = bad
+        save(path, data)
+        with pytest.raises(DataError, match=r"too large[\s\S]*at most 65535") as error:
+            read_mask(path)
+        assert str(path) in str(error.value)
 
 
 def test_a_mask_with_channels_is_refused(tmp_path) -> None:

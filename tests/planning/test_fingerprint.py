@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.made.allocations import little_memory
 from tests.made.datasets import save_nifti, write_dataset
 from volseg.errors import DataError
 from volseg.geometry import ops
@@ -181,3 +182,13 @@ def test_air_is_looked_for_in_ct_only(tmp_path: Path) -> None:
         root = write_dataset(tmp_path / name, [image], [label], affine=affine, modality=channel)
         plans[name] = make_plan(fingerprint(read_dataset(root)))
     assert {name: plan.air_below for name, plan in plans.items()} == {"organ": -500.0, "lung": None, "mri": None}
+
+
+def test_a_cube_of_air_larger_than_the_image_costs_nothing() -> None:
+    """A cube of 20 mm would have 20 million voxels along the last axis."""
+    data, labelled = np.full((1, 40, 40, 40), -1000.0), np.zeros((40, 40, 40), bool)
+    labelled[20, 20, 20] = True
+    with little_memory():
+        assert not labels_in_air(data, labelled, np.array([1.0, 1.0, 1e-6]))
+        assert labels_in_air(data, labelled, np.array([1.0, 1.0, 0.5]))  # exactly as large
+        assert not labels_in_air(data, labelled, np.array([1.0, 1.0, 0.48]))

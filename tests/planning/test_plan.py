@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.made.datasets import case, measured, shape
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, GeometryError
 from volseg.planning.plan import ChannelIntensity, Plan, make_plan
 
 THICK = {"voxels": (256, 256, 36), "spacing_mm": (1.25, 1.25, 7.7)}
@@ -202,3 +202,12 @@ def test_two_classes_side_by_side_are_not_mirrored() -> None:
     left, right = shape(centroid_mm=(30, 60, 60)), shape(centroid_mm=(90, 60, 60))
     plan = make_plan(measured(*[case(classes={"left": left, "right": right})] * 4))
     assert plan.mirror_axes == (0, 1)  # axis 2 of SPL is left-right
+
+
+@pytest.mark.parametrize("spacing", [1000.0, 1e-6])
+def test_a_case_of_another_order_of_magnitude_is_named(spacing: float) -> None:
+    cases = [case(), case(), case(spacing_mm=(1.0, 1.0, spacing))]
+    cases[2] = replace(cases[2], id="odd")
+    with pytest.raises(GeometryError, match="case odd has voxels of another order") as error:
+        make_plan(measured(*cases))
+    assert f"2097152 voxels of {spacing:g} x 1 x 1 mm" in str(error.value)

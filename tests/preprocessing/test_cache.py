@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.made.allocations import little_memory
 from tests.made.prepared_cases import CT, made_plan, write_case
 from volseg.errors import DataError, OutputError
 from volseg.io.datasets import Case
@@ -176,3 +177,14 @@ def test_names_that_are_no_folders_are_made_safe(cases: list[Case], tmp_path: Pa
     cached = cache_dataset([strange], made_plan(dataset="../up"), tmp_path / "cache")[0]
     assert cached.id == "a/b c:é"
     assert (tmp_path / "cache") in cached.folder.resolve().parents
+
+
+def test_an_array_that_claims_more_than_its_file_holds(cases: list[Case], tmp_path: Path) -> None:
+    cached = cache_dataset(cases, made_plan(), tmp_path / "cache")[0]
+    file = cached.folder / "image.npy"
+    for shape in ((1, 40, 10**6, 10**6), (1, 2**62, 2**62, 2**62)):
+        with file.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            stream.write(bytes(100))
+        with little_memory(), pytest.raises(DataError, match=r"image\.npy"):
+            _ = cached.image

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.made.allocations import little_memory
 from tests.made.prepared_cases import made_plan, write_case
 from tests.made.traces import restore_labels
-from volseg.errors import DataError
+from volseg.errors import DataError, GeometryError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
@@ -115,3 +116,16 @@ def test_the_ignored_label_survives_resampling(tmp_path: Path) -> None:
     )
     assert set(np.unique(prepared.label)) == {-1, 0, 1}
     assert set(prepared.locations[:, 0]) == {1}
+
+
+def test_a_voxel_size_of_another_order_of_magnitude_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    """At 1 mm the scan would have 64 times a thousand slices."""
+    affine = np.diag([1.0, 1.0, 1000.0, 1.0])
+    image, label = np.arange(64**3, dtype=np.float32).reshape(64, 64, 64), np.ones((64, 64, 64), np.uint8)
+    case = write_case(tmp_path, "thick", image, label, affine)
+    plan = made_plan(spacing_mm=(1.0, 1.0, 1.0))
+    with little_memory(), pytest.raises(GeometryError, match=r"262144 voxels of 1000 x 1 x 1 mm") as error:
+        preprocess_case(case, plan)
+    assert "thick" in str(error.value)
+    with little_memory(), pytest.raises(GeometryError, match="another order"):
+        preprocess_image(Volume(image[None], Grid((64, 64, 64), affine)), plan)

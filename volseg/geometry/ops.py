@@ -5,7 +5,7 @@ Arrays are ``(C, D, H, W)``. Reorienting and cropping return views; nothing here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from volseg.errors import GeometryError
 from volseg.geometry.grid import Grid
 from volseg.geometry.interpolate import interpolation_matrix
 from volseg.geometry.resample import index_scales, resample_labels, resampled_grid
+from volseg.geometry.volume import LARGEST_LABEL
 
 __all__ = [
     "axis_order",
     "crop",
     "index_scales",
     "interpolation_matrix",
+    "label_boxes",
     "missing_voxels",
     "nonzero_box",
     "pad_to_size",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 Ints = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
 
 
 def axis_order(grid: Grid, codes: str) -> tuple[Ints, tuple[bool, bool, bool]]:
@@ -139,3 +142,20 @@ def nonzero_box(data: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (0, 0, 0), shape
     found = [np.flatnonzero(axis) for axis in occupied]
     return tuple(int(axis[0]) for axis in found), tuple(int(axis[-1]) + 1 for axis in found)
+
+
+def label_boxes(labels: NDArray[Any], values: Iterable[int]) -> dict[int, Box]:
+    """Return the bounding box of each of some positive values that occurs in labels (D, H, W).
+
+    Values above ``LARGEST_LABEL``, which no mask from a file holds, are looked for one by one, because scipy's table
+    of boxes is as long as the largest value.
+    """
+    from scipy import ndimage  # imported where it is used: most predictions need none of it
+
+    wanted = {int(value) for value in values if value > 0}
+    small = [value for value in wanted if value <= LARGEST_LABEL]
+    found = ndimage.find_objects(labels, max_label=max(small)) if small else []
+    boxes = {value: found[value - 1] for value in small}
+    for value in wanted.difference(small):
+        boxes[value] = next(iter(ndimage.find_objects((labels == value).view(np.uint8))), None)
+    return {value: box for value, box in boxes.items() if box is not None}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,13 @@ from volseg.geometry.interpolate import HALF, Kind, apply_matrices, interpolatio
 
 SAME_SPACING = 1e-6  # relative: what the float32 affines of files leave uncertain
 ANISOTROPY = 3.0  # an axis this much coarser than the finest is interpolated linearly, as thick slices (nnU-Net's 3)
+LARGEST_ZOOM = 50.0
+"""Largest ratio of two spacings along an axis. Slices of 10 mm become 0.4 mm at 25; 1,000 mm is no slice thickness."""
+LARGEST_GROWTH = 100.0
+"""Largest ratio of voxels after resampling to voxels before. 512 x 512 x 30 of 0.4 x 0.4 x 10 mm grow 25 times at
+0.4 mm, and a volume of 4 mm grows 64 times at 1 mm."""
+FREE_VOXELS = 256**3
+"""A grid of this size is never too large: 67 MB as float32."""
 TIE = 1e-5  # label shares closer than this are a tie
 Matrix = NDArray[np.float64] | None
 Matrices = tuple[Matrix, Matrix, Matrix]
@@ -42,6 +51,45 @@ def resampled_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     centre_mm = grid.to_mm((np.asarray(grid.shape) - 1) / 2)
     affine[:3, 3] = centre_mm - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
     return Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def check_zoom(
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    target_mm: Sequence[float],
+    *,
+    case: str = "the scan",
+    file: str | Path | None = None,
+) -> None:
+    """Check that another spacing does not make a grid absurdly large, or an axis vanish.
+
+    A wrong voxel size in a header (1,000 mm, or metres called millimetres) would otherwise cost hours and all memory,
+    or give a mask of nothing.
+
+    Args:
+        shape: Voxels (D, H, W).
+        spacing_mm: Their spacing.
+        target_mm: Spacing after resampling.
+        case: What is resampled, for the message.
+        file: Its file.
+
+    Raises:
+        GeometryError: An axis of several voxels changes its spacing by more than ``LARGEST_ZOOM``, or the voxels are
+            more than ``LARGEST_GROWTH`` times as many and more than ``FREE_VOXELS``.
+    """
+    zooms = [spacing / target for spacing, target in zip(spacing_mm, target_mm, strict=True)]
+    stored = math.prod(shape)
+    resampled = math.prod(max(1.0, n * zoom) for n, zoom in zip(shape, zooms, strict=True))
+    strange = any(n > 1 and not 1 / LARGEST_ZOOM <= zoom <= LARGEST_ZOOM for n, zoom in zip(shape, zooms, strict=True))
+    if strange or resampled > max(FREE_VOXELS, LARGEST_GROWTH * stored):
+        before, after = (" x ".join(f"{mm:.6g}" for mm in triple) for triple in (spacing_mm, target_mm))
+        raise GeometryError(
+            f"{case} has voxels of another order of magnitude than the plan",
+            file=file,
+            found=f"{stored} voxels of {before} mm, which would become {resampled:.4g} of {after} mm",
+            expected=f"spacings within a factor {LARGEST_ZOOM:g}, and at most {LARGEST_GROWTH:g} times as many voxels",
+            hint="correct the voxel size in the header of the file, or plan.spacing_mm",
+        )
 
 
 def image_matrices(grid: Grid, spacing_mm: Sequence[float]) -> tuple[Grid, Matrices]:

@@ -31,7 +31,7 @@ from volseg.io.volumes import check_image, read_channels, read_volume
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
-from volseg.preprocessing.preprocess import prepare_image
+from volseg.preprocessing.preprocess import check_spacing, prepare_image
 
 Scan = str | Path | Sequence[str | Path] | NDArray[Any]
 """A scan: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
@@ -124,7 +124,8 @@ class Predictor:
 
         Raises:
             DataError: The scan cannot be read, has other channels than the model, or is constant or not finite.
-            GeometryError: The affine is invalid, or the channels have different grids.
+            GeometryError: The affine is invalid, the channels have different grids, or the voxels are of another order
+                of magnitude than the plan's.
             ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`.
         """
         return self.segment(self.read(scan, affine), PredictOptions(tta=tta)).mask
@@ -139,6 +140,8 @@ class Predictor:
             paths = [Path(scan)] if isinstance(scan, str | Path) else [Path(path) for path in scan]
             volume, name = read_volume(paths[0]) if len(paths) == 1 else read_channels(paths), paths[0]
         check_channels(volume, self.plan.channels, name)
+        for plan, _ in self._groups:
+            check_spacing(volume.grid, plan, name)
         check_image(volume, name if name is not None else "array")
         return volume
 

@@ -22,8 +22,6 @@ from volseg.geometry.interpolate import HALF
 from volseg.geometry.trace import AxisMap, Trace
 from volseg.planning.plan import Plan
 
-_LABEL_TYPES = (np.uint8, np.uint16, np.int32)
-
 LogitSlabs = Iterable[tuple[int, Sequence[Tensor]]]
 """Slabs of the working grid in ascending order: index of the first slice, and logits (K, n, H, W) of each model."""
 
@@ -79,7 +77,7 @@ def restore_mask(
         outputs: Further outputs, which receive the probabilities of each slice.
 
     Returns:
-        (D, H, W) label values on the scan's grid, in the smallest of uint8, uint16 and int32 that holds them.
+        (D, H, W) label values on the scan's grid, uint8 if they fit, else uint16.
 
     Raises:
         ConfigError: The members differ in slice axis or cropping.
@@ -91,8 +89,7 @@ def restore_mask(
             found=" and ".join(sorted({member.trace.cropped.describe() for member in members})),
             hint="use models whose plans agree in slice_axis and crop_nonzero",
         )
-    label_type = next(kind for kind in _LABEL_TYPES if max(label_values) <= np.iinfo(kind).max)
-    values = np.array(label_values, dtype=label_type)
+    values = np.array(label_values, np.uint8 if max(label_values) <= 255 else np.uint16)
     labels = np.full(trace.source.shape, values[0])
     target = trace.cropped_view(labels)
     slices = (_slices(member) for member in members)

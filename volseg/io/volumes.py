@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
-from volseg.geometry.volume import Mask, Volume
+from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
 from volseg.io import nifti
 
 __all__ = [
@@ -158,12 +158,19 @@ def read_mask(path: str | Path) -> Mask:
     """Read labels; floats are accepted if all are whole numbers.
 
     Raises:
-        DataError: As ``read_volume``; or there are several channels, or values that are not integers.
+        DataError: As ``read_volume``; or there are several channels, or values that are not integers or beyond
+            ``LARGEST_LABEL``.
     """
     volume = read_volume(path)
     if len(volume.data) != 1:
         raise DataError("a mask has one channel", file=path, found=len(volume.data), expected=1)
-    return Mask(_whole_numbers(volume.data[0], path), volume.grid)
+    values = volume.data[0]
+    low, high = (values.min(), values.max()) if values.dtype.itemsize > 2 else (0, 0)
+    if max(-float(low), float(high)) > LARGEST_LABEL:
+        found, expected = f"{low:.15g} to {high:.15g}", f"at most {LARGEST_LABEL}"
+        hint = "renumber the labels"
+        raise DataError("a mask holds a value that is too large", file=path, found=found, expected=expected, hint=hint)
+    return Mask(_whole_numbers(values, path), volume.grid)
 
 
 def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:

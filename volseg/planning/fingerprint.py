@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from volseg.errors import DataError
 from volseg.geometry import ops
-from volseg.geometry.ops import nonzero_box
+from volseg.geometry.ops import label_boxes, nonzero_box
 from volseg.io.checks import load_case
 from volseg.io.datasets import Case, Dataset
 from volseg.io.labels import LabelMap
@@ -151,6 +151,8 @@ def labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) -
     if not labelled.any():
         return False
     size = [max(1, math.floor(AIR_CUBE_MM / mm)) for mm in spacing]
+    if any(n > length for n, length in zip(size, labelled.shape, strict=True)):
+        return False  # no cube lies inside the image
     box = tuple(
         slice(max(0, axis.start - n), axis.stop + n)
         for axis, n in zip(ndimage.find_objects(labelled.astype(np.uint8))[0], size, strict=True)
@@ -168,11 +170,11 @@ def spread(count: int, limit: int) -> np.ndarray:
 
 
 def _class_shapes(label: np.ndarray, labels: Mapping[str, int], spacing: np.ndarray) -> dict[str, ClassShape]:
-    boxes = ndimage.find_objects(label.astype(np.int32), max_label=max(labels.values()))
+    boxes = label_boxes(label, labels.values())
     shapes = {}
     for name, value in labels.items():
-        box = boxes[value - 1] if value > 0 else None
-        if box is None:
+        box = boxes.get(value)
+        if value == 0 or box is None:
             continue
         piece = label[box] == value  # (r, a, s), the bounding box of the class
         start = np.array([axis.start for axis in box])

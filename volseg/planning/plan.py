@@ -12,6 +12,7 @@ import numpy as np
 
 from volseg.config.reference import Setting, attribute_docs
 from volseg.errors import ConfigError
+from volseg.geometry.resample import check_zoom
 from volseg.io.json_files import read_json, write_json
 from volseg.io.labels import LabelMap
 from volseg.planning import rules, validate
@@ -176,6 +177,7 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
 
     Raises:
         ConfigError: A field is unknown or fixed, a value has the wrong type, or values contradict each other.
+        GeometryError: The voxels of a case are of another order of magnitude than the plan's.
     """
     overridden = read_overrides(overrides or {})
     pick = partial(_pick, overridden)
@@ -190,6 +192,8 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
     spacings = spacings[:, axes]
     spacing = pick("spacing_mm", lambda: rules.target_spacing(spacings, shapes))
     validate.check_positive("plan.spacing_mm", spacing)
+    for case, case_shape, case_spacing in zip(cases, shapes.tolist(), spacings.tolist(), strict=True):
+        check_zoom(case_shape, case_spacing, spacing, case=f"case {case.id}")
     median = rules.median_shape(spacings, shapes, spacing)
     stride = pick("token_stride", lambda: rules.token_stride(cases, axes, spacing))
     depth = int(overridden["patch_size"][0] if "patch_size" in overridden else rules.start_shape(median, spacing)[0])

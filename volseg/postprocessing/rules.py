@@ -15,7 +15,7 @@ Source: Isensee et al., nnU-Net (2021), ``remove_all_but_largest_component``; Ko
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from volseg.config.schema import PostprocessConfig
 from volseg.errors import ConfigError, suggestion
+from volseg.geometry.ops import Box, label_boxes
 from volseg.geometry.volume import Mask
 from volseg.postprocessing.components import find_components
 
 Labels = NDArray[Any]
-Box = tuple[slice, slice, slice]
 BACKGROUND = 0
 ROUNDING = 1e-9
 """A component of exactly the minimum volume stays, whatever rounding its volume in ml went through."""
@@ -141,13 +141,10 @@ def _check_names(key: str, given: Any, known: Sequence[str]) -> None:
             )
 
 
-def class_boxes(voxels: Labels, labels: Mapping[str, int], names: Any) -> dict[str, Box]:
+def class_boxes(voxels: Labels, labels: Mapping[str, int], names: Collection[str]) -> dict[str, Box]:
     """The box of each of the named classes that occurs, by ascending value."""
-    from scipy import ndimage  # imported where it is used: most models have no postprocessing
-
-    wanted = sorted(names, key=labels.__getitem__)
-    boxes = ndimage.find_objects(voxels, max_label=max((labels[name] for name in wanted), default=0)) if wanted else []
-    return {name: box for name in wanted if (box := boxes[labels[name] - 1]) is not None}
+    boxes = label_boxes(voxels, (labels[name] for name in names))
+    return {name: boxes[labels[name]] for name in sorted(names, key=labels.__getitem__) if labels[name] in boxes}
 
 
 def remove_components(

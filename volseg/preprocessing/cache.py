@@ -91,8 +91,9 @@ def open_array(path: Path) -> NDArray[Any]:
         DataError: The file is missing or damaged.
     """
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, EOFError, ValueError) as error:
+        with np.errstate(over="ignore"):  # sizes beyond 64 bits, which then do not fit the file
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, EOFError, ValueError, TypeError, OverflowError) as error:
         raise DataError(
             "a cached case cannot be read", file=path, found=error, hint="delete its folder and start again"
         ) from error

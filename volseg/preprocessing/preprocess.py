@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from volseg.geometry.grid import Grid
 from volseg.geometry.interpolate import apply_matrices
-from volseg.geometry.ops import nonzero_box
+from volseg.geometry.ops import axis_order, nonzero_box
+from volseg.geometry.resample import check_zoom
 from volseg.geometry.trace import Trace
 from volseg.geometry.volume import Volume
 from volseg.io.checks import check_channels, load_case
@@ -91,6 +93,17 @@ class PreparedImage:
         return int(used[0]), int(used[-1]) + 1
 
 
+def check_spacing(grid: Grid, plan: Plan, file: str | Path | None = None) -> None:
+    """Check that the voxels of a scan can be resampled to the plan's; see :func:`volseg.geometry.resample.check_zoom`.
+
+    Raises:
+        GeometryError: They are of another order of magnitude.
+    """
+    order, _ = axis_order(grid, plan.orientation)
+    shape, spacing = [grid.shape[axis] for axis in order], [grid.spacing_mm[axis] for axis in order]
+    check_zoom(shape, spacing, plan.spacing_mm, file=file)
+
+
 def prepare_image(volume: Volume, plan: Plan) -> PreparedImage:
     """Reorient, crop to nonzero voxels if the plan says so, and measure; slabs are normalised and resampled later.
 
@@ -102,8 +115,10 @@ def prepare_image(volume: Volume, plan: Plan) -> PreparedImage:
 
     Raises:
         DataError: The image has another number of channels than the plan.
+        GeometryError: Its voxels are of another order of magnitude than the plan's.
     """
     check_channels(volume, plan.channels)
+    check_spacing(volume.grid, plan)
     data, trace = Trace(volume.grid).reorient(volume.data, plan.orientation)
     if plan.crop_nonzero:
         data, trace = trace.crop(data, *nonzero_box(data))
@@ -126,9 +141,11 @@ def preprocess_case(case: Case, plan: Plan) -> PreparedCase:
 
     Raises:
         DataError: A file cannot be used.
-        GeometryError: Image and label lie on different grids.
+        GeometryError: Image and label lie on different grids, or their voxels are of another order of magnitude than
+            the plan's.
     """
     volume, mask = load_case(case, plan.channels, plan.label_map)
+    check_spacing(volume.grid, plan, case.images[0])
     image, trace = preprocess_image(volume, plan)
     label = class_indices(trace.replay_labels(mask.labels), plan)
     return PreparedCase(case.id, image.data, label, image.grid, trace)
