@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,6 +20,7 @@ import volseg
 from volseg.cli.main import main
 from volseg.io.atomic import atomic_folder
 from volseg.io.model_file import read_model
+from volseg.training import experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["model.encoder=tiny", "model.features=4", "train.batch_size=1", "data.workers=0", "device=cpu"]
@@ -83,13 +85,18 @@ def test_a_run_that_was_refused_may_be_given_again(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_case_is_named_by_a_worker_too(
-    data: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    intact = experiment.cache_dataset
+
+    def damage_later(*arguments: Any, **settings: Any) -> Any:
+        cases = intact(*arguments, **settings)  # compares the files with their checksums
+        for case in cases:
+            (case.folder / "image.npy").write_bytes((case.folder / "image.npy").read_bytes()[:-4])
+        return cases
+
+    monkeypatch.setattr(experiment, "cache_dataset", damage_later)
     cache = f"data.cache={tmp_path / 'cache'}"
-    assert train(data, tmp_path / "whole", "train.max_steps=1", cache) == 0
-    for image in (tmp_path / "cache").rglob("image.npy"):
-        image.write_bytes(image.read_bytes()[:-4])
-    capsys.readouterr()
     assert train(data, tmp_path / "run", "train.max_steps=1", cache, f"data.workers={workers}") == 2
     error = capsys.readouterr().err
     assert "image.npy" in error

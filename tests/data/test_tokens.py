@@ -201,28 +201,44 @@ def test_a_full_disk_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    monkeypatch.setattr(np, "save", lambda path, array, **_: path.touch())
     with pytest.raises(OutputError, match=r"No space left(.|\n)*data\.cache"):
         build(cases)
     assert files(tmp_path) == []
     assert list(tmp_path.rglob("*.tmp")) == []
 
 
-def test_a_damaged_file_is_named(cases: list[CachedCase]) -> None:
+def test_a_file_that_is_damaged_during_a_run_is_named(cases: list[CachedCase]) -> None:
     variant = build(cases)[0][0]
     (variant.folder / "tokens.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"tokens\.npy(.|\n)*delete its folder"):
+    with pytest.raises(DataError, match=r"tokens\.npy(.|\n)*made anew"):
         _ = variant.tokens
 
 
-@pytest.mark.parametrize("change", [lambda whole: whole[:-1], lambda whole: whole[:, :-1]])
-def test_a_stored_variant_of_another_shape_is_found_before_training(
-    cases: list[CachedCase], change: Callable[[NDArray[Any]], NDArray[Any]]
+def flip_one_bit(path: Path) -> None:
+    changed = bytearray(path.read_bytes())
+    changed[-20] ^= 4
+    path.write_bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["image.npy", "windows.npy", "tokens.npy", "meta.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [flip_one_bit, lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.unlink()],
+    ids=["flipped", "cut off", "missing"],
+)
+def test_a_damaged_variant_is_made_anew_with_a_notice(
+    cases: list[CachedCase], damage: Callable[[Path], object], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    variant = build(cases)[1][2]
-    np.save(variant.folder / "tokens.npy", change(np.array(variant.tokens)))
-    with pytest.raises(DataError, match=r"damaged(.|\n)*tokens\.npy(.|\n)*delete its folder"):
-        build(cases)
+    stored = build(cases)
+    variant = stored[1][2]
+    whole = {path.name: path.read_bytes() for path in variant.folder.iterdir()}
+    assert whole.keys() == {*variant.files, "meta.json"}
+    damage(variant.folder / name)
+    encoder = BlockMeans()
+    assert build(cases, encoder) == stored
+    assert {path.name: path.read_bytes() for path in variant.folder.iterdir()} == whole
+    assert len(encoder.calls) == len(variant.windows)
+    assert f"file: {variant.folder / name}" in caplog.text
 
 
 def dataset(stored: list[tuple[TokenVariant, ...]], **changes: Any) -> TokenDataset:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from dataclasses import replace
@@ -135,26 +136,35 @@ def test_an_interrupted_write_leaves_nothing(
         if path.name == "label.npy":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(cache, "write_array", full)
     with pytest.raises(OutputError, match="No space left"):
         cache_dataset(cases, made_plan(), tmp_path / "cache")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() or path.name.endswith("tmp")] == []
 
 
-def test_two_writers_of_the_same_case_do_not_disturb_each_other(
+def test_a_case_that_another_process_writes_meanwhile_is_taken_from_it(
     cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = cache.preprocess_case
+    """The other process finishes between the first look and the lock; nothing is preprocessed twice."""
+    calls: list[str] = []
+    original, locked = cache.preprocess_case, cache.atomic_folder
 
-    def overtaken(case: Case, plan: Any) -> Any:
-        monkeypatch.setattr(cache, "preprocess_case", original)
-        cache_dataset([case], plan, tmp_path)  # the other one is done first
+    def preprocess(case: Case, plan: Any) -> Any:
+        calls.append(case.id)
         return original(case, plan)
 
-    monkeypatch.setattr(cache, "preprocess_case", overtaken)
+    def overtaken(*arguments: Any, **settings: Any) -> Any:
+        monkeypatch.setattr(cache, "atomic_folder", locked)
+        cache_dataset(cases[:1], made_plan(), tmp_path)
+        return locked(*arguments, **settings)
+
+    monkeypatch.setattr(cache, "preprocess_case", preprocess)
+    monkeypatch.setattr(cache, "atomic_folder", overtaken)
     cached = cache_dataset(cases[:1], made_plan(), tmp_path)[0]
+    assert calls == ["c0"]
     assert cached.image.shape == (1, *cached.grid.shape)
-    assert list(tmp_path.rglob("*.tmp")) == []
+    assert {path.name for path in cached.folder.iterdir()} == {*cached.files, "meta.json"}
+    assert [path for path in cached.folder.parent.iterdir() if path != cached.folder] == []
 
 
 def test_bad_cases_are_named_and_good_ones_kept(cases: list[Case], tmp_path: Path) -> None:
@@ -165,11 +175,70 @@ def test_bad_cases_are_named_and_good_ones_kept(cases: list[Case], tmp_path: Pat
     assert len(list((tmp_path / "cache").rglob("image.npy"))) == 1
 
 
-def test_a_damaged_cache_says_what_to_do(cases: list[Case], tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_during_a_run_is_named(cases: list[Case], tmp_path: Path) -> None:
     cached = cache_dataset(cases, made_plan(), tmp_path)[0]
     (cached.folder / "image.npy").write_bytes(b"")
-    with pytest.raises(DataError, match="delete its folder"):
+    with pytest.raises(DataError, match=r"image\.npy(.|\n)*made anew"):
         _ = cached.image
+
+
+def contents(case: cache.CachedCase) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in case.folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["image.npy", "label.npy", "locations.npy", "meta.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[:-1], lambda whole: b"", lambda whole: whole + b"\0", lambda _: None],
+    ids=["cut off", "empty", "longer", "missing"],
+)
+def test_a_damaged_case_is_made_anew_with_a_notice(
+    cases: list[Case], tmp_path: Path, name: str, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other = cache_dataset(cases, made_plan(), tmp_path)
+    whole, changed = contents(first), damage((first.folder / name).read_bytes())
+    (first.folder / name).unlink() if changed is None else (first.folder / name).write_bytes(changed)
+    assert cache_dataset(cases, made_plan(), tmp_path) == [first, other]
+    assert contents(first) == whole
+    assert "1 damaged or outdated cases of the cache are made anew" in caplog.text
+    assert f"file: {first.folder / name}" in caplog.text
+    caplog.clear()
+    cache_dataset(cases, made_plan(), tmp_path)
+    assert caplog.text == ""
+
+
+def test_every_flipped_bit_of_a_cached_case_is_noticed(cases: list[Case], tmp_path: Path) -> None:
+    case = cache_dataset(cases, made_plan(), tmp_path)[0]
+    rng = np.random.default_rng(0)
+    for name in (*case.files, "meta.json"):
+        path = case.folder / name
+        whole = path.read_bytes()
+        for bit in rng.choice(8 * len(whole), 100, replace=False).tolist():
+            changed = bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            same_value = name == "meta.json" and _plain(changed) == _plain(whole)  # 0.1 and the next decimal text
+            assert same_value or cache.damage_of(case) is not None, (name, bit)
+        path.write_bytes(whole)
+        assert cache.damage_of(case) is None
+
+
+def _plain(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def test_a_case_without_checksums_of_an_earlier_version_is_made_anew(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = cache_dataset(cases, made_plan(), tmp_path)[0]
+    whole, meta = contents(case), json.loads((case.folder / "meta.json").read_text())
+    (case.folder / "meta.json").write_text(json.dumps({key: meta[key] for key in ("case", "inputs", "trace")}))
+    cache_dataset(cases, made_plan(), tmp_path)
+    assert contents(case) == whole
+    assert "has no checksums" in caplog.text
 
 
 def test_names_that_are_no_folders_are_made_safe(cases: list[Case], tmp_path: Path) -> None:

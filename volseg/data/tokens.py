@@ -1,8 +1,9 @@
 """Token cache: tokens of a frozen encoder on disk, with the augmented volumes that they belong to.
 
 A case has several variants: the first is the case itself, the others are augmented as a whole. Each variant is written
-atomically. Layout, beside the preprocessed cases of the plan:
-``tokens/<token key>/<case>-<input key>/<plain or augmentation key-number>/{image,label,locations,windows,tokens}.npy``.
+atomically; every run compares the files with their checksums once. Layout, beside the preprocessed cases of the plan:
+``tokens/<token key>/<case>-<input key>/<plain or augmentation key-number>/{image,label,locations,windows,tokens}.npy``,
+with a ``meta.json``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +26,17 @@ from volseg.data.patches import cut
 from volseg.data.seeding import seeded
 from volseg.errors import ConfigError, DataError
 from volseg.geometry.ops import pad_to_size
+from volseg.io.array_folder import FileEntry, array_file, as_bytes, open_array, write_array, write_description
 from volseg.io.atomic import atomic_folder
 from volseg.parallel import Progress
-from volseg.preprocessing.cache import CachedCase, StoredCase, digest, open_array
+from volseg.preprocessing.cache import CachedCase, StoredCase, damage_of, digest, log_damage
 from volseg.preprocessing.preprocess import class_locations
 
 CODE_VERSION = 1
 """Increased whenever the same case and settings give other files."""
 HALF = np.dtype("<f2")
+CHECK_THREADS = 4
+"""Reading and checksums release the interpreter lock."""
 
 
 class SliceTokens(Protocol):
@@ -64,6 +69,8 @@ class SliceTokens(Protocol):
 class TokenVariant(StoredCase):
     """A variant of a case: augmented, at least as large as a patch, with its tokens."""
 
+    files: ClassVar[tuple[str, ...]] = (*StoredCase.files, "windows.npy", "tokens.npy")
+
     @property
     def windows(self) -> NDArray[np.int32]:
         """(N, 2): first row and column of each in-plane window."""
@@ -85,7 +92,7 @@ def cache_tokens(
     limit_bytes: int,
     progress: Progress | None = None,
 ) -> list[tuple[TokenVariant, ...]]:
-    """Write the variants that are not in the cache yet.
+    """Write the variants that are not in the cache yet, or damaged there.
 
     Args:
         cases: Preprocessed cases.
@@ -101,43 +108,35 @@ def cache_tokens(
 
     Raises:
         ConfigError: The cache would exceed the limit; nothing is written.
-        DataError: A stored variant is damaged.
         OutputError: The cache folder cannot be written to.
     """
     key = digest({"augmentation": asdict(augmentation), "seed": seed})[:12]
     names = ["plain", *(f"{key}-{number:03d}" for number in range(1, variants))]
     stored = [tuple(TokenVariant(case.id, _folder(case, encoder) / name) for name in names) for case in cases]
-    existing = [variant for row in stored for variant in row if variant.folder.is_dir()]
-    if len(existing) < len(cases) * variants:
+    damaged = damaged_variants([variant for row in stored for variant in row if variant.folder.is_dir()])
+    log_damage(list(damaged.values()))
+
+    def is_missing(variant: TokenVariant) -> bool:
+        return variant.folder in damaged or not variant.folder.is_dir()
+
+    if any(is_missing(variant) for row in stored for variant in row):
         check_size(cases, encoder, variants, limit_bytes)
-    for variant in existing:
-        check_variant(variant, encoder)
     for done, (case, row) in enumerate(zip(cases, stored, strict=True), start=1):
         for number, variant in enumerate(row):
-            if not variant.folder.is_dir():
-                _write(variant.folder, encoder, *_variant(case, encoder, augmentation, seed, number))
+            if is_missing(variant):
+                volume = _variant(case, encoder, augmentation, seed, number)
+                _write(variant, encoder, *volume, replace=variant.folder in damaged)
         if progress is not None:
             progress(done, len(cases))
     return stored
 
 
-def check_variant(variant: TokenVariant, encoder: SliceTokens) -> None:
-    """Check the files of a stored variant; only headers are read.
-
-    Raises:
-        DataError: A file is missing, truncated or of another shape.
-    """
-    shape = variant.label.shape
-    windows = encoder.windows(shape)
-    for name, found, expected in (
-        ("image", variant.image.shape[1:], shape),
-        ("windows", variant.windows.shape, windows.shape),
-        ("locations", variant.locations.shape[1:], (4,)),
-        ("tokens", variant.tokens.shape, (len(windows), shape[0], *encoder.slice_shape)),
-    ):
-        if found != expected:
-            file, hint = variant.folder / f"{name}.npy", "delete its folder and start again"
-            raise DataError("a stored variant is damaged", file=file, found=found, expected=expected, hint=hint)
+def damaged_variants(variants: Sequence[TokenVariant]) -> dict[Path, DataError]:
+    """Read the files of stored variants once, in several threads, and return folder -> damage."""
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        damages = pool.map(damage_of, variants)
+        found = {variant.folder: damage for variant, damage in zip(variants, damages, strict=True)}
+    return {folder: damage for folder, damage in found.items() if damage is not None}
 
 
 def variant_bytes(case: CachedCase, encoder: SliceTokens) -> int:
@@ -190,21 +189,24 @@ def _variant(
     return new_image.contiguous().numpy(), new_label.contiguous().numpy()
 
 
-def _write(place: Path, encoder: SliceTokens, image: NDArray[np.float32], label: NDArray[Any]) -> None:
+def _write(
+    variant: TokenVariant, encoder: SliceTokens, image: NDArray[np.float32], label: NDArray[Any], *, replace: bool
+) -> None:
     windows = encoder.windows(label.shape)
     arrays = {"image": image, "label": label, "locations": class_locations(label), "windows": windows}
     size = (label.shape[0], *encoder.window[1:])
-    with atomic_folder(
-        place, replace=False, hint="set data.cache to a folder with room that you may write to"
-    ) as folder:
+    shape = (len(windows), label.shape[0], *encoder.slice_shape)
+    hint = "set data.cache to a folder with room that you may write to"
+    with atomic_folder(variant.folder, replace=replace, hint=hint) as folder:
+        if not replace and variant.folder.is_dir():
+            return  # another process has written it while this one waited
+        entries: dict[str, FileEntry] = {}
         for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        shape = (len(windows), label.shape[0], *encoder.slice_shape)
+            write_array(folder / f"{name}.npy", array, entries)
         # Window by window: the tokens of a large case may not fit in memory.
-        with (folder / "tokens.npy").open("wb") as file:
-            header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+        with array_file(folder / "tokens.npy", HALF, shape, entries) as file:
             for row, column in windows.tolist():
                 tokens = encoder.encode(cut(image, (0, row, column), size, encoder.halo))
                 assert tokens.shape == shape[1:], (tokens.shape, shape)
-                file.write(np.ascontiguousarray(tokens, dtype=HALF).data)
+                file.write(as_bytes(tokens.astype(HALF, copy=False)))
+        write_description(folder, {"case": variant.id}, entries)

@@ -1,5 +1,7 @@
 """Cache of preprocessed cases: memory-mapped, written atomically, named by hashes of input and plan.
 
+Every run compares the files with their checksums once and makes damaged cases anew.
+
 Layout: ``<folder>/<dataset>/<plan key>/<case>-<input key>/{image.npy, label.npy, locations.npy, meta.json}``.
 """
 
@@ -7,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +23,28 @@ from numpy.typing import NDArray
 from volseg.errors import DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
+from volseg.io.array_folder import (
+    FileEntry,
+    check_folder,
+    open_array,
+    read_description,
+    write_array,
+    write_description,
+)
 from volseg.io.atomic import atomic_folder
 from volseg.io.datasets import Case
-from volseg.io.json_files import read_json, to_json
 from volseg.parallel import Progress, for_each_case
 from volseg.planning.plan import Plan
-from volseg.preprocessing.preprocess import PreparedCase, preprocess_case
+from volseg.preprocessing.preprocess import preprocess_case
+
+logger = logging.getLogger(__name__)
 
 CODE_VERSION = 2
 """Increased whenever preprocessing gives other arrays for the same input and plan."""
 PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
 """The fields of the plan that preprocessing depends on; a change of others does not invalidate the cache."""
 HEADER_BYTES = 4096
+SHOWN_DAMAGES = 5
 HINT = "set data.cache to a folder with room that you may write to"
 
 
@@ -42,10 +55,12 @@ class StoredCase:
     Attributes:
         id: Name of the case.
         folder: Folder of its files.
+        files: Their names.
     """
 
     id: str
     folder: Path
+    files: ClassVar[tuple[str, ...]] = ("image.npy", "label.npy", "locations.npy")
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -70,8 +85,7 @@ class CachedCase(StoredCase):
     @property
     def meta(self) -> dict[str, Any]:
         """Input files, working grid and Trace as plain values."""
-        values: dict[str, Any] = read_json(self.folder / "meta.json", "cached case's", DataError)
-        return values
+        return read_description(self.folder)
 
     @property
     def grid(self) -> Grid:
@@ -84,21 +98,6 @@ class CachedCase(StoredCase):
         return Trace.from_dict(self.meta["trace"])
 
 
-def open_array(path: Path) -> NDArray[Any]:
-    """Open an array on disk as a read-only memory map.
-
-    Raises:
-        DataError: The file is missing or damaged.
-    """
-    try:
-        with np.errstate(over="ignore"):  # sizes beyond 64 bits, which then do not fit the file
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, EOFError, ValueError, TypeError, OverflowError) as error:
-        raise DataError(
-            "a cached case cannot be read", file=path, found=error, hint="delete its folder and start again"
-        ) from error
-
-
 def cache_dataset(
     cases: Sequence[Case],
     plan: Plan,
@@ -106,12 +105,12 @@ def cache_dataset(
     progress: Progress | None = None,
     workers: int = 0,
 ) -> list[CachedCase]:
-    """Preprocess the cases that are not in the cache yet.
+    """Preprocess the cases that are not in the cache yet, or damaged there.
 
     Args:
         cases: Cases of a data set.
         plan: Plan.
-        folder: Cache folder; concurrent runs can share it.
+        folder: Cache folder; concurrent runs can share it: one writes a case, the others wait for it.
         progress: Called after every case with (done, in all).
         workers: Processes; 0 works in this one.
 
@@ -122,16 +121,41 @@ def cache_dataset(
         DataError: Some cases cannot be used; each is named.
         OutputError: The cache folder cannot be written to.
     """
-    return for_each_case(partial(cache_case, plan=plan, folder=Path(folder)), cases, workers=workers, progress=progress)
+    work = partial(cache_case, plan=plan, folder=Path(folder))
+    outcomes = for_each_case(work, cases, workers=workers, progress=progress)
+    log_damage([damage for _, damage in outcomes if damage is not None])
+    return [case for case, _ in outcomes]
 
 
-def cache_case(case: Case, plan: Plan, folder: Path) -> CachedCase:
-    """Return a case of the cache; preprocess it first if it is missing."""
+def cache_case(case: Case, plan: Plan, folder: Path) -> tuple[CachedCase, DataError | None]:
+    """Check a case of the cache; preprocess it if it is missing or damaged.
+
+    Returns:
+        The cached case, and the damage that was found and repaired.
+    """
     inputs = input_identity(case)
-    case_folder = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
-    if not case_folder.is_dir():
-        _write(preprocess_case(case, plan), inputs, case_folder)
-    return CachedCase(case.id, case_folder)
+    place = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
+    cached = CachedCase(case.id, place)
+    damage = damage_of(cached) if place.is_dir() else None
+    if damage is not None or not place.is_dir():
+        _write(case, plan, inputs, cached, replace=damage is not None)
+    return cached, damage
+
+
+def damage_of(case: StoredCase) -> DataError | None:
+    """Return what is wrong with the files of a stored case, which are read whole; ``None`` if they are intact."""
+    try:
+        check_folder(case.folder, case.files)
+    except DataError as damage:
+        return damage
+    return None
+
+
+def log_damage(damages: Sequence[DataError]) -> None:
+    """Log which stored cases were damaged, or without checksums, and are made anew."""
+    shown = "".join(f"\n{damage}" for damage in damages[:SHOWN_DAMAGES])
+    if damages:
+        logger.warning("%d damaged or outdated cases of the cache are made anew:%s", len(damages), shown)
 
 
 def plan_key(plan: Plan) -> str:
@@ -165,12 +189,14 @@ def data_hash(cases: Sequence[CachedCase]) -> str:
     return digest(sorted(f"{case.folder.parent.name}/{case.folder.name}" for case in cases))
 
 
-def _write(prepared: PreparedCase, inputs: list[dict[str, Any]], place: Path) -> None:
-    with atomic_folder(place, replace=False, hint=HINT) as folder:
+def _write(case: Case, plan: Plan, inputs: list[dict[str, Any]], cached: CachedCase, *, replace: bool) -> None:
+    with atomic_folder(cached.folder, replace=replace, hint=HINT) as folder:
+        if not replace and cached.folder.is_dir():
+            return  # another process has written it while this one waited
+        prepared, entries = preprocess_case(case, plan), dict[str, FileEntry]()
         for name in ("image", "label", "locations"):
-            np.save(folder / f"{name}.npy", getattr(prepared, name), allow_pickle=False)
-        meta = {"case": prepared.id, "inputs": inputs, "trace": prepared.trace.to_dict()}
-        (folder / "meta.json").write_text(to_json(meta) + "\n", encoding="utf-8")
+            write_array(folder / f"{name}.npy", getattr(prepared, name), entries)
+        write_description(folder, {"case": prepared.id, "inputs": inputs, "trace": prepared.trace.to_dict()}, entries)
 
 
 def digest(value: Any) -> str:
