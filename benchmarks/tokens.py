@@ -37,10 +37,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         overrides = [*FIXED, f"data.root={args.data}", f"data.shots={args.cases}", f"output={scratch}/run"]
         config = load_config(args.config, [*overrides, "train.max_steps=1000000", *args.settings])
-        experiment = prepare(config)
-        arms, build = make_arms(experiment)
-        measure(arms, args.pairs, args.steps)
-        record = {**origin(), **settings_of(experiment), "build": build, **results(arms, config, args.steps)}
+        with prepare(config) as experiment:
+            arms, build = make_arms(experiment)
+            measure(arms, args.pairs, args.steps)
+            record = {**origin(), **settings_of(experiment), "build": build, **results(arms, config, args.steps)}
     write_json(args.out / f"{args.label}.json", record)
     write_page(args.out / f"{args.label}.md", markdown(record))
     return 0

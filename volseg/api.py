@@ -128,18 +128,18 @@ def train(
     from volseg.training.experiment import prepare
     from volseg.training.loop import train as train_model
 
-    experiment = prepare(settings, progress, resume=resume)
-    model_file = train_model(experiment, progress)
-    validation, cases = experiment.folder / "validation", experiment.val_cases
-    predict(model_file, cases, validation / "masks", device=settings.device, overwrite=True, progress=progress)
-    scores = evaluate(
-        {experiment.folder.name: validation / "masks"},
-        {case.id: case.label for case in cases if case.label is not None},
-        validation / "scores",
-        labels=experiment.plan.label_map,
-        images={case.id: case.images[0] for case in cases},
-        progress=progress,
-    )
+    with prepare(settings, progress, resume=resume) as experiment:
+        model_file = train_model(experiment, progress)
+        validation, cases = experiment.folder / "validation", experiment.val_cases
+        predict(model_file, cases, validation / "masks", device=settings.device, overwrite=True, progress=progress)
+        scores = evaluate(
+            {experiment.folder.name: validation / "masks"},
+            {case.id: case.label for case in cases if case.label is not None},
+            validation / "scores",
+            labels=experiment.plan.label_map,
+            images={case.id: case.images[0] for case in cases},
+            progress=progress,
+        )
     return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores)
 
 

@@ -100,6 +100,6 @@ def test_a_misspelt_class_shows_before_anything_is_done(case: Case, tmp_path: Pa
         train=TrainConfig(max_steps=1),
         postprocess=PostprocessConfig(fill_holes=["organs"]),
     )
-    with pytest.raises(ConfigError, match="did you mean organ"):
-        prepare(config)
+    with pytest.raises(ConfigError, match="did you mean organ"), prepare(config):
+        pass
     assert not (tmp_path / "run").exists()

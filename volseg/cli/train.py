@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 
 from volseg.api import train
@@ -10,6 +11,8 @@ from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
 from volseg.cli.signals import stops_in_order
+from volseg.errors import ConfigError
+from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         VolsegError: The run cannot start or go on.
         SystemExit: Ctrl-C (130) or SIGTERM (143); the checkpoint of the last finished step is written.
     """
+    refuse_several_devices(torchrun_rank(os.environ))
     reuse_freed_memory()
     try:
         with stops_in_order(f"continue with: {resuming_command(args)}"), progress_bars() as progress:
@@ -46,3 +50,17 @@ def run(args: argparse.Namespace) -> int:
 def resuming_command(args: argparse.Namespace) -> str:
     """Return the command that continues a run, as text for a shell."""
     return shlex.join(["volseg", "train", "--config", args.config, *args.overrides, "--resume"])
+
+
+def refuse_several_devices(rank: TorchrunRank | None) -> None:
+    """Check that ``torchrun`` has not started several processes, which would train the same model side by side.
+
+    Raises:
+        ConfigError: It has.
+    """
+    if rank is not None and rank.shard[1] > 1:
+        raise ConfigError(
+            "training on several devices is not supported",
+            found=f"RANK={rank.shard[0]} of WORLD_SIZE={rank.shard[1]}, as torchrun sets them",
+            hint="start volseg train without torchrun; several folds or seeds can train side by side",
+        )

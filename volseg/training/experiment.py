@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from volseg.config.schema import Config
 from volseg.data.splits import choose_shots, make_splits
 from volseg.device import choose_device, training_dtype
 from volseg.errors import ConfigError, DataError, OutputError
+from volseg.io.atomic import remove_stale
 from volseg.io.datasets import Case, Dataset, read_dataset
 from volseg.io.json_files import read_json, write_json
+from volseg.io.locks import folder_lock
 from volseg.models.build import check_attention
 from volseg.models.start import weight_file
 from volseg.parallel import StageProgress, stage_progress
@@ -62,22 +66,25 @@ class Experiment:
         return Postprocessing.from_config(self.config.postprocess, self.plan.labels)
 
 
-def prepare(config: Config, progress: StageProgress | None = None, *, resume: bool = False) -> Experiment:
+@contextmanager
+def prepare(config: Config, progress: StageProgress | None = None, *, resume: bool = False) -> Iterator[Experiment]:
     """Read the data set, make plan and split, preprocess the training cases and set up the run folder.
+
+    The run folder is locked until the block ends.
 
     Args:
         config: The configuration.
         progress: Called with the stages ``fingerprint`` and ``preprocess`` and the number of finished and of all cases.
         resume: Continue an interrupted run with its plan and split; without a checkpoint the run starts anew.
 
-    Returns:
+    Yields:
         The experiment.
 
     Raises:
         ConfigError: No data folder, a setting that cannot work here, or a value that does not fit the data.
         DataError: The data set or one of its cases cannot be used.
         ModelFileError: The weight file does not exist, or cannot be downloaded.
-        OutputError: The run folder exists already, or cannot be written.
+        OutputError: There is a run in the folder already, another process trains there, or it cannot be written.
     """
     folder = Path(config.output)
     resumed = resume and has_checkpoint(folder / CHECKPOINTS)
@@ -87,8 +94,13 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
     dataset = read_dataset(config.data.root)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
     read_overrides(config.plan)
-    _open_run_folder(folder, resume=resume, resumed=resumed)
-    workers = config.data.workers
+    with _run_folder(folder, resume=resume, resumed=resumed):
+        yield _experiment(config, dataset, progress, resumed=resumed)
+
+
+def _experiment(config: Config, dataset: Dataset, progress: StageProgress | None, *, resumed: bool) -> Experiment:
+    """Make plan and split, or read those of the resumed run, and preprocess the training cases."""
+    folder, workers = Path(config.output), config.data.workers
     if resumed:
         plan, split = Plan.load(folder / "plan.json"), read_json(folder / "splits.json", "split")
     else:
@@ -132,26 +144,28 @@ def choose_split(dataset: Dataset, config: Config) -> dict[str, Any]:
     return {"fold": config.data.fold, "train": train, "val": split["val"]}
 
 
-def _open_run_folder(folder: Path, *, resume: bool, resumed: bool) -> None:
-    """Make the run folder.
+@contextmanager
+def _run_folder(folder: Path, *, resume: bool, resumed: bool) -> Iterator[None]:
+    """Make the run folder and hold it.
 
     A run that was refused or stopped before its first step left nothing to lose: its folder is used again.
     """
-    if (folder / "metrics.jsonl").exists() and not resume:
-        raise OutputError(
-            "there is a run in the output folder already",
-            file=folder,
-            hint="add --resume to continue it, or choose another output=",
-        )
-    if resume and not resumed:
-        logger.warning("--resume: no checkpoint in %s, the run starts anew", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
         raise OutputError("the output folder cannot be written", file=folder, found=error) from error
+    with folder_lock(folder, "volseg train"):
+        if (folder / "metrics.jsonl").exists() and not resume:
+            raise OutputError(
+                "there is a run in the output folder already",
+                file=folder,
+                hint="add --resume to continue it, or choose another output=",
+            )
+        if resume and not resumed:
+            logger.warning("--resume: no checkpoint in %s, the run starts anew", folder)
+        for written in (folder, folder / CHECKPOINTS):
+            remove_stale(written)
+        yield
 
 
 def _cases(dataset: Dataset, ids: list[str]) -> tuple[Case, ...]:
