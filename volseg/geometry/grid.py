@@ -115,7 +115,10 @@ def _checked_affine(affine: ArrayLike) -> FloatArray:
         raise GeometryError("the affine is not a finite 4 x 4 matrix", found=matrix.tolist())
     if not np.array_equal(matrix[3], (0, 0, 0, 1)):
         raise GeometryError("the last row of the affine is wrong", found=matrix[3].tolist(), expected=[0, 0, 0, 1])
-    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    with np.errstate(over="ignore"):
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    if not np.isfinite(spacing).all():
+        raise GeometryError("the affine has a voxel size that is not finite", found=matrix[:3, :3].tolist())
     if spacing.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-6:
         raise GeometryError(
             "the affine is singular: it maps different voxels to the same point",

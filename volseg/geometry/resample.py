@@ -22,8 +22,8 @@ LARGEST_ZOOM = 50.0
 LARGEST_GROWTH = 100.0
 """Largest ratio of voxels after resampling to voxels before. 512 x 512 x 30 of 0.4 x 0.4 x 10 mm grow 25 times at
 0.4 mm, and a volume of 4 mm grows 64 times at 1 mm."""
-FREE_VOXELS = 256**3
-"""A grid of this size is never too large: 67 MB as float32."""
+FREE_VOXELS = 128**3
+"""A grid of this size is never too large: it is predicted in a few windows."""
 TIE = 1e-5  # label shares closer than this are a tie
 Matrix = NDArray[np.float64] | None
 Matrices = tuple[Matrix, Matrix, Matrix]
