@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -141,13 +143,24 @@ def test_values_that_float32_cannot_compute_with(tmp_path: Path, value: float) -
     assert str(path) in str(error.value)
 
 
-def test_too_little_memory_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object, **__: object) -> None:
-        raise MemoryError
+LIMITED = """
+import resource, sys
+from volseg.errors import DataError
+from volseg.io.volumes import read_volume
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, resource.RLIM_INFINITY))
+try:
+    read_volume(sys.argv[1])
+except DataError as error:
+    print(error)
+"""
 
-    path = nifti(tmp_path / "scan.nii")
-    monkeypatch.setattr(np, "memmap", no_memory)
-    with pytest.raises(DataError, match="too little memory") as error:
-        read_volume(path)
-    assert str(path) in str(error.value)
-    assert "472 bytes" in str(error.value)
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_too_little_memory_names_the_file_and_its_size(tmp_path: Path) -> None:
+    """The file is what it says: 300 MB of zeros."""
+    path = nifti(tmp_path / "scan.nii.gz", (500, 600, 1000), "u1", bytes(300_000_000))
+    run = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("there is too little memory to read the file")
+    assert str(path) in run.stdout
+    assert "292 KB" in run.stdout

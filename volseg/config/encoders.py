@@ -18,7 +18,8 @@ class EncoderEntry:
 
     Attributes:
         module: Module whose function ``build(entry, in_channels, *, attend, drop_path)`` returns the network with
-            random weights; imported when a network is built.
+            random weights; imported when a network is built. It must also run under ``torch.device("meta")``, where
+            the shapes of a network are computed without its memory.
         patch: Pixels along the side of the square that becomes one token.
         width: Channels E of a token.
         depth: Layers.
