@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import torch
 from volseg.cli.main import main
 from volseg.io.model_file import read_model
 from volseg.training import loop
+from volseg.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["model.encoder=identity", "model.features=4", "train.batch_size=1", "device=cpu", "train.max_steps=6"]
 SETTINGS += ["plan.patch_size=[8,32,32]", "train.validate_every=3", "train.validate_cases=1", "data.workers=1"]
+SETTINGS += ["train.checkpoint_every=4"]
 
 HOLD = '''
 """Trains, and says when it is in the middle of the fifth step, or of the first validation."""
@@ -118,13 +121,33 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been_stopped(
     assert last.endswith("--resume")
     command = arguments(data, tmp_path / "run")
     assert all(part in last for part in command[1:])
+    resume_and_compare(command, tmp_path / "run", whole)
+
+
+def resume_and_compare(command: list[str], run: Path, whole: Path) -> None:
+    """Resume a run and compare its log and its model with those of the uninterrupted one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "LOG_EVERY", 2)
         assert main([*command, "--resume"]) == 0
-    assert metrics(tmp_path / "run") == metrics(whole)
+    assert metrics(run) == metrics(whole)
     expected, _ = read_model(whole / "model.safetensors")
-    found, _ = read_model(tmp_path / "run" / "model.safetensors")
+    found, _ = read_model(run / "model.safetensors")
     assert all(torch.equal(expected[name], found[name]) for name in expected | found)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["damaged", "missing"])
+def test_a_run_falls_back_to_the_checkpoint_before_and_ends_the_same(
+    missing: bool, data: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the lines after that checkpoint already; they are dropped and written again."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    last = run / "checkpoint" / "last.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 16
+    last.unlink() if missing else last.write_bytes(content)
+    resume_and_compare(arguments(data, run), run, whole)
+    assert "resuming from previous.pt at step 4" in caplog.text
+    assert {path.name for path in last.parent.iterdir()} == {"last.pt", "previous.pt"}
 
 
 def test_a_second_signal_ends_at_once_and_saves_no_half_step(data: Path, tmp_path: Path) -> None:
@@ -134,5 +157,5 @@ def test_a_second_signal_ends_at_once_and_saves_no_half_step(data: Path, tmp_pat
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 143, errors
-    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert load_checkpoint(tmp_path / "run" / "checkpoint").progress.step == 4
     assert "continue with" in errors.splitlines()[-1]

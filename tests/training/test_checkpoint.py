@@ -171,12 +171,14 @@ def test_a_full_disk_is_an_output_error_and_the_old_checkpoints_stay(folder: Pat
     assert names(folder) == ["last.pt", "previous.pt"]
 
 
-def test_a_failed_write_is_kept_for_the_end() -> None:
+def test_a_failed_write_raises_at_once_or_at_the_end() -> None:
     class Full:
         def write(self, data: bytes) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    writer = ChecksumWriter(Full())  # type: ignore[arg-type]
+    writer = ChecksumWriter(Full(), defer_errors=True)  # type: ignore[arg-type]
     torch.save({"weights": torch.arange(1000)}, writer)  # type: ignore[arg-type]
     with pytest.raises(OSError, match="No space left"):
         writer.close()
+    with pytest.raises(OSError, match="No space left"):  # a long computation whose result has no place ends at once
+        ChecksumWriter(Full()).write(b"tokens")  # type: ignore[arg-type]

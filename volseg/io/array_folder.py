@@ -45,7 +45,6 @@ def array_file(path: Path, dtype: np.dtype[Any], shape: Sequence[int], entries: 
         header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(writer, header)
         yield writer
-        writer.close()
     entries[path.name] = {"bytes": writer.size, "crc32": f"{writer.crc32:08x}"}
 
 

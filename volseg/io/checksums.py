@@ -15,19 +15,19 @@ CHUNK_BYTES = 2**20
 class ChecksumWriter:
     """Write a binary file from start to end and compute its checksum on the way.
 
-    A write that fails does not raise: the error is kept for :meth:`close`, and what follows is dropped. Writers in C++
-    such as torch's would turn the `OSError` into an error of another kind, or end the process.
-
     Args:
         file: The file, open for writing.
+        defer_errors: A write that fails does not raise: what follows is dropped, and :meth:`close` raises. A writer in
+            C++ such as torch's would turn the `OSError` into an error of another kind, or end the process.
 
     Attributes:
         size: Bytes so far.
         crc32: Checksum so far.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, defer_errors: bool = False) -> None:
         self._file = file
+        self._defer_errors = defer_errors
         self._error: OSError | None = None
         self.size = 0
         self.crc32 = 0
@@ -40,6 +40,8 @@ class ChecksumWriter:
                 self.crc32 = zlib.crc32(data, self.crc32)
                 self.size += len(data)
             except OSError as error:
+                if not self._defer_errors:
+                    raise
                 self._error = error
         return len(data)
 
@@ -47,7 +49,7 @@ class ChecksumWriter:
         """Do nothing: the file is flushed by who opened it."""
 
     def close(self) -> None:
-        """Raise the error of a write that failed. The file stays open.
+        """Raise the deferred error of a write that failed. The file stays open.
 
         Raises:
             OSError: Something was not written.

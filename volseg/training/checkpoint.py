@@ -90,7 +90,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     losses = torch.stack(progress.losses).cpu() if progress.losses else torch.empty(0)
     content = {**vars(checkpoint), "progress": progress.numbers(), "losses": losses}
     with atomic_file(last) as file:
-        writer = ChecksumWriter(file)
+        writer = ChecksumWriter(file, defer_errors=True)
         torch.save(content, cast("BinaryIO", writer))
         writer.close()
         file.write(_last_line(progress.step, writer.crc32))

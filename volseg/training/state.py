@@ -58,6 +58,7 @@ class TrainingState:
         self._network, self._optimizer = self._fabric.setup(self.model, torch.optim.AdamW(groups))
         self.average = WeightAverage(self.model, settings.ema_decay)
         self._loss = SegmentationLoss()
+        self._saved_step: int | None = None
 
     @property
     def lr(self) -> float:
@@ -104,11 +105,13 @@ class TrainingState:
         return loss.detach()
 
     def save(self, folder: Path, progress: RunProgress) -> None:
-        """Write the checkpoint.
+        """Write the checkpoint, unless that of this step is the last one.
 
         Raises:
             OutputError: It cannot be written; those of before are kept.
         """
+        if progress.step == self._saved_step:
+            return
         checkpoint = Checkpoint(
             model=self.model.state_dict(),
             average=self.average.model.state_dict(),
@@ -118,6 +121,7 @@ class TrainingState:
             progress=progress,
         )
         save_checkpoint(folder, checkpoint)
+        self._saved_step = progress.step
 
     def restore(self, folder: Path) -> RunProgress:
         """Load the checkpoint, or its predecessor if it is damaged, and return the progress of the run.
