@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shlex
 
@@ -40,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         with stops_in_order(f"continue with: {resuming_command(args)}"), progress_bars() as progress:
             result = train(args.config, args.overrides, resume=args.resume, progress=progress)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None  # how to continue is the last line
+    except (KeyboardInterrupt, SystemExit) as stop:
+        gc.freeze()  # Python's last collection of garbage would take seconds with all libraries of training
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        raise SystemExit(code) from None  # how to continue stays the last line
     code = print_scores(result.scores)
     print(f"model: {result.model_file}")
     return code
