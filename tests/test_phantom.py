@@ -123,3 +123,13 @@ def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         write_phantoms(tmp_path / "file", 1)
+
+
+def test_another_data_set_is_not_replaced(tmp_path: Path) -> None:
+    write_phantoms(tmp_path, 1)
+    write_phantoms(tmp_path, 1)
+    for text in ('{"name": "Liver", "labels": {}}', "[]", "not JSON"):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(OutputError, match=r"dataset\.json"):
+            write_phantoms(tmp_path, 1)
+        assert (tmp_path / "dataset.json").read_text() == text

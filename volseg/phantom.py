@@ -22,9 +22,12 @@ from scipy.spatial.transform import Rotation
 from volseg.errors import OutputError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
-from volseg.io.json_files import write_json
+from volseg.io.json_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
+
+NAME = "Phantom"
+"""Name of the data set."""
 
 AIR_HU = -1000.0
 NOISE_HU = 20.0
@@ -96,7 +99,7 @@ def write_phantoms(folder: str | Path, count: int, seed: int = 0, *, count_test:
     """Write a labelled CT data set in the layout of the Decathlon.
 
     Args:
-        folder: Its root; made if it is missing, files of the same names are replaced.
+        folder: Its root; created if it is missing. Phantoms of an earlier call are replaced.
         count: Training cases (``imagesTr``, ``labelsTr``).
         seed: Case ``i`` depends on (seed, i) alone.
         count_test: Held-out cases (``imagesTs``, ``labelsTs``), numbered on.
@@ -105,9 +108,10 @@ def write_phantoms(folder: str | Path, count: int, seed: int = 0, *, count_test:
         ``folder``.
 
     Raises:
-        OutputError: The folder cannot be written to.
+        OutputError: The folder cannot be written to, or holds another data set.
     """
     root = Path(folder)
+    _check_own(root / "dataset.json")
     listing: dict[str, list[Any]] = {"training": [], "test": []}
     try:
         for index in range(count + count_test):
@@ -248,9 +252,23 @@ def _triple(values: Floats) -> tuple[float, float, float]:
     return x, y, z
 
 
+def _check_own(description: Path) -> None:
+    """Check that a folder holds no data set, or phantoms.
+
+    Raises:
+        OutputError: It holds another data set, whose ``dataset.json`` would be replaced.
+    """
+    if description.exists():
+        content = read_json(description, "dataset", OutputError)
+        name = content.get("name") if isinstance(content, dict) else None
+        if name != NAME:
+            hint = "choose another folder"
+            raise OutputError("the folder holds another data set", file=description, found=name, hint=hint)
+
+
 def _description(count: int, count_test: int) -> dict[str, Any]:
     return {
-        "name": "Phantom",
+        "name": NAME,
         "description": "Made-up CT abdomens with exact labels",
         "licence": "Apache-2.0",
         "tensorImageSize": "3D",
