@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
-from volseg.io import nifti
+from volseg.io import itk, nifti
 
 __all__ = [
     "OUTPUT_SUFFIX",
@@ -45,11 +45,11 @@ class FileFormat(Protocol):
         """Write ``(D, H, W)``; a source of the same format gives the header."""
 
 
-FORMATS: tuple[FileFormat, ...] = (nifti,)
+FORMATS: tuple[FileFormat, ...] = (nifti, itk)
 """The file formats. A new one is a module like `volseg.io.nifti` and an entry here."""
 OUTPUT_SUFFIX = ".nii.gz"
 """Format in which masks and maps are written."""
-PLANNED_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # recognised as scans, so that they are named, not skipped
+PLANNED_SUFFIXES = (".mgz", ".mgh", ".img")  # recognised as scans, so that they are named, not skipped
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
 SLAB_VOXELS = 1 << 22
 LARGEST_VALUE = float(np.finfo(np.float32).max) / 4  # differences of two values are float32 numbers, too

@@ -1,0 +1,192 @@
+"""NRRD and MetaImage files through SimpleITK, which knows the axes of the patient as LPS+ millimetres."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.config.sizes import format_size
+from volseg.errors import DataError, GeometryError, OutputError
+from volseg.geometry.grid import Grid
+from volseg.io.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+HEADER_BYTES = 1 << 16
+HEADER_END = re.compile(rb"\r?\n\r?\n|ElementDataFile[ \t]*=[^\n]*\n")
+DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
+COMPRESSED = re.compile(r"^(?:CompressedData[ \t]*=[ \t]*T|encoding:[ \t]*(?!raw))", re.MULTILINE | re.IGNORECASE)
+DEFLATE_RATIO = 1032  # deflate cannot shrink data to less than 1/1032 (https://zlib.net/zlib_tech.html)
+HINT = "copy the file again from its source, or export it again"
+
+
+def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
+    """Read an image or mask with 3 axes, or 4 with the channels last; several values a voxel are channels.
+
+    Args:
+        path: A ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd`` file.
+
+    Returns:
+        ``(C, D, H, W)`` in the file's own axis order and stored type, and the grid.
+
+    Raises:
+        DataError: The file is missing, truncated, corrupt, of another kind or of other dimensions.
+    """
+    import SimpleITK
+
+    reader = _header(path)
+    grid = _grid(reader, path)
+    _check_size(reader, path)
+    try:
+        image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        raise _broken(path, error) from error
+    data = SimpleITK.GetArrayFromImage(image).T
+    if data.dtype.kind not in "iuf":
+        raise DataError("the voxels are not plain numbers", file=path, found=data.dtype, expected="real numbers")
+    if data.ndim == 3:  # (X, Y, Z)
+        return data[None], grid
+    return (np.moveaxis(data, -1, 0) if image.GetDimension() == 4 else data), grid  # (X, Y, Z, C) or (C, X, Y, Z)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read the grid from the header alone.
+
+    Raises:
+        DataError: As ``read_voxels``, for errors in the header.
+    """
+    return _grid(_header(path), path)
+
+
+def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
+    """Write ``(D, H, W)`` atomically and compressed, header and voxels in one file.
+
+    Args:
+        path: The ``.nrrd`` or ``.mha`` file to write.
+        voxels: Labels or values, in the type to store.
+        grid: Their grid.
+        source: Not needed: these formats store the affine in float64.
+        description: What the file is.
+
+    Raises:
+        OutputError: The file cannot be written, its header would lie in a file of its own, or the grid has shear.
+    """
+    import SimpleITK
+
+    if path.suffix.lower() in (".nhdr", ".mhd"):
+        raise OutputError("masks are written as one file", file=path, expected=".nrrd or .mha")
+    spacing = np.asarray(grid.spacing_mm)
+    direction = LPS_TO_RAS @ grid.affine[:3, :3] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-5):
+        raise OutputError("this format stores no shear", file=path, hint="write .nii.gz")
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    image.SetOrigin((LPS_TO_RAS @ grid.affine[:3, 3]).tolist())
+    image.SetMetaData("volseg", description)
+    with tempfile.TemporaryDirectory() as folder, atomic_file(path) as file:
+        whole = Path(folder, f"mask{path.suffix.lower()}")  # SimpleITK writes to paths only
+        try:
+            SimpleITK.WriteImage(image, str(whole), useCompression=True)
+        except RuntimeError as error:
+            raise OutputError("the file cannot be written", file=path, found=_reason(error)) from error
+        with whole.open("rb") as content:
+            shutil.copyfileobj(content, file)
+
+
+def _header(path: Path) -> SimpleITK.ImageFileReader:
+    """Open a file and read its header."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(
+        "NrrdImageIO" if "nrrd" in path.suffix.lower() or path.suffix.lower() == ".nhdr" else "MetaImageIO"
+    )
+    reader.SetFileName(str(path))
+    try:
+        _data_path(_header_text(path), path)
+        reader.ReadImageInformation()
+    except PermissionError as error:
+        raise DataError("reading the file is not permitted", file=path, hint="give read permission") from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise _broken(path, error) from error
+    return reader
+
+
+def _grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
+    """Return the grid in RAS+ mm."""
+    shape = reader.GetSize()
+    axes, channels = len(shape), reader.GetNumberOfComponents()
+    if axes not in (3, 4) or min(shape) < 1 or (axes == 4 and channels > 1):
+        expected = "(X, Y, Z), or (X, Y, Z, channels), each at least 1"
+        raise DataError(f"this is not a volume: {axes}D", file=path, found=(*shape, channels), expected=expected)
+    direction = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = LPS_TO_RAS @ direction * np.array(reader.GetSpacing())[:3]
+    affine[:3, 3] = LPS_TO_RAS @ np.array(reader.GetOrigin())[:3]
+    try:
+        return Grid((shape[0], shape[1], shape[2]), affine)
+    except GeometryError as error:
+        hint = "write the right spacing and direction into the header"
+        raise DataError("the header has no usable affine", file=path, found=error.problem, hint=hint) from error
+
+
+def _check_size(reader: SimpleITK.ImageFileReader, path: Path) -> None:
+    """Compare the size that the header claims with that of the file, before memory is taken."""
+    import SimpleITK
+
+    one = SimpleITK.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
+    voxel_bytes = one.GetSizeOfPixelComponent()
+    claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * voxel_bytes
+    header = _header_text(path)
+    size = _data_path(header, path).stat().st_size
+    compressed = COMPRESSED.search(header) is not None
+    if claimed > size * (DEFLATE_RATIO if compressed else 1):
+        found = f"{format_size(size)}{' compressed' if compressed else ''}"
+        problem = "the file is truncated or corrupt: it is shorter than its header says"
+        raise DataError(problem, file=path, found=found, expected=f"{format_size(claimed)} of voxels", hint=HINT)
+
+
+def _header_text(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(HEADER_BYTES)
+    end = HEADER_END.search(start)
+    return start[: end.end() if end else None].decode("latin-1")
+
+
+def _data_path(header: str, path: Path) -> Path:
+    """Return the file of the voxels: this one, or the one beside it that the header names."""
+    name = next(iter(DATA_FILE.findall(header)), "LOCAL")
+    if name.upper() == "LOCAL":
+        return path
+    if name.upper().startswith("LIST") or "%" in name or Path(name).name != name:
+        raise DataError(
+            "the voxels of the file lie elsewhere",
+            file=path,
+            found=name,
+            expected="one file in the same folder",
+            hint="convert it to .nii.gz, or to a .nrrd or .mha that holds its voxels",
+        )
+    if not path.with_name(name).is_file():
+        raise DataError("the file of the voxels does not exist", file=path, found=name, hint=HINT)
+    return path.with_name(name)
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    return DataError("the file is truncated, corrupt or of another kind", file=path, found=_reason(error), hint=HINT)
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of an error of SimpleITK, which begins with its own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
