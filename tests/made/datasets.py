@@ -24,6 +24,7 @@ def case(
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
     classes: Mapping[str, ClassShape] | None = None,
     nonzero: Sequence[int] | None = None,
+    midline_mm: float | None = None,
 ) -> CaseFingerprint:
     """One case; triples in (R, A, S) order."""
     return CaseFingerprint(
@@ -32,6 +33,7 @@ def case(
         spacing_mm=tuple(spacing_mm),
         nonzero_shape=tuple(nonzero or voxels),
         classes=dict(classes) if classes is not None else {"organ": shape()},
+        midline_mm=midline_mm,
     )
 
 

@@ -13,7 +13,7 @@ from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
-from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, fingerprint, labels_in_air, spread
+from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, fingerprint, labels_in_air, midline, spread
 from volseg.planning.plan import make_plan
 
 RAS = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -192,3 +192,13 @@ def test_a_cube_of_air_larger_than_the_image_costs_nothing() -> None:
         assert not labels_in_air(data, labelled, np.array([1.0, 1.0, 1e-6]))
         assert labels_in_air(data, labelled, np.array([1.0, 1.0, 0.5]))  # exactly as large
         assert not labels_in_air(data, labelled, np.array([1.0, 1.0, 0.48]))
+
+
+def test_the_middle_of_the_body_by_hand() -> None:
+    """A body in planes 4 to 8 of 12, a bright table on one side, and air with noise around."""
+    image = np.random.default_rng(0).normal(-1000, 20, (12, 20, 20))
+    image[4:9, 5:15, 5:15] = 40
+    image[0, :2, :2] = 3000
+    assert midline(image) == 6
+    assert midline(image.astype(np.int16)) == 6
+    assert midline(np.zeros((12, 20, 20))) == 5.5

@@ -116,6 +116,24 @@ def mirrored(pairs: list[tuple[tuple, tuple]], extent: float = 20.0) -> tuple[in
     return rules.mirror_axes(cases, (2, 1, 0))
 
 
+def one_sided(offsets_mm: list[float], extent_mm: float = 40.0) -> tuple[int, ...]:
+    """Return the mirrored axes of cases whose single class lies at these distances to the right of the middle."""
+    cases = [
+        case(classes={"kidney": shape((extent_mm, 40, 40), (100 + offset, 50, 50))}, midline_mm=100.0)
+        for offset in offsets_mm
+    ]
+    return rules.mirror_axes(cases, (2, 1, 0))
+
+
+def test_left_and_right_are_not_exchanged_for_a_class_of_one_side() -> None:
+    """Two kidneys look alike, and only one has a label."""
+    assert one_sided([-30.0] * 10) == (0, 1)
+    assert one_sided([30.0] * 9 + [-30.0]) == (0, 1)
+    assert one_sided([30.0] * 8 + [-30.0] * 2) == (0, 1, 2)  # on either side
+    assert one_sided([19.0] * 10) == (0, 1, 2)  # reaches beyond the middle, as a liver does
+    assert one_sided([21.0] * 10) == (0, 1)
+
+
 def test_mirror_all_axes_with_a_single_class() -> None:
     assert rules.mirror_axes([case()], (2, 1, 0)) == (0, 1, 2)
 

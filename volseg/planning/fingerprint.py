@@ -20,6 +20,8 @@ from volseg.parallel import Progress, for_each_case
 
 SAMPLES_PER_CASE = 10_000
 """Most foreground voxels per case in the intensity statistics."""
+SAMPLES_FOR_RANGE = 100_000
+"""Voxels of which the range of a channel is measured."""
 AIR_WINDOW_HU = -500.0
 """A window whose CT values all lie below this holds only air or lung: lung is about -850 HU, fat about -100 HU."""
 AIR_CUBE_MM = 20.0
@@ -52,6 +54,7 @@ class CaseFingerprint:
         nonzero_shape: Voxels of the bounding box of the nonzero voxels.
         classes: Shape of each class that occurs.
         labels_in_air: Whether a labelled voxel lies in a 20 mm cube of air; ``None`` if the data set is not CT.
+        midline_mm: Position along R of the middle of the body, from the volume's corner; ``None`` if not measured.
     """
 
     id: str
@@ -60,6 +63,7 @@ class CaseFingerprint:
     nonzero_shape: tuple[int, int, int]
     classes: dict[str, ClassShape]
     labels_in_air: bool | None = None
+    midline_mm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +144,22 @@ def _measure(
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
         classes=_class_shapes(label, label_map.to_plain(), spacing),
         labels_in_air=labels_in_air(data, label != 0, spacing) if ct else None,
+        midline_mm=round(midline(data[0]) * spacing[0], 3),
     ), data.reshape(len(channels), -1)[:, samples].astype(np.float32)
+
+
+def midline(channel: np.ndarray) -> float:
+    """Return the index along the first axis that halves the body: voxels brighter than the middle of the range.
+
+    Args:
+        channel: (R, A, S), any real type.
+    """
+    values = channel.reshape(-1)[spread(channel.size, SAMPLES_FOR_RANGE)].astype(np.float64)
+    low, high = np.percentile(values, (1, 99))
+    body = np.array([np.count_nonzero(plane > (low + high) / 2) for plane in channel])
+    if not body.any():
+        return (len(channel) - 1) / 2
+    return float(np.searchsorted(np.cumsum(body), body.sum() / 2))
 
 
 def labels_in_air(data: np.ndarray, labelled: np.ndarray, spacing: np.ndarray) -> bool:
