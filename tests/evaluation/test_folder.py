@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -84,6 +85,25 @@ def test_files_without_a_reference_are_reported(tmp_path: Path, caplog: pytest.L
         evaluation = evaluate_folder(pred, ref, LABELS)
     assert evaluation.unmatched == {"pred": ("z", "notes.docx")}
     assert "z, notes.docx" in caplog.text
+
+
+def test_the_order_of_the_voxels_does_not_matter(tmp_path: Path) -> None:
+    """The same labels, stored from the other side, with the axes exchanged, or as class files."""
+    affine = np.diag([3.0, 1.0, 0.5, 1.0])
+    image = nibabel.Nifti1Image(two_organs().astype(np.uint8), affine)
+    turned = image.as_reoriented(nibabel.orientations.axcodes2ornt("ILP"))
+    (tmp_path / "ref").mkdir()
+    (tmp_path / "pred" / "b").mkdir(parents=True)
+    for case in "ab":
+        nibabel.save(image, tmp_path / "ref" / f"{case}.nii.gz")
+    nibabel.save(turned, tmp_path / "pred" / "a.nii.gz")
+    for (name, value), source in zip({"liver": 1, "spleen": 2}.items(), (image, turned), strict=True):
+        inside = (np.asanyarray(source.dataobj) == value).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(inside, source.affine), tmp_path / "pred" / "b" / f"{name}.nii.gz")
+    evaluation = evaluate_folder(tmp_path / "pred", tmp_path / "ref", LABELS)
+    assert not evaluation.failed
+    assert evaluation.values("pred", "dice").tolist() == [[1, 1], [1, 1]]
+    assert evaluation.values("pred", "hd95").tolist() == [[0, 0], [0, 0]]
 
 
 def test_a_failed_case_is_reported_and_the_others_are_scored(tmp_path: Path) -> None:

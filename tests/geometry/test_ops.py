@@ -56,6 +56,26 @@ def test_reorient_refuses_what_is_no_orientation(codes) -> None:
         ops.reorient(positions(OBLIQUE), OBLIQUE, codes)
 
 
+@pytest.mark.parametrize("codes", CODES)
+def test_voxels_in_another_order_come_into_that_of_a_grid(codes) -> None:
+    data, grid = ops.reorient(positions(OBLIQUE), OBLIQUE, codes)
+    ordered, found = ops.in_order_of(data, grid, OBLIQUE)
+    np.testing.assert_allclose(ordered, positions(OBLIQUE), atol=1e-12)
+    assert found.same_as(OBLIQUE)
+
+
+def test_voxels_of_another_grid_are_left_as_they_are() -> None:
+    """Moved by half a voxel, or with another spacing, in the same and in another order."""
+    for shift, scale in ((0.35, 1.0), (0.0, 1.1)):
+        affine = OBLIQUE.affine @ np.diag([scale, 1, 1, 1])
+        affine[0, 3] += shift
+        for codes in ("LIP", "RAS"):
+            data, grid = ops.reorient(positions(OBLIQUE), Grid(OBLIQUE.shape, affine), codes)
+            same, found = ops.in_order_of(data, grid, OBLIQUE)
+            assert same is data
+            assert found is grid
+
+
 def test_crop_keeps_every_voxel_in_its_place() -> None:
     data, cropped = ops.crop(positions(OBLIQUE), OBLIQUE, (1, 0, 2), (4, 4, 3))
     assert cropped.shape == data.shape[1:] == (3, 4, 1)

@@ -40,6 +40,16 @@ def test_channels_on_different_grids_are_both_named(tmp_path) -> None:
     assert str(second) in str(error.value)
 
 
+def test_channels_in_different_voxel_orders_are_brought_into_that_of_the_first(tmp_path) -> None:
+    first = save(tmp_path / "t1.nii.gz", RAMP)
+    image = nibabel.load(save(tmp_path / "a.nii.gz", -RAMP))
+    turned = image.as_reoriented(nibabel.orientations.axcodes2ornt("PIL"))
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(turned.dataobj), turned.affine), tmp_path / "t2.nii.gz")
+    both = read_channels([first, tmp_path / "t2.nii.gz"])
+    np.testing.assert_array_equal(both.data[1], -both.data[0])
+    assert both.grid.same_as(GRID)
+
+
 def test_no_files_are_no_case() -> None:
     with pytest.raises(DataError, match="without image files"):
         read_channels([])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -104,6 +105,19 @@ def test_image_and_label_stay_together(tmp_path: Path) -> None:
     back = restore_labels(prepared.trace, prepared.label)
     assert back.shape == label.shape
     assert 2 * ((back == 2) & (label == 5)).sum() / ((back == 2).sum() + (label == 5).sum()) > 0.9
+
+
+def test_a_label_in_another_voxel_order_gives_the_same_case(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    label, image = rng.choice([0, 1, 5], (8, 9, 10)).astype(np.uint8), rng.normal(size=(8, 9, 10)).astype(np.float32)
+    case = write_case(tmp_path, "a", image, label, np.diag([2.0, 2.0, 3.0, 1.0]))
+    expected = preprocess_case(case, made_plan())
+    assert case.label is not None
+    turned = nibabel.load(case.label).as_reoriented(nibabel.orientations.axcodes2ornt("SLP"))
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(turned.dataobj), turned.affine), case.label)
+    found = preprocess_case(case, made_plan())
+    assert np.array_equal(found.label, expected.label)
+    assert np.array_equal(found.image, expected.image)
 
 
 def test_the_ignored_label_survives_resampling(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def _score_method(task: CaseTask, method: str, source: MaskSource | None, refere
         prediction = _read(source, label_map, "prediction", task.extra_values.get(method, frozenset()))
         if prediction.missing_classes:
             notes.append("no file, scored as empty: " + ", ".join(prediction.missing_classes))
+        prediction = prediction.in_order_of(reference.grid, GRID_TOLERANCE_MM)
         if not prediction.grid.same_as(reference.grid, GRID_TOLERANCE_MM):
             raise GeometryError(
                 "prediction and reference lie on different grids",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from volseg.errors import DataError, GeometryError
 from volseg.evaluation.sources import MaskSource
 from volseg.geometry.grid import Grid
+from volseg.geometry.ops import in_order_of
 from volseg.io.labels import LabelMap, Values, plain_name
 from volseg.io.volumes import read_mask
 from volseg.metrics.overlap import label_values
@@ -40,6 +41,12 @@ class CaseMask:
     layers: tuple[Layer, ...]
     missing_classes: tuple[str, ...] = ()
     unknown_values: tuple[int, ...] = ()
+
+    def in_order_of(self, grid: Grid, tolerance_mm: float) -> CaseMask:
+        """Return the masks in the voxel order of a grid that has the same voxels; unchanged if it has others."""
+        ordered = [in_order_of(layer.labels[None], self.grid, grid, tolerance_mm) for layer in self.layers]
+        layers = tuple(Layer(labels[0], layer.classes) for (labels, _), layer in zip(ordered, self.layers, strict=True))
+        return replace(self, grid=ordered[0][1], layers=layers)
 
 
 def read_case_mask(source: MaskSource, label_map: LabelMap | None) -> CaseMask:
@@ -90,14 +97,15 @@ def _read_class_files(source: MaskSource, label_map: LabelMap) -> CaseMask:
     for name, path in class_paths.items():
         mask = read_mask(path)
         grid = grid or mask.grid
-        if not mask.grid.same_as(grid):
+        labels, order = in_order_of(mask.labels[None], mask.grid, grid)
+        if not order.same_as(grid):
             raise GeometryError(
                 "the class files of a case lie on different grids",
                 file=path,
                 found=mask.grid.describe(),
                 expected=grid.describe(),
             )
-        _add_class(layers, name, label_map.classes[name], mask.labels != 0)
+        _add_class(layers, name, label_map.classes[name], labels[0] != 0)
     assert grid is not None
     absent = {name: values for name, values in label_map.classes.items() if name not in class_paths}
     if absent:

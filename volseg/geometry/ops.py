@@ -20,6 +20,7 @@ from volseg.geometry.volume import LARGEST_LABEL
 __all__ = [
     "axis_order",
     "crop",
+    "in_order_of",
     "index_scales",
     "interpolation_matrix",
     "label_boxes",
@@ -79,6 +80,24 @@ def reorient(data: NDArray[Any], grid: Grid, codes: str) -> tuple[NDArray[Any], 
         to_old[old, new] = -1 if flip else 1
         to_old[old, 3] = shape[new] - 1 if flip else 0
     return permute_and_flip(data, order, flips), Grid((shape[0], shape[1], shape[2]), grid.affine @ to_old)
+
+
+def in_order_of(data: NDArray[Any], grid: Grid, target: Grid, tolerance_mm: float = 0.01) -> tuple[NDArray[Any], Grid]:
+    """Permute and flip ``(C, D, H, W)`` to another grid that has the same voxels in another order. No interpolation.
+
+    Args:
+        data: The voxels.
+        grid: Their grid.
+        target: The other grid.
+        tolerance_mm: Largest distance of corresponding corners.
+
+    Returns:
+        The voxels in the target's order (a view) and their grid; unchanged if the grids have different voxels.
+    """
+    if grid.same_as(target, tolerance_mm):
+        return data, grid
+    reordered, new = reorient(data, grid, target.orientation)
+    return (reordered, new) if new.same_as(target, tolerance_mm) else (data, grid)
 
 
 def crop(data: NDArray[Any], grid: Grid, start: Sequence[int], stop: Sequence[int]) -> tuple[NDArray[Any], Grid]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from volseg.errors import DataError, GeometryError
+from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import Mask, Volume
 from volseg.io.cases import Case
 from volseg.io.labels import LabelMap
@@ -23,7 +24,8 @@ def load_case(case: Case, channels: Sequence[str], label_map: LabelMap) -> tuple
         label_map: The classes; a label file may hold their values, the background's and the ignore label.
 
     Returns:
-        Image (C, D, H, W) in the stored type and mask (D, H, W), both in file order, on grids that agree.
+        Image (C, D, H, W) in the stored type and mask (D, H, W), both in the order of the image's file. A label file
+        that holds the same voxels in another order is reordered.
 
     Raises:
         DataError: No label, unreadable file, NaN or constant image, wrong number of channels, unknown label value.
@@ -35,6 +37,8 @@ def load_case(case: Case, channels: Sequence[str], label_map: LabelMap) -> tuple
     check_channels(volume, channels, case.images[0])
     check_image(volume, case.images[0])
     mask = read_mask(case.label)
+    labels, grid = in_order_of(mask.labels[None], mask.grid, volume.grid)
+    mask = Mask(labels[0], grid)
     if not volume.grid.same_as(mask.grid):
         raise GeometryError(
             "image and label lie on different grids",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
+from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
 from volseg.io import itk, nifti
 
@@ -133,7 +134,7 @@ def read_channels(paths: Sequence[str | Path]) -> Volume:
         paths: Files in the order of the channels, all on the same grid.
 
     Returns:
-        ``(C, D, H, W)`` on the grid of the first file.
+        ``(C, D, H, W)`` on the grid of the first file; files with the same voxels in another order are reordered.
 
     Raises:
         DataError: A file cannot be read, or two files lie on different grids.
@@ -142,6 +143,7 @@ def read_channels(paths: Sequence[str | Path]) -> Volume:
     if not volumes:
         raise DataError("a case without image files")
     first = volumes[0].grid
+    volumes = [Volume(*in_order_of(volume.data, volume.grid, first)) for volume in volumes]
     for path, volume in zip(paths, volumes, strict=True):
         if not volume.grid.same_as(first):
             raise DataError(
