@@ -157,6 +157,7 @@ def predict(
     uncertainty: bool = False,
     shard: tuple[int, int] | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     progress: StageProgress | None = None,
 ) -> Summary:
     """Write a mask for each scan, on the scan's own grid, and ``summary.json``.
@@ -177,7 +178,9 @@ def predict(
         probabilities: Also write the probability of each class.
         uncertainty: Also write a map of the entropy.
         shard: ``(i, n)`` takes every n-th scan from the i-th on.
-        overwrite: Replace files of another model, scan or setting.
+        overwrite: Replace masks that volseg wrote with another model, scan or setting.
+        strict: A scan whose values, voxel size or field of view are far from all training scans fails; otherwise this
+            is a warning, on the log and in ``summary.json``.
         progress: Called with the stage ``predict`` and the number of finished and of all scans.
 
     Returns:
@@ -205,6 +208,7 @@ def predict(
         uncertainty=uncertainty,
         shard=shard,
         overwrite=overwrite,
+        strict=strict,
         progress=stage_progress(progress, "predict"),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ from volseg.io.checks import check_channels
 from volseg.io.volumes import check_image, read_channels, read_volume
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
+from volseg.planning.ranges import unusual
 from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.preprocess import check_spacing, prepare_image
+
+logger = logging.getLogger(__name__)
 
 Scan = str | Path | Sequence[str | Path] | NDArray[Any]
 """A scan: a file, one file per channel, or an array (D, H, W) or (C, D, H, W)."""
@@ -128,7 +132,10 @@ class Predictor:
                 of magnitude than the plan's.
             ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`.
         """
-        return self.segment(self.read(scan, affine), PredictOptions(tta=tta)).mask
+        volume = self.read(scan, affine)
+        for text in self.unusual(volume):
+            logger.warning("%s: %s", "the array" if isinstance(scan, np.ndarray) else scan, text)
+        return self.segment(volume, PredictOptions(tta=tta)).mask
 
     def read(self, scan: Scan, affine: ArrayLike | None = None) -> Volume:
         """Read and check a scan; see :meth:`predict`."""
@@ -144,6 +151,11 @@ class Predictor:
             check_spacing(volume.grid, plan, name)
         check_image(volume, name if name is not None else "array")
         return volume
+
+    def unusual(self, volume: Volume) -> list[str]:
+        """Return in what a scan differs from all training scans, as far as the plan knows them."""
+        ranges = self.plan.ranges
+        return [] if ranges is None else unusual(volume, ranges, self.plan.intensity)
 
     def segment(
         self,

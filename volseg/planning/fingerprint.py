@@ -21,13 +21,15 @@ from volseg.parallel import Progress, for_each_case
 SAMPLES_PER_CASE = 10_000
 """Most foreground voxels per case in the intensity statistics."""
 SAMPLES_FOR_RANGE = 100_000
-"""Voxels of which the range of a channel is measured."""
+"""Voxels, at regular distances, of which the range of a channel is measured (about)."""
 AIR_WINDOW_HU = -500.0
 """A window whose CT values all lie below this holds only air or lung: lung is about -850 HU, fat about -100 HU."""
 AIR_CUBE_MM = 20.0
 """Edge of the cubes of air that are searched for labels: skipping windows of air would lose such labels."""
 
 Triple = tuple[float, float, float]
+Range = tuple[float, float]
+"""(smallest, largest)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ class CaseFingerprint:
         classes: Shape of each class that occurs.
         labels_in_air: Whether a labelled voxel lies in a 20 mm cube of air; ``None`` if the data set is not CT.
         midline_mm: Position along R of the middle of the body, from the volume's corner; ``None`` if not measured.
+        ranges: 0.5 and 99.5 percentile of each channel; empty if not measured.
+        identity_affine: Whether the affine in the file is the identity.
     """
 
     id: str
@@ -64,6 +68,8 @@ class CaseFingerprint:
     classes: dict[str, ClassShape]
     labels_in_air: bool | None = None
     midline_mm: float | None = None
+    ranges: tuple[Range, ...] = ()
+    identity_affine: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +151,16 @@ def _measure(
         classes=_class_shapes(label, label_map.to_plain(), spacing),
         labels_in_air=labels_in_air(data, label != 0, spacing) if ct else None,
         midline_mm=round(midline(data[0]) * spacing[0], 3),
+        ranges=tuple(channel_range(channel) for channel in data),
+        identity_affine=np.array_equal(volume.grid.affine, np.eye(4)),
     ), data.reshape(len(channels), -1)[:, samples].astype(np.float32)
+
+
+def channel_range(channel: np.ndarray) -> Range:
+    """Return the 0.5 and 99.5 percentile of a channel (D, H, W) of any real type, measured on a part of its voxels."""
+    step = max(1, round((channel.size / SAMPLES_FOR_RANGE) ** (1 / 3)))
+    low, high = np.percentile(channel[::step, ::step, ::step].astype(np.float64), (0.5, 99.5))
+    return round(float(low), 4), round(float(high), 4)
 
 
 def midline(channel: np.ndarray) -> float:
@@ -154,9 +169,9 @@ def midline(channel: np.ndarray) -> float:
     Args:
         channel: (R, A, S), any real type.
     """
-    values = channel.reshape(-1)[spread(channel.size, SAMPLES_FOR_RANGE)].astype(np.float64)
-    low, high = np.percentile(values, (1, 99))
-    body = np.array([np.count_nonzero(plane > (low + high) / 2) for plane in channel])
+    low, high = channel_range(channel)
+    step = max(1, round((channel[0].size / SAMPLES_FOR_RANGE) ** (1 / 2)))
+    body = np.count_nonzero(channel[:, ::step, ::step] > (low + high) / 2, axis=(1, 2))
     if not body.any():
         return (len(channel) - 1) / 2
     return float(np.searchsorted(np.cumsum(body), body.sum() / 2))

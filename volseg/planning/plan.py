@@ -19,6 +19,7 @@ from volseg.planning import rules, validate
 from volseg.planning.channel import ChannelIntensity
 from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
 from volseg.planning.fingerprint import Fingerprint, Triple
+from volseg.planning.ranges import ScanRanges
 
 PLAN_VERSION = 1
 Size = tuple[int, int, int]
@@ -45,6 +46,7 @@ class Plan:
         mirror_axes: Axes (0, 1, 2 = D, H, W) that training and test-time augmentation may flip.
         nearest_depth: Restore along D by the nearest slice, not linearly.
         rotate_in_plane_only: Augmentation rotates about D only.
+        ranges: What the training scans were like; scans that differ are named at prediction.
         air_below: Windows whose stored values all lie below this are air and can be skipped; ``None`` skips none.
     """
 
@@ -65,6 +67,7 @@ class Plan:
     nearest_depth: bool
     rotate_in_plane_only: bool
     air_below: float | None = None
+    ranges: ScanRanges | None = None
 
     def __post_init__(self) -> None:
         validate.check_names(self, PLAN_VERSION)
@@ -120,7 +123,7 @@ class Plan:
             ConfigError: A key is unknown or missing, a value has the wrong type, or values contradict each other.
         """
         check_keys(values, tuple(READERS), "plan")
-        missing = [key for key in READERS if key not in values and key not in ("version", "ignore_label", "air_below")]
+        missing = [key for key in READERS if key not in values and key not in OPTIONAL]
         if missing:
             raise ConfigError(f"plan.{missing[0]} is missing", expected=", ".join(READERS))
         return cls(**{key: READERS[key](f"plan.{key}", value) for key, value in values.items()})
@@ -163,8 +166,10 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "nearest_depth": boolean,
     "rotate_in_plane_only": boolean,
     "air_below": optional(number),
+    "ranges": optional(ScanRanges.from_dict),
 }
-FIXED = ("version", "dataset", "channels", "labels", "ignore_label")
+OPTIONAL = ("version", "ignore_label", "air_below", "ranges")
+FIXED = ("version", "dataset", "channels", "labels", "ignore_label", "ranges")
 """Fields that come from the data set and cannot be overridden."""
 
 
@@ -218,6 +223,7 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
         nearest_depth=pick("nearest_depth", lambda: rules.nearest_depth(spacing)),
         rotate_in_plane_only=pick("rotate_in_plane_only", lambda: rules.rotate_in_plane_only(spacing, patch)),
         air_below=pick("air_below", lambda: rules.air_below(cases, spacing, patch)),
+        ranges=ScanRanges.of(cases),
     )
 
 
@@ -290,6 +296,8 @@ def _intensity(fingerprint: Fingerprint, modality: str | None, crop: bool) -> tu
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

@@ -53,6 +53,9 @@ def check_names(plan: Plan, version: int) -> None:
             found=len(plan.intensity),
             expected=f"{len(plan.channels)} ({', '.join(plan.channels)})",
         )
+    if plan.ranges is not None and {len(plan.ranges.low), len(plan.ranges.high)} != {len(plan.channels)}:
+        found = f"low: {len(plan.ranges.low)}, high: {len(plan.ranges.high)}"
+        raise ConfigError("plan.ranges must have one entry for each channel", found=found, expected=len(plan.channels))
 
 
 def check_sizes(plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from volseg.io.cases import Case
 from volseg.io.datasets import list_images
 from volseg.io.model_file import file_sha256
 from volseg.io.volumes import read_mask, read_volume
+from volseg.planning.ranges import ScanRanges
 
 
 def test_masks_are_those_of_the_predictor(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
@@ -187,3 +189,26 @@ def test_memory_on_a_gpu_is_counted_for_each_case(monkeypatch: pytest.MonkeyPatc
     assert summary_module.peak_device_mb(torch.device("cuda:1")) == 3.5
     assert resets == [torch.device("cuda:1")]
     assert summary_module.peak_device_mb(torch.device("cpu")) is None
+
+
+def test_scans_that_differ_from_the_training_scans(
+    predictor: Predictor, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning on the log and in the summary, which a skipped case keeps; an error where the run is strict."""
+    ranges = ScanRanges(
+        spacing_mm=((10.0, 10.0),) * 3,
+        extent_mm=((1.0, 1e4),) * 3,
+        low=((0.0, 0.0),),
+        high=((1.0, 1.0),),
+        identity_affine=True,
+    )
+    predictor.plan = replace(predictor.plan, ranges=ranges)
+    for status in ("done", "skipped"):
+        summary = predict_folder(predictor, scans / "plain.nii.gz", tmp_path / "out")
+        assert statuses(summary) == {"plain": status}
+        warnings = on_disk(summary)["cases"]["plain"]["warnings"]
+        assert [text.split(":")[0] for text in warnings[:1]] == ["voxel size along R"]
+    assert f"{scans / 'plain.nii.gz'}: voxel size along R" in caplog.text
+    strict = predict_folder(predictor, scans / "plain.nii.gz", tmp_path / "strict", strict=True)
+    assert statuses(strict) == {"plain": "failed"}
+    assert "voxel size along R" in (strict.results[0].error or "")

@@ -38,6 +38,7 @@ class CaseRecord:
             files (probabilities, uncertainty) have ``None`` instead of a hash.
         input_sha256: Hash over the scan's files, if they could be read.
         error: The message of the error that made the case fail.
+        warnings: In what the scan differs from all training scans.
         seconds: Wall time of each stage: read, prepare, network, restore, postprocess, write. A case that fails between
             prepare and postprocess has one time, ``segment``, for these.
         counts: Counts of the network's work, for example ``encodings_per_slice``.
@@ -52,6 +53,7 @@ class CaseRecord:
     outputs: Mapping[str, str | None] = field(default_factory=dict)
     input_sha256: str | None = None
     error: str | None = None
+    warnings: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
     removed: Sequence[Mapping[str, Any]] = ()

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import OutputError, VolsegError
+from volseg.errors import DataError, OutputError, VolsegError
 from volseg.geometry.volume import Volume
 from volseg.inference.cohort.outputs import Outputs, check_class_names, output_sha256
 from volseg.inference.cohort.pipeline import pipeline
@@ -49,6 +49,7 @@ def predict_folder(
     uncertainty: bool = False,
     shard: Shard | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Write ``<case>.nii.gz`` on each scan's own grid, ``records.jsonl`` and ``summary.json``.
@@ -69,6 +70,7 @@ def predict_folder(
         uncertainty: Also write ``<case>_uncertainty.nii.gz``.
         shard: ``(i, n)`` predicts every n-th case, starting from case i, for n parallel jobs.
         overwrite: Replace files that volseg wrote with other models, inputs or options.
+        strict: A scan that is far from all training scans fails; otherwise this is a warning.
         progress: Called with the number of finished cases and the number of all cases.
 
     Returns:
@@ -92,7 +94,7 @@ def predict_folder(
     )
     with _locked_output(output, shard, str(provenance)) as staging:
         summary = Summary(output, predictor.model_files, provenance, shard)
-        job = _Job(predictor, options, outputs, overwrite, summary, staging)
+        job = _Job(predictor, options, outputs, overwrite, strict, summary, staging)
         try:
             with closing(pipeline([_CaseRun(case, job) for case in cases])) as finished_runs:
                 for done, _ in enumerate(finished_runs, start=1):
@@ -143,6 +145,7 @@ class _Job:
     options: PredictOptions
     outputs: Outputs
     overwrite: bool
+    strict: bool
     summary: Summary
     staging: Path
 
@@ -159,6 +162,7 @@ class _CaseRun:
         self._job = job
         self._status: Status = "done"
         self._error: str | None = None
+        self._warnings: Sequence[str] = ()
         self._input_sha256: str | None = None
         self._earlier_record: Mapping[str, Any] = {}
         self._outputs: dict[str, str | None] = {}
@@ -174,7 +178,27 @@ class _CaseRun:
             if self._is_finished(self._input_sha256):
                 self._status = "skipped"
             else:
-                self._volume = self._job.predictor.read(self._case.images)
+                volume = self._job.predictor.read(self._case.images)
+                self._warnings = self._check_usual(volume)
+                self._volume = volume
+
+    def _check_usual(self, volume: Volume) -> list[str]:
+        """Log in what a scan differs from all training scans.
+
+        Raises:
+            DataError: It does, and the run is strict.
+        """
+        texts = self._job.predictor.unusual(volume)
+        if texts and self._job.strict:
+            raise DataError(
+                "the scan differs from the training scans",
+                file=self._case.images[0],
+                found="; ".join(texts),
+                hint="export it again, or leave --strict out",
+            )
+        for text in texts:
+            logger.warning("%s: %s", self._case.images[0], text)
+        return texts
 
     def predict(self) -> None:
         """Segment the scan, if it was read."""
@@ -224,6 +248,7 @@ class _CaseRun:
             outputs={} if self._status == "failed" else self._outputs,
             input_sha256=self._input_sha256,
             error=self._error,
+            warnings=self._warnings or earlier.get("warnings", ()),
             seconds=self._seconds,
             counts=segmentation.counts if segmentation is not None else earlier.get("counts", {}),
             removed=segmentation.removed if segmentation is not None else earlier.get("removed", ()),
