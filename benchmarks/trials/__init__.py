@@ -1,0 +1,1 @@
+"""Parts of `faults.py`: trials with kills, damaged files, full disks and processes at the same time."""
