@@ -121,7 +121,7 @@ class FullDisk:
 
     def _wrong_end(self, name: str, life: Life, out: Path) -> list[str]:
         """Return what is wrong with the end of a command on a full disk: its exit code, its message, the files."""
-        problems = [f"left over: {path.name}" for path in out.rglob(".*") if path.name.endswith(".tmp")]
+        problems = [f"left over: {path.name}" for path in out.rglob(".*") if path.name.endswith("tmp")]
         if life.code == 0:
             return problems if results_of(name, out) == self._wanted[name] else ["exit code 0 with other results"]
         silent = "error" not in life.text and "failed" not in life.text

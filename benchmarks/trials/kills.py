@@ -61,10 +61,10 @@ def training_phases() -> dict[str, Phase]:
     """Return the phases of training; the moments of files are those of their temporary names."""
     phases = (
         Phase("start-up", lambda *_: True, 3.0),
-        Phase("preprocessing", anything("cache", "*/*/.*"), 0.03),
+        Phase("preprocessing", anything("cache", "*/*/.*tmp"), 0.03),
         Phase("steps", printed("parameters:"), 2.0),
-        Phase("checkpoint", anything("run/checkpoint", ".*"), 0.03),
-        Phase("model file", anything("run", ".model*"), 0.02),
+        Phase("checkpoint", anything("run/checkpoint", ".*tmp"), 0.03),
+        Phase("model file", anything("run", ".model*tmp"), 0.02),
         Phase("prediction", newer("run/validation/masks"), 0.4),
         Phase("evaluation", newer("run/validation/scores"), 0.5),
     )

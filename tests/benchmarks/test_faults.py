@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from volseg.errors import DataError
 
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "faults"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "faults"
 
 
 def trials(module: str) -> Any:
@@ -118,3 +120,13 @@ def test_flipped_bits_are_noticed_or_not_and_the_file_is_restored(tmp_path: Path
 
 def test_the_page_follows_from_its_records() -> None:
     assert trials("tables").write_tables(RESULTS) == (RESULTS / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_promise_names_trials_and_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 8
+    parts = {part for *_, trial, _ in rows for part in re.findall(r"`([^`]+)`", trial)}
+    assert parts == set(import_module("faults").COUNTS)
+    files = {file for *_, tests in rows for file in re.findall(r"`([^`]+)`", tests)}
+    assert [file for file in files if not (ROOT / file).is_file()] == []
