@@ -53,7 +53,7 @@ def flip_and_read(folder: Path, rng: Generator, read: Callable[[], Any]) -> tupl
     """
     from volseg.errors import VolsegError
 
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".npy", ".pt"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix == ".npy" or path.name == "last.pt")
     sizes = np.array([path.stat().st_size for path in files], float)
     path = files[int(rng.choice(len(files), p=sizes / sizes.sum()))]
     whole = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
@@ -75,6 +75,9 @@ def flip_and_read(folder: Path, rng: Generator, read: Callable[[], Any]) -> tupl
         outcome = type(error).__name__
     finally:
         logger.removeHandler(notices)
+        for one in folder.rglob("*"):
+            if one.is_file() and one not in whole:
+                one.unlink()
         for one, data in whole.items():
             one.parent.mkdir(parents=True, exist_ok=True)
             one.write_bytes(data)

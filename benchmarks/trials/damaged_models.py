@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +120,15 @@ class DamagedCheckpoints:
         return Mutant("checkpoint", note, self._folder, self._restore)
 
     def _save_damaged(self, rng: Generator) -> str:
-        """Write the state with a value that was replaced, removed or renamed."""
-        from volseg.training.checkpoint import load_checkpoint, save_checkpoint
+        """Write the state with a value that was replaced, removed or renamed, and with the right checksum."""
+        import torch
 
-        damaged, note = damage_value(load_checkpoint(self._whole), rng)
-        save_checkpoint(self._folder, damaged)
+        damaged, note = damage_value(torch.load(self._whole / "last.pt", weights_only=True), rng)
+        content = io.BytesIO()
+        torch.save(damaged, content)
+        start = b"\nvolseg checkpoint, step %015d, crc32 " % 1
+        line = start + b"%08x\n" % zlib.crc32(start, zlib.crc32(content.getvalue()))
+        (self._folder / "last.pt").write_bytes(content.getvalue() + line)
         return f"state: {note}"
 
     def _restore(self) -> None:

@@ -152,7 +152,12 @@ def _work(connection: Connection, folder: str, seeds: list[int]) -> None:
     size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESS_SPACE, resource.RLIM_INFINITY))
     for seed in seeds:
-        connection.send(outcome_of(seed, files.make(seed)))
+        try:
+            mutant = files.make(seed)
+        except Exception as error:
+            connection.send(_outcome(seed, "?", "?", f"cannot be made: {error!r}"[:300]))
+            continue
+        connection.send(outcome_of(seed, mutant))
     connection.close()
 
 
