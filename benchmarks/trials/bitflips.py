@@ -112,14 +112,19 @@ class CachedRun:
         own = [f"data.root={data}", f"output={work / 'run'}", f"data.cache={cache}", "data.workers=0"]
         tokens = ["model.encoder=tiny", "model.adaptation=frozen", "data.cache_tokens=true", "data.token_variants=2"]
         self._config = load_config(None, [*TRAINING, "train.max_steps=4", *own, *tokens])
-        self._experiment = prepare(self._config)
-        self._state = TrainingState(self._config, self._experiment.plan)
         self._prepare, self._samples = prepare, training_samples
+        self._experiment = self._prepared(resume=False)
+        self._state = TrainingState(self._config, self._experiment.plan)
         self._samples(self._experiment, self._state.model, None)
         self.cases = self._experiment.train_cases[0].folder
         self.tokens = self.cases.parent / "tokens"
         self.checkpoints = self._experiment.checkpoint_folder
         self._write_checkpoints()
+
+    def _prepared(self, resume: bool) -> Any:
+        """Return the experiment, as training prepares it."""
+        with self._prepare(self._config, resume=resume) as experiment:
+            return experiment
 
     def _write_checkpoints(self) -> None:
         """Write two checkpoints, as training does one after the other."""
@@ -136,10 +141,8 @@ class CachedRun:
 
     def read_cases(self) -> Any:
         """Return the content of the arrays from which training cuts its patches."""
-        experiment = self._prepare(self._config, resume=True)
-        return [
-            (case.image.tobytes(), case.label.tobytes(), case.locations.tobytes()) for case in experiment.train_cases
-        ]
+        cases = self._prepared(resume=True).train_cases
+        return [(case.image.tobytes(), case.label.tobytes(), case.locations.tobytes()) for case in cases]
 
     def read_tokens(self) -> Any:
         """Return the content of the stored variants that training uses."""

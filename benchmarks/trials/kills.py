@@ -225,7 +225,7 @@ class Tally:
         return {
             "trials": self.kills,
             "kills by phase": dict(self._phases),
-            "runs": self._finished,
+            "finished runs": self._finished,
             "identical runs": self._identical,
             "longest_s": round(max(self._seconds, default=0), 1),
             "failed": len(self._problems),

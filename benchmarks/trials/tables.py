@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,8 @@ def section(record: Record) -> str:
     for kind, one in result.get("others by kind", {}).items():
         text += f"- {one['mutants']} x {plain(kind)} (seeds {', '.join(map(str, one['seeds'][:3]))})\n"
     if "others by kind" not in result:
-        text += "".join(f"- {plain(problem)}\n" for problem in result.get("problems", [])[:6])
+        problems = Counter(plain(problem) for problem in result.get("problems", []))
+        text += "".join(f"- {number} x {problem}\n" for problem, number in list(problems.items())[:6])
     hardware, commit = record["hardware"]["cpu"], (settings["measured commit"] or "unknown")[:10]
     origin = f"{record['date'][:10]}, {hardware}, commit {commit}, {minutes_text(record['seconds'])}"
     return f"{text.rstrip()}\n\n{origin}: `{' '.join(record['command'])}`\n"
@@ -57,7 +60,7 @@ def counts(result: dict[str, Any]) -> str:
         figures = {key: value for key, value in result.items() if key != "problems"}
         phases = figures.pop("kills by phase")
         rows = [list(figures), [str(value) for value in figures.values()]]
-        return f"{table(rows)}\n\nKills by phase: {', '.join(f'{name} {n}' for name, n in phases.items())}.\n"
+        return f"{table(rows)}\n\nKills by phase: {', '.join(f'{name} {n}' for name, n in phases.items())}."
     kinds = result["kinds"]
     columns = list(
         dict.fromkeys(key for one in kinds.values() for key in one if not isinstance(one[key], (list, dict)))
@@ -67,12 +70,6 @@ def counts(result: dict[str, Any]) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text on one line, without characters that Markdown or HTML would take for markup."""
-    return (
-        " ".join(text.split())
-        .replace("|", "/")
-        .replace("<", "(")
-        .replace(">", ")")
-        .replace("[", "(")
-        .replace("]", ")")[:300]
-    )
+    """Return a text on one line, without temporary folders and what Markdown or HTML would take for markup."""
+    short = re.sub(r"\S*/faults_\w+/|\brun_\d+: ", "", " ".join(text.split()))[:160]
+    return short.translate(str.maketrans("|<>[]`", "/()()'"))
