@@ -139,10 +139,13 @@ def damage_value(document: Any, rng: Generator) -> tuple[Any, str]:
 
 def draw_number(value: float, rng: Generator) -> Any:
     """Return a number near another, or far from it."""
-    choices = (value + 1, value - 1, -value, value * 1000, value * 1e-6, float(value), str(value), int(value) << 40)
+    choices = (
+        *(lambda: value + 1, lambda: value - 1, lambda: -value, lambda: value * 1000, lambda: value * 1e-6),
+        *(lambda: float(value), lambda: str(value), lambda: int(value) << 40),
+    )
     try:
-        return choices[int(rng.integers(len(choices)))]
-    except (OverflowError, ValueError):
+        return choices[int(rng.integers(len(choices)))]()
+    except (OverflowError, ValueError):  # infinity and NaN have no integers
         return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -71,5 +72,5 @@ def counts(result: dict[str, Any]) -> str:
 
 def plain(text: str) -> str:
     """Return a text on one line, without temporary folders and what Markdown or HTML would take for markup."""
-    short = re.sub(r"\S*/faults_\w+/|\brun_\d+: ", "", " ".join(text.split()))[:160]
+    short = textwrap.shorten(re.sub(r"\S*/faults_\w+/|\brun_\d+: ", "", text), 160, placeholder=" ...")
     return short.translate(str.maketrans("|<>[]`", "/()()'"))
