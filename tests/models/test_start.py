@@ -15,6 +15,7 @@ from tests.made.plans import StubPlan
 from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
+from volseg.inference.cohort.records import peak_rss_mb
 from volseg.io.model_file import save_model
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.encoders import dinov2, download
@@ -166,3 +167,15 @@ def test_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached.parent.mkdir(parents=True)
     cached.touch()
     assert weight_file(replace(CONFIG, weights="official")) == cached  # nothing is downloaded twice
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_small_file_for_a_large_encoder_is_refused_before_the_encoder_is_built(tmp_path: Path, suffix: str) -> None:
+    """The encoder has 1.1 billion weights of 4 bytes; building it would take gigabytes and half a minute."""
+    path = tmp_path / f"small{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)({"cls_token": torch.zeros(9)}, path)
+    before = peak_rss_mb()
+    with pytest.raises(ModelFileError, match="too small for the encoder") as error:
+        start(path, replace(CONFIG, encoder="dinov2_g14"))
+    assert str(path) in str(error.value)
+    assert peak_rss_mb() - before < 500

@@ -24,7 +24,7 @@ from volseg.models.decoders.unetr import UnetrDecoder
 from volseg.models.encoders.slices import SliceEncoder, slice_channels
 from volseg.models.lora import is_lora
 from volseg.models.segmenter import Segmenter
-from volseg.models.start import load_start, weight_file
+from volseg.models.start import check_size, load_start, weight_file
 
 TAPS = {"unetr": 4, "linear": 1, "unet2d": 5}
 """Number of encoder layers that each decoder taps."""
@@ -55,6 +55,8 @@ def build_model(
     if device is not None:
         check_attention(model, device, dtype)
     start = weight_file(model) if read_weights else None
+    if start is not None:
+        check_size(start, expected_state(model, plan))
     if model.baseline == "dynunet":
         from volseg.models.baselines import build_dynunet
 
@@ -78,11 +80,13 @@ def build_model(
 def expected_state(model: ModelConfig, plan: NetworkPlan) -> dict[str, torch.Tensor]:
     """Return the state dict of the network without values (on the meta device), whatever its size, in milliseconds.
 
+    The random state does not change.
+
     Raises:
         ConfigError: The settings do not fit each other.
         RuntimeError: A size is beyond 64 bits.
     """
-    with torch.device("meta"), _Undrawn():
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _Undrawn():
         state: dict[str, torch.Tensor] = build_model(model, plan, read_weights=False).state_dict()
     return state
 

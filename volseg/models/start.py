@@ -13,14 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from volseg.config.schema import ModelConfig
+from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
-from volseg.models.contracts import NetworkPlan
+from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.download import official_file
 from volseg.models.encoders.weights import check_fit, load_encoder
 from volseg.models.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
+LARGE = 100_000_000
+"""Weights from which on a file is compared with its encoder before the encoder is built (400 MB)."""
 HEAD = re.compile(r"decoder\.heads?\.")
 """Keys of the layers that map features to classes; they have this name in every decoder."""
 
@@ -57,6 +60,24 @@ def weight_file(model: ModelConfig) -> Path | None:
             hint="set model.weights to an encoder's .pth or .safetensors file, a volseg model file, official or random",
         )
     return path
+
+
+def check_size(path: Path, expected: State) -> None:
+    """Check, before a large encoder is built, that a weight file is large enough to hold it.
+
+    Raises:
+        ModelFileError: The file has less than one byte for each weight.
+    """
+    weights = sum(value.numel() for key, value in expected.items() if key.startswith("encoder."))
+    size = path.stat().st_size
+    if weights >= LARGE and size < weights:
+        raise ModelFileError(
+            "the weight file is too small for the encoder",
+            file=path,
+            found=format_size(size),
+            expected=f"{weights} weights",
+            hint="set model.encoder to the encoder of these weights",
+        )
 
 
 def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
