@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from volseg.cli.main import main
 from volseg.io.model_file import read_model
 from volseg.training import loop
 from volseg.training.checkpoint import load_checkpoint
+from volseg.training.state import TrainingState
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["model.encoder=identity", "model.features=4", "train.batch_size=1", "device=cpu", "train.max_steps=6"]
@@ -159,3 +161,22 @@ def test_a_second_signal_ends_at_once_and_saves_no_half_step(data: Path, tmp_pat
     assert process.returncode == 143, errors
     assert load_checkpoint(tmp_path / "run" / "checkpoint").progress.step == 4
     assert "continue with" in errors.splitlines()[-1]
+
+
+def test_a_worker_that_dies_is_an_error_that_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = TrainingState.step
+
+    def killed(*given: Any, **named: Any) -> Any:
+        for worker in active_children():
+            worker.kill()
+            worker.join()
+        return step(*given, **named)
+
+    monkeypatch.setattr(TrainingState, "step", killed)
+    assert main(arguments(data, tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert "a worker process that loads patches died" in error
+    assert "hint: use fewer data.workers" in error
+    assert "Traceback" not in error

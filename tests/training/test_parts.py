@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from volseg.config.schema import TrainConfig
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, OutputError
 from volseg.training.ema import WeightAverage
+from volseg.training.experiment import read_split
 from volseg.training.provenance import provenance
 from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget, learning_rate_factor
@@ -59,6 +60,30 @@ def test_the_log_drops_lines_after_the_checkpoint(tmp_path: Path) -> None:
     resumed.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 20, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0}]
     assert (tmp_path / "progress.png").stat().st_size > 0
+
+
+def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
+    row = {"step": 20, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0}
+    log = RunLog(tmp_path, resume_step=0)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"metrics\.jsonl(.|\n)*No space left"):
+        log.train(row)
+    (tmp_path / "progress.png").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"progress\.png(.|\n)*No space left"):
+        log.close()
+
+
+def test_a_split_file_holds_lists_of_cases(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    split = {"fold": 0, "train": ["a", "b"], "val": ["c"]}
+    path.write_text(json.dumps(split))
+    assert read_split(path) == split
+    changes: list[dict[str, object]] = [{"train": 3}, {"train": [1]}, {"val": None}, {"val": []}, {"val": "abc"}]
+    for wrong in ([], 3, *({**split, **change} for change in changes)):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ConfigError, match=r"no list of cases under(.|\n)*splits\.json"):
+            read_split(path)
 
 
 def test_each_step_draws_its_own_numbers() -> None:

@@ -102,7 +102,7 @@ def _experiment(config: Config, dataset: Dataset, progress: StageProgress | None
     """Make plan and split, or read those of the resumed run, and preprocess the training cases."""
     folder, workers = Path(config.output), config.data.workers
     if resumed:
-        plan, split = Plan.load(folder / "plan.json"), read_json(folder / "splits.json", "split")
+        plan, split = Plan.load(folder / "plan.json"), read_split(folder / "splits.json")
     else:
         split = choose_split(dataset, config)
         measured = fingerprint(dataset, stage_progress(progress, "fingerprint"), workers=workers)
@@ -142,6 +142,25 @@ def choose_split(dataset: Dataset, config: Config) -> dict[str, Any]:
     split = make_splits([case.id for case in dataset.cases], SPLIT_SEED)[config.data.fold]
     train = choose_shots(split["train"], config.data.shots, config.seed)
     return {"fold": config.data.fold, "train": train, "val": split["val"]}
+
+
+def read_split(path: Path) -> dict[str, Any]:
+    """Read the ``splits.json`` of a run.
+
+    Raises:
+        ConfigError: It is missing or damaged, or a part of it is no list of cases.
+    """
+    split = read_json(path, "split")
+    for part in ("train", "val"):
+        names = split.get(part) if isinstance(split, dict) else split
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise ConfigError(
+                f"the split file has no list of cases under {part!r}",
+                file=path,
+                found=str(names)[:80],
+                hint="restore the file, or choose another output=",
+            )
+    return dict(split)
 
 
 @contextmanager

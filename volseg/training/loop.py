@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from volseg.config.load import config_to_dict
 from volseg.device import choose_device, training_dtype
+from volseg.errors import VolsegError
 from volseg.io.json_files import read_json, write_json
 from volseg.io.model_file import file_sha256, save_model
 from volseg.models.build import count_parameters, for_prediction
@@ -53,7 +54,7 @@ def train(experiment: Experiment, progress: StageProgress | None = None) -> Path
         ConfigError: The configuration does not fit the checkpoint, or the run has no end.
         ModelFileError: Weight file or checkpoint cannot be used.
         OutputError: The disk is full; the checkpoints of before are kept.
-        VolsegError: The loss is not finite; the last checkpoint is from before.
+        VolsegError: The loss is not finite, or a worker died; the last checkpoint is from before.
     """
     state = TrainingState(experiment.config, experiment.plan, read_weights=not experiment.resumed)
     record = write_provenance(experiment, count_parameters(state.model))
@@ -73,6 +74,14 @@ def train(experiment: Experiment, progress: StageProgress | None = None) -> Path
                     state.save(experiment.checkpoint_folder, run)
                 logger.warning("stopped; the checkpoint of step %d is written", run.step)
             raise
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise VolsegError(
+                "a worker process that loads patches died, most likely because the memory was full",
+                found=error,
+                hint="use fewer data.workers, or 0, and continue with --resume",
+            ) from error
     log.close()
     return write_model(experiment, state.average.model, record, run, "model.safetensors")
 
@@ -139,7 +148,8 @@ def write_provenance(experiment: Experiment, parameters: dict[str, Any]) -> dict
     config, path = experiment.config, experiment.folder / "provenance.json"
     logger.info("parameters: %s", parameter_text(parameters))
     if experiment.resumed:
-        weights_hash = read_json(path, "provenance").get("weights_sha256")
+        former = read_json(path, "provenance")
+        weights_hash = former.get("weights_sha256") if isinstance(former, dict) else None
     else:
         start = weight_file(config.model)
         weights_hash = file_sha256(start) if start is not None else None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from volseg.io.atomic import atomic_file
+from volseg.errors import OutputError
+from volseg.io.atomic import HINT, atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +21,9 @@ class RunLog:
     Args:
         folder: Run folder.
         resume_step: Lines of later steps, from an interrupted run, are dropped.
+
+    Raises:
+        OutputError: A file cannot be written, here and in every method.
     """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
@@ -50,7 +56,7 @@ class RunLog:
 
     def _write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
-        with self._path.open("a", encoding="utf-8") as file:
+        with _output_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 
@@ -86,4 +92,18 @@ def draw_progress(rows: list[dict[str, Any]], path: Path) -> None:
     lr_axes.set_xlabel("step")
     for axes in (loss_axes, dice_axes, lr_axes):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with _output_errors(path):
+        figure.savefig(path, dpi=110)
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Name the file that cannot be written, for example because the disk is full.
+
+    Raises:
+        OutputError: Instead of `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError("the log of the run cannot be written", file=path, found=error.strerror, hint=HINT) from error
