@@ -202,3 +202,33 @@ def test_the_middle_of_the_body_by_hand() -> None:
     assert midline(image) == 6
     assert midline(image.astype(np.int16)) == 6
     assert midline(np.zeros((12, 20, 20))) == 5.5
+
+
+def plain_folder(root: Path, images: list[np.ndarray]) -> Path:
+    """Write a folder without a description of the modality."""
+    label = np.zeros(images[0].shape, np.uint8)
+    label[4:7, 4:7, 4:7] = 1
+    for number, image in enumerate(images):
+        save_nifti(root / "images" / f"c{number}.nii.gz", image.astype(np.int16))
+        save_nifti(root / "labels" / f"c{number}.nii.gz", label)
+    return root
+
+
+def test_all_cases_decide_what_an_unnamed_modality_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a first CT that was cropped to the body, nor an MRI with one negative voxel."""
+    rng = np.random.default_rng(0)
+    ct = [rng.normal(40, 20, (10, 11, 12)) for _ in range(5)]
+    for image in ct[1:]:
+        image[0] = -1000
+    measured = fingerprint(read_dataset(plain_folder(tmp_path / "ct", ct)))
+    assert (measured.modality, measured.channels) == ("ct", ("CT",))
+    assert [case.labels_in_air for case in measured.cases] == [False] * 5
+    assert "1 of 5 cases do not look like CT: c0" in caplog.text
+    caplog.clear()
+    mri = [rng.normal(400, 20, (10, 11, 12)) for _ in range(5)]
+    mri[0][0, 0, 0] = -300
+    with caplog.at_level("INFO"):
+        measured = fingerprint(read_dataset(plain_folder(tmp_path / "mri", mri)))
+    assert (measured.modality, measured.channels) == ("mri", ("MRI",))
+    assert "taken for MRI" in caplog.text
+    assert "do not look like" not in caplog.text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.made.prepared_cases import CT
+from volseg.planning.fingerprint import IntensityStatistics
 from volseg.planning.plan import ChannelIntensity
 from volseg.preprocessing import intensity
 from volseg.preprocessing.intensity import Scaling, case_scaling, scalings
@@ -44,6 +45,25 @@ def test_zscore_of_nonzero_voxels_leaves_zeros_alone() -> None:
     result = normalized(padded, NONZERO)
     np.testing.assert_allclose(result[:, 4:-4, 4:-4, 4:-4], alone, atol=1e-5)
     assert (result[padded == 0] == 0).all()
+
+
+def test_the_rules_that_a_channel_s_name_states() -> None:
+    """As nnU-Net names them."""
+    data = np.array([-10.0, 0.0, 30.0, 90.0]).reshape(1, 1, 2, 2)
+    expected = {
+        "noNorm": [-10, 0, 30, 90],
+        "rescale_0_1": [0, 0.1, 0.4, 1],
+        "rescale_to_0_1": [0, 0.1, 0.4, 1],
+        "RGB_to_0_1": [-10 / 255, 0, 30 / 255, 90 / 255],
+        "CT": [-6, -5, -2, 4],
+    }
+    foreground = IntensityStatistics(mean=50, std=10, percentile_00_5=-10, percentile_99_5=90)
+    for name, values in expected.items():
+        rule = ChannelIntensity.of_channel(name, foreground, nonzero=True)
+        np.testing.assert_allclose(normalized(data, rule).ravel(), values, rtol=1e-6)
+    for name in ("zscore", "T1", "FLAIR"):
+        assert ChannelIntensity.of_channel(name, foreground, nonzero=True) == NONZERO
+    assert (normalized(np.full((1, 2, 2, 2), 7), ChannelIntensity(rule="rescale")) == 0).all()
 
 
 def test_an_empty_or_constant_channel_becomes_zero() -> None:

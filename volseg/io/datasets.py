@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,10 @@ from volseg.errors import DataError
 from volseg.io.cases import Case, case_name, find_volumes, group_channels, list_images, refuse, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.labels import LabelMap, check_exclusive, make_label_map
-from volseg.io.modality import looks_like_ct
+from volseg.io.modality import UNKNOWN
 from volseg.io.volumes import read_mask, read_volume
 
 __all__ = ["Case", "Dataset", "case_name", "list_images", "read_dataset"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Dataset:
         name: Name of the data set.
         root: Its folder.
         cases: The labelled cases, sorted by id.
-        channels: What each channel is, e.g. ``("CT",)`` or ``("T1", "FLAIR")``.
+        channels: What each channel is, e.g. ``("CT",)`` or ``("T1", "FLAIR")``; ``"unknown"`` where nothing states it.
         label_map: The classes, each of one value.
     """
 
@@ -144,10 +141,10 @@ def _read_plain(root: Path, description: Description | None) -> Dataset:
         raise DataError("images/ and labels/ hold no scans", file=root, expected=".nii.gz files of the same names")
     channels = description.channels if description is not None else None
     if description is not None and description.labels is not None:
-        return _dataset(root, description, cases, channels or _guessed_channels(cases[0]))
+        return _dataset(root, description, cases, channels or _unknown_channels(cases[0]))
     label_map = check_exclusive(_discovered_labels(references), root / "labels")
     name = (description.name if description is not None else None) or root.resolve().name
-    return Dataset(name, root, cases, channels or _guessed_channels(cases[0]), label_map)
+    return Dataset(name, root, cases, channels or _unknown_channels(cases[0]), label_map)
 
 
 def _dataset(root: Path, description: Description, cases: Iterable[Case], channels: tuple[str, ...]) -> Dataset:
@@ -173,12 +170,9 @@ def _check_pairs(root: Path, images: Iterable[str], references: Iterable[str]) -
     )
 
 
-def _guessed_channels(case: Case) -> tuple[str, ...]:
-    data = read_volume(case.images[0]).data
-    modality = "CT" if looks_like_ct(data) else "MRI"
-    hint = 'override it by "modality" in dataset.json'
-    logger.info("%s: taken for %s by its values (%s)", case.images[0], modality, hint)
-    return (modality,) * len(data)
+def _unknown_channels(case: Case) -> tuple[str, ...]:
+    """Return as many channels as a case has."""
+    return (UNKNOWN,) * len(read_volume(case.images[0]).data)
 
 
 def _discovered_labels(references: Mapping[str, Path]) -> LabelMap:

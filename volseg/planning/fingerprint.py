@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -13,10 +15,15 @@ from scipy import ndimage
 from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.ops import label_boxes, nonzero_box
+from volseg.io.cases import LISTED
 from volseg.io.checks import load_case
 from volseg.io.datasets import Case, Dataset
+from volseg.io.description import modality_of
 from volseg.io.labels import LabelMap
+from volseg.io.modality import CT_BELOW_HU, UNKNOWN
 from volseg.parallel import Progress, for_each_case
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_PER_CASE = 10_000
 """Most foreground voxels per case in the intensity statistics."""
@@ -111,7 +118,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
         _measure,
         channels=dataset.channels,
         label_map=dataset.label_map,
-        ct=dataset.modality == "ct",
+        search_air=dataset.modality == "ct" or UNKNOWN in dataset.channels,
     )
     measured = for_each_case(work, dataset.cases, workers=workers, progress=progress)
     samples = np.concatenate([sample for _, sample in measured], axis=1)  # (C, N)
@@ -122,10 +129,13 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
             expected=", ".join(f"{name}={value}" for name, value in dataset.labels.items()),
             hint="check the label files and the labels of dataset.json",
         )
+    channels = dataset.channels
+    if UNKNOWN in channels:
+        channels = (_modality([case for case, _ in measured], dataset.root),) * len(channels)
     return Fingerprint(
         dataset=dataset.name,
-        modality=dataset.modality,
-        channels=tuple(dataset.channels),
+        modality=modality_of(channels),
+        channels=channels,
         label_map=dataset.label_map,
         intensity=tuple(_statistics(channel) for channel in samples),
         cases=tuple(case for case, _ in measured),
@@ -133,7 +143,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
 
 
 def _measure(
-    case: Case, channels: tuple[str, ...], label_map: LabelMap, ct: bool
+    case: Case, channels: tuple[str, ...], label_map: LabelMap, search_air: bool
 ) -> tuple[CaseFingerprint, np.ndarray]:
     """Return the fingerprint of a case and its foreground samples (C, N) float32."""
     volume, mask = load_case(case, channels, label_map)
@@ -149,11 +159,28 @@ def _measure(
         spacing_mm=_rounded(spacing, 6),
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
         classes=_class_shapes(label, label_map.to_plain(), spacing),
-        labels_in_air=labels_in_air(data, label != 0, spacing) if ct else None,
+        labels_in_air=labels_in_air(data, label != 0, spacing) if search_air else None,
         midline_mm=round(midline(data[0]) * spacing[0], 3),
         ranges=tuple(channel_range(channel) for channel in data),
         identity_affine=np.array_equal(volume.grid.affine, np.eye(4)),
     ), data.reshape(len(channels), -1)[:, samples].astype(np.float32)
+
+
+def _modality(cases: Sequence[CaseFingerprint], root: Path) -> str:
+    """Return ``CT`` if the values of most cases say so, else ``MRI``, and log which cases differ.
+
+    A case says CT if 0.5 % of the voxels of its first channel lie below :data:`CT_BELOW_HU`.
+    """
+    votes = {case.id: case.ranges[0][0] < CT_BELOW_HU for case in cases}
+    ct = 2 * sum(votes.values()) > len(votes)
+    name, hint = "CT" if ct else "MRI", 'state "modality" in dataset.json'
+    logger.info("%s: taken for %s by its values (to override it, %s)", root, name, hint)
+    others = [case for case, vote in votes.items() if vote != ct]
+    if others:
+        listed = ", ".join(others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
+        text = "%s: %d of %d cases do not look like %s: %s; if they are, %s"
+        logger.warning(text, root, len(others), len(cases), name, listed, hint)
+    return name
 
 
 def channel_range(channel: np.ndarray) -> Range:

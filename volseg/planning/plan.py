@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -16,10 +17,12 @@ from volseg.geometry.resample import check_zoom
 from volseg.io.json_files import read_json, write_json
 from volseg.io.labels import LabelMap
 from volseg.planning import rules, validate
-from volseg.planning.channel import ChannelIntensity
+from volseg.planning.channel import RULE_OF_NAME, ChannelIntensity
 from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
 from volseg.planning.fingerprint import Fingerprint, Triple
 from volseg.planning.ranges import ScanRanges
+
+logger = logging.getLogger(__name__)
 
 PLAN_VERSION = 1
 Size = tuple[int, int, int]
@@ -169,6 +172,8 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "ranges": optional(ScanRanges.from_dict),
 }
 OPTIONAL = ("version", "ignore_label", "air_below", "ranges")
+STATED = (*RULE_OF_NAME, "zscore", "mri", "mr")
+"""Names of channels that say how to normalise them, lower case."""
 FIXED = ("version", "dataset", "channels", "labels", "ignore_label", "ranges")
 """Fields that come from the data set and cannot be overridden."""
 
@@ -283,14 +288,12 @@ def _pick(overridden: Mapping[str, Any], key: str, rule: Callable[[], Any]) -> A
 
 
 def _intensity(fingerprint: Fingerprint, modality: str | None, crop: bool) -> tuple[ChannelIntensity, ...]:
-    """Return the rule of each channel: foreground statistics for CT, z-score per case for others.
-
-    An overridden modality applies to all channels.
-    """
+    """Return the rule of each channel by its name; an overridden modality applies to all channels."""
+    for name in fingerprint.channels:
+        if modality is None and name.strip().lower() not in STATED:
+            logger.info("channel %s: normalised by z-score, as all channels whose name states nothing else", name)
     return tuple(
-        ChannelIntensity.ct(statistics)
-        if (modality or name.strip().lower()) == "ct"
-        else ChannelIntensity(rule="zscore", nonzero=crop)
+        ChannelIntensity.of_channel(modality or name, statistics, nonzero=crop)
         for name, statistics in zip(fingerprint.channels, fingerprint.intensity, strict=True)
     )
 

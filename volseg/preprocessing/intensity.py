@@ -56,10 +56,19 @@ def scalings(data: NDArray[Any], intensity: Sequence[ChannelIntensity]) -> tuple
         data: (C, D, H, W), any real type.
         intensity: One rule per channel.
     """
-    return tuple(
-        Scaling(*_numbers(rule)) if rule.rule == "ct" else case_scaling(channel, rule.nonzero)
-        for channel, rule in zip(data, intensity, strict=True)
-    )
+    return tuple(_scaling(channel, rule) for channel, rule in zip(data, intensity, strict=True))
+
+
+def _scaling(channel: NDArray[Any], rule: ChannelIntensity) -> Scaling:
+    """Return the scaling of a channel (D, H, W)."""
+    if rule.rule == "ct":
+        return Scaling(*_numbers(rule))
+    if rule.rule == "zscore":
+        return case_scaling(channel, rule.nonzero)
+    if rule.rule == "rescale":
+        low, high = float(channel.min()), float(channel.max())
+        return Scaling(low, high, low, high - low)
+    return Scaling(-math.inf, math.inf, 0, 255 if rule.rule == "rgb" else 1)
 
 
 def normalize(data: NDArray[Any], scaling: Sequence[Scaling]) -> NDArray[np.float32]:
