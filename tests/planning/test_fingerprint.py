@@ -232,3 +232,15 @@ def test_all_cases_decide_what_an_unnamed_modality_is(tmp_path: Path, caplog: py
     assert (measured.modality, measured.channels) == ("mri", ("MRI",))
     assert "taken for MRI" in caplog.text
     assert "do not look like" not in caplog.text
+
+
+def test_the_share_of_a_label_outside_the_nonzero_voxels(tmp_path: Path) -> None:
+    """Nonzero voxels fill 2 to 7 of 10 along each axis; of 4 x 2 x 2 labelled voxels, 0 to 1 lie before them."""
+    image, label = np.zeros((10, 10, 10), np.int16), np.zeros((10, 10, 10), np.uint8)
+    image[2:8, 2:8, 2:8] = np.arange(216).reshape(6, 6, 6) + 1
+    label[0:4, 4:6, 4:6] = 1
+    label[5:7, 5:7, 5:7] = 2
+    save_nifti(tmp_path / "images" / "a.nii.gz", image)
+    save_nifti(tmp_path / "labels" / "a.nii.gz", label)
+    classes = fingerprint(read_dataset(tmp_path)).cases[0].classes
+    assert {name: shape.outside_nonzero for name, shape in classes.items()} == {"label_1": 0.5, "label_2": 0.0}

@@ -46,10 +46,12 @@ class ClassShape:
     Attributes:
         extent_mm: Bounding box of its largest connected component, (R, A, S).
         centroid_mm: Mean position along the volume's axes, (R, A, S), from the volume's corner.
+        outside_nonzero: Share of its voxels outside the bounding box of the image's nonzero voxels.
     """
 
     extent_mm: Triple
     centroid_mm: Triple
+    outside_nonzero: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ def _measure(
         shape=grid.shape,
         spacing_mm=_rounded(spacing, 6),
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
-        classes=_class_shapes(label, label_map.to_plain(), spacing),
+        classes=_class_shapes(label, label_map.to_plain(), spacing, (start, stop)),
         labels_in_air=labels_in_air(data, label != 0, spacing) if search_air else None,
         midline_mm=round(midline(data[0]) * spacing[0], 3),
         ranges=tuple(channel_range(channel) for channel in data),
@@ -230,7 +232,10 @@ def spread(count: int, limit: int) -> np.ndarray:
     return np.linspace(0, max(count - 1, 0), min(count, limit)).round().astype(np.int64)
 
 
-def _class_shapes(label: np.ndarray, labels: Mapping[str, int], spacing: np.ndarray) -> dict[str, ClassShape]:
+def _class_shapes(
+    label: np.ndarray, labels: Mapping[str, int], spacing: np.ndarray, nonzero: tuple[Sequence[int], Sequence[int]]
+) -> dict[str, ClassShape]:
+    """Return the shape of each class that occurs; ``nonzero`` is the first and the last + 1 index of that box."""
     boxes = label_boxes(label, labels.values())
     shapes = {}
     for name, value in labels.items():
@@ -239,10 +244,12 @@ def _class_shapes(label: np.ndarray, labels: Mapping[str, int], spacing: np.ndar
             continue
         piece = label[box] == value  # (r, a, s), the bounding box of the class
         start = np.array([axis.start for axis in box])
+        inside = piece[tuple(slice(max(0, a - n), max(0, b - n)) for a, b, n in zip(*nonzero, start, strict=True))]
         centroid = (np.array(ndimage.center_of_mass(piece)) + start) * spacing
         shapes[name] = ClassShape(
             extent_mm=_rounded(_largest_extent(piece) * spacing, 3),
             centroid_mm=_rounded(centroid, 3),
+            outside_nonzero=1 - np.count_nonzero(inside) / np.count_nonzero(piece),
         )
     return shapes
 

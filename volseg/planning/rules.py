@@ -6,12 +6,13 @@ Source: Isensee et al., nnU-Net, Nature Methods 18 (2021), supplementary note 2,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from volseg.io.cases import LISTED
 from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_WINDOW_HU, CaseFingerprint, Triple
 
 PATCH_VOXELS = 32 * 128 * 128
@@ -199,6 +200,42 @@ def _is_one_sided(cases: Sequence[CaseFingerprint], name: str) -> bool:
     offset, extent = np.array(offsets).T
     agreement = max((offset > 0).mean(), (offset < 0).mean())
     return bool(agreement >= SAME_ORDER and np.median(np.abs(offset)) >= WHOLLY_ASIDE * np.median(extent))
+
+
+def lost_labels(
+    cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float], *, crop: bool
+) -> list[str]:
+    """Return what cropping and resampling take away from the labels: one text per class, with the cases.
+
+    A class loses voxels outside the nonzero box if cases are cropped to it, and may vanish where its largest component
+    is thinner than half a voxel of the working grid.
+
+    Args:
+        cases: Fingerprints.
+        axes: Index in (R, A, S) of each working axis.
+        spacing_mm: Target spacing (D, H, W).
+        crop: Whether cases are cropped to the nonzero box.
+    """
+    texts = []
+    for name in sorted({name for case in cases for name in case.classes}):
+        shapes = {case.id: case.classes[name] for case in cases if name in case.classes}
+        outside = {case: shape.outside_nonzero for case, shape in shapes.items() if crop and shape.outside_nonzero > 0}
+        extents = {case: np.array(shape.extent_mm)[list(axes)] for case, shape in shapes.items()}
+        thin = {case: extent for case, extent in extents.items() if (extent < np.array(spacing_mm) / 2).any()}
+        if outside:
+            listed = _listed(f"{case} ({share:.1%})" for case, share in outside.items())
+            texts.append(f"class {name}: labels lost by cropping to the nonzero voxels: {listed}")
+        if thin:
+            listed = _listed(f"{case} ({' x '.join(f'{mm:.3g}' for mm in extent)} mm)" for case, extent in thin.items())
+            texts.append(f"class {name}: labels that resampling may remove, thinner than half a voxel: {listed}")
+    return texts
+
+
+def _listed(items: Iterable[str]) -> str:
+    """Return the first cases, and how many follow."""
+    texts = list(items)
+    more = f" and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
+    return ", ".join(texts[:LISTED]) + more
 
 
 def nearest_depth(spacing_mm: Sequence[float]) -> bool:
