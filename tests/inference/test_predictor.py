@@ -97,7 +97,7 @@ def test_invalid_arrays(predictor: Predictor, scan: Image) -> None:
 
 def test_channels_from_several_files(make_plan: MakePlan, build: Build, scan: Image, tmp_path: Path) -> None:
     plan = make_plan(channels=("T1", "T2"), intensity=(ct_scale(), ct_scale()))
-    predictor = Predictor.from_model(build(plan), plan, device="cpu")
+    predictor = Predictor.from_model(build(plan, encoder="identity"), plan, device="cpu")
     data = np.asanyarray(scan.dataobj)
     files = [saved(Image(x, scan.affine), tmp_path / f"{n}.nii.gz") for n, x in enumerate((data, data[::-1]))]
     both = predictor.predict(files).labels

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
+from volseg.device import has_native_bf16
 from volseg.errors import ConfigError, MissingExtraError
 from volseg.models.attention import attention_function, reference_attention, sdpa, try_attention
 from volseg.models.build import build_model, for_prediction
@@ -161,7 +162,17 @@ def test_training_stops_before_it_starts_where_the_kernel_refuses(install: Insta
         TrainingState(config, StubPlan())
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("32", torch.float32),
+        pytest.param(
+            "bf16",
+            torch.bfloat16,
+            marks=pytest.mark.skipif(not has_native_bf16(torch.device("cpu")), reason="bf16 needs a CPU with AMX"),
+        ),
+    ],
+)
 def test_training_tries_the_kernel_in_its_own_precision(install: Install, precision: str, dtype: torch.dtype) -> None:
     dtypes = []
 

@@ -67,7 +67,7 @@ def test_labels_come_back_as_they_were_trained(masks: tuple[Path, Path], trained
     stored = np.asanyarray(nibabel.load(path).dataobj)
     assert stored.dtype == np.uint16
     assert np.unique(stored).tolist() == [0, 205, 500, 600]
-    assert min(dice(stored, TRUTH, label) for label in (205, 500, 600)) > 0.8
+    assert min(dice(stored, TRUTH, label) for label in (205, 500, 600)) > 0.75
     assert np.array_equal(stored, volseg.load(trained_model, device="cpu").predict(masks[0] / "int16.nii.gz").labels)
     header = raw_header(path)
     assert (header["scl_slope"], header["scl_inter"]) == (1, 0)
