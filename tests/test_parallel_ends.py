@@ -36,6 +36,23 @@ if __name__ == "__main__":
     from volseg.cli.main import main
     sys.exit(main(sys.argv[2:]))
 '''
+LOADER = '''
+"""Loads samples as training does; a worker writes its number and then works for a minute."""
+import os, sys, time
+from pathlib import Path
+from torch.utils.data import DataLoader
+from volseg.training.stop import end_with_parent_only
+
+class Samples:
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        Path(sys.argv[1], str(os.getpid())).touch()
+        time.sleep(60)
+
+if __name__ == "__main__":
+    next(iter(DataLoader(Samples(), num_workers=2, worker_init_fn=end_with_parent_only)))
+'''
 CASES = 20
 
 
@@ -81,6 +98,19 @@ def test_workers_end_with_the_command(
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert len(workers) == 2
+    wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def test_workers_of_a_loader_end_when_training_is_killed(tmp_path: Path) -> None:
+    script, started = tmp_path / "load.py", tmp_path / "workers"
+    script.write_text(LOADER)
+    started.mkdir()
+    process = subprocess.Popen([sys.executable, str(script), str(started)], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len(list(started.iterdir())) == 2 or process.poll() is not None)
+    workers = [int(path.name) for path in started.iterdir()]
+    process.kill()
+    _, errors = process.communicate(timeout=20)  # the workers hold stderr too
+    assert len(workers) == 2, errors
     wait_until(lambda: not any(is_running(worker) for worker in workers))
 
 

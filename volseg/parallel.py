@@ -158,7 +158,7 @@ def _raise_died() -> Any:
 def _work(work: Callable[[Any], Any], connection: Connection) -> None:
     """Work on the tasks of a connection until it ends; runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     while True:
         try:
             task = connection.recv()
@@ -172,8 +172,12 @@ def _work(work: Callable[[Any], Any], connection: Connection) -> None:
         connection.send(answer)
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent has ended, also by SIGKILL."""
+def end_with_parent() -> None:
+    """Let this process of `multiprocessing` end when its parent has ended, also by SIGKILL."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()

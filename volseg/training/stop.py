@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from volseg.parallel import end_with_parent
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPEAT_S = 1.0
 """A signal that comes sooner after the first is the same request: ``timeout`` and batch systems send several."""
@@ -75,10 +77,12 @@ class StopSignals:
 def end_with_parent_only(_: int) -> None:
     """Let a worker of a loader ignore the signals of others: batch systems and terminals send them to all processes.
 
-    A worker that dies raises an error in the main process, also in the middle of a step. The main process ends its
+    It ends at once when the main process was killed; torch's own watch takes 5 seconds, or until a sample is made. A
+    worker that dies raises an error in the main process, also in the middle of a step. The main process ends its
     workers itself when the step is done, if need be by a SIGTERM of its own. Without ``sigwaitinfo`` (macOS, Windows)
     SIGTERM keeps its meaning.
     """
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
