@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class VolsegError(Exception):
@@ -27,11 +31,15 @@ class VolsegError(Exception):
         expected: object = None,
         hint: str | None = None,
     ) -> None:
-        parts = {"file": file, "found": found, "expected": expected, "hint": hint}
+        self._parts: dict[str, Any] = {"file": file, "found": found, "expected": expected, "hint": hint}
         self.problem = problem
         self.file = str(file) if file is not None else None
-        lines = [problem] + [f"  {key}: {value}" for key, value in parts.items() if value is not None]
+        lines = [problem] + [f"  {key}: {value}" for key, value in self._parts.items() if value is not None]
         super().__init__("\n".join(lines))
+
+    def in_file(self, file: str | Path) -> Self:
+        """Return the same error, with the file that it concerns."""
+        return type(self)(self.problem, **{**self._parts, "file": file})
 
 
 class ConfigError(VolsegError):

@@ -44,7 +44,12 @@ def load_config(source: str | Path | Mapping[str, Any] | Config | None, override
         _check_keys(values, where)
         _clear_other_stop(merged, values)
         merged = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(merged, dict(values))))
-    return config_from_dict(merged, origin=origin)
+    try:
+        return config_from_dict(merged, origin=origin)
+    except ConfigError as error:
+        if origin is not None and error.file is None and str(error) == _error_of(base):
+            raise error.in_file(origin) from error
+        raise
 
 
 def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None) -> Config:
@@ -58,7 +63,7 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     _unlock(config)
     try:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(config, dict(values))))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError, RecursionError) as error:
         key = getattr(error, "full_key", None)
         raise ConfigError(
             "a configuration value is invalid", file=origin, found=f"{key}: {str(error).splitlines()[0]}"
@@ -82,6 +87,15 @@ def save_config(config: Config, path: Path) -> None:
         raise OutputError("the configuration cannot be written", file=path, found=error) from error
 
 
+def _error_of(values: Mapping[str, Any]) -> str | None:
+    """Return the message of what is wrong with a file's values without any override."""
+    try:
+        config_from_dict(values)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
@@ -89,7 +103,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "the configuration file does not exist", file=path, hint="use one of configs/*.yaml or your own"
         ) from error
-    except (OSError, ValueError, YAMLError) as error:
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
         raise ConfigError("the configuration file cannot be read as YAML", file=path, found=error) from error
     if not isinstance(values, dict):
         raise ConfigError("the configuration file is not a mapping", file=path, found=type(values).__name__)

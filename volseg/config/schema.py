@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +29,7 @@ def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
 
 
 def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
-    if value is not None and (not math.isfinite(value) or value < 0 or (value == 0 and not zero)):
+    if value is not None and (not 0 <= value <= sys.float_info.max or (value == 0 and not zero)):
         raise ConfigError(
             f"{key} is out of range", found=value, expected="finite and >= 0" if zero else "finite and > 0"
         )

@@ -129,6 +129,14 @@ def _lines(file: Path) -> Iterable[tuple[int, str]]:
     return enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1)
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a path leads to a file; a name that is too long does not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()

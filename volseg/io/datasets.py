@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from volseg.errors import DataError
-from volseg.io.cases import Case, case_name, find_volumes, group_channels, list_images, refuse, sorted_cases
+from volseg.io.cases import Case, case_name, find_volumes, group_channels, is_file, list_images, refuse, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.labels import LabelMap, check_exclusive, make_label_map
 from volseg.io.modality import UNKNOWN
@@ -100,7 +100,7 @@ def read_dataset(root: str | Path) -> Dataset:
 def _read_decathlon(root: Path, description: Description) -> Dataset:
     """Read the listed pairs."""
     cases = [Case(case_name(pair.image), _channel_files(pair.image), pair.label) for pair in description.pairs]
-    missing = (path for case in cases for path in (*case.images, case.label) if path and not path.is_file())
+    missing = (path for case in cases for path in (*case.images, case.label) if path and not is_file(path))
     refuse(
         "files listed in dataset.json do not exist",
         description.file,
@@ -112,7 +112,7 @@ def _read_decathlon(root: Path, description: Description) -> Dataset:
 
 def _channel_files(image: Path) -> tuple[Path, ...]:
     """Return the listed file or, if it stands for several (nnU-Net v1), ``case_0000``, ``case_0001`` ... beside it."""
-    if image.is_file() or not image.parent.is_dir():
+    if is_file(image) or not image.parent.is_dir():
         return (image,)
     return group_channels(find_volumes(image.parent)).get(case_name(image), (image,))
 

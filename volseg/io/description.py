@@ -114,12 +114,12 @@ def _labels(labels: Any, file: Path) -> LabelMap:
         if not isinstance(labels, Mapping):
             raise TypeError(f"labels: {labels}")
         pairs = list(labels.items())
-    if all(key.removeprefix("-").isdecimal() and isinstance(name, str) for key, name in pairs):
-        if len(set(labels.values())) < len(labels):
-            raise DataError("two label values have the same name", file=file, found=labels)
-        if len({int(value) for value in labels}) < len(labels):
-            raise DataError("a label value is given twice", file=file, found=labels, expected="different values")
-        labels = {name: int(value) for value, name in pairs}
+        if all(key.removeprefix("-").isdecimal() and isinstance(name, str) for key, name in pairs):
+            if len(set(labels.values())) < len(labels):
+                raise DataError("two label values have the same name", file=file, found=labels)
+            if len({int(value) for value in labels}) < len(labels):
+                raise DataError("a label value is given twice", file=file, found=labels, expected="different values")
+            labels = {name: int(value) for value, name in pairs}
     return make_label_map(labels, file)
 
 

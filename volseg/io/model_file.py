@@ -130,7 +130,7 @@ def _document(metadata: Mapping[str, Any], path: Path) -> str:
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also integers of 5,000 digits, and nesting
         raise _damaged(path, f"metadata that is not JSON ({error})") from error
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):
         raise _damaged(path, "metadata without a format number")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -32,7 +32,8 @@ def integer(key: str, value: Any) -> int:
 
 def number(key: str, value: Any) -> float:
     """Read a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not plain or not abs(value) <= sys.float_info.max:  # not: NaN
         raise ConfigError(f"{key} is not a finite number", found=repr(value))
     return float(value)
 

@@ -148,7 +148,7 @@ class TrainingState:
             raise ConfigError(
                 "the checkpoint has other parameter groups", file=folder, found=error, hint=hint
             ) from error
-        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ModelFileError(
                 "the checkpoint does not fit the network", file=folder, found=error, hint=hint
             ) from error
