@@ -82,11 +82,11 @@ def end_with_parent_only(_: int) -> None:
     workers itself when the step is done, if need be by a SIGTERM of its own. Without ``sigwaitinfo`` (macOS, Windows)
     SIGTERM keeps its meaning.
     """
-    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()  # last, because threads inherit which signals are blocked
 
 
 def _wait_for_parent(parent: int) -> None:
