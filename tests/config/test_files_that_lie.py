@@ -35,6 +35,17 @@ def test_an_invalid_configuration_is_named(text: str, tmp_path: Path) -> None:
     assert caught.value.file == str(path)
 
 
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "${seed}", "a ${", "${x"])
+def test_no_environment_variable_is_read(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "read")
+    path = tmp_path / "run.yaml"
+    path.write_text(f"output: '{value}'", encoding="utf-8")
+    nested = {"plan": {"patch_size": [value]}}
+    for source, overrides in ((path, []), (None, [f"output={value}"]), ({"output": value}, []), (nested, [])):
+        with pytest.raises(ConfigError):
+            load_config(source, overrides)
+
+
 def test_an_invalid_override_does_not_blame_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("train: {lr: 0.1}", encoding="utf-8")

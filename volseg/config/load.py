@@ -41,6 +41,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config | None, override
         base = source if isinstance(source, Mapping) else _read_yaml(Path(source)) if source is not None else {}
     merged: dict[str, Any] = {}
     for values, where in ((base, origin), (_parse_overrides(overrides), "command line")):
+        _refuse_interpolation(values, where)
         _check_keys(values, where)
         _clear_other_stop(merged, values)
         merged = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(merged, dict(values))))
@@ -58,6 +59,7 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     Raises:
         ConfigError: A key is unknown, or a value has the wrong type or range.
     """
+    _refuse_interpolation(values, origin)
     _check_keys(values, origin)
     config = OmegaConf.structured(Config)
     _unlock(config)
@@ -103,7 +105,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "the configuration file does not exist", file=path, hint="use one of configs/*.yaml or your own"
         ) from error
-    except (OSError, ValueError, RecursionError, YAMLError) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError("the configuration file cannot be read as YAML", file=path, found=error) from error
     if not isinstance(values, dict):
         raise ConfigError("the configuration file is not a mapping", file=path, found=type(values).__name__)
@@ -120,6 +122,20 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
     except (YAMLError, OmegaConfBaseException, IndexError) as error:
         raise ConfigError("an override cannot be read", found=" ".join(overrides), expected="YAML syntax") from error
+
+
+def _refuse_interpolation(value: Any, origin: str | Path | None, key: str = "") -> None:
+    """Refuse ``${...}``, which OmegaConf would replace, for example by an environment variable."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_interpolation(inner, origin, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_interpolation(inner, origin, key)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(
+            f"{key} refers to another value", file=origin, found=value, expected="the value itself, without ${"
+        )
 
 
 def _clear_other_stop(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
