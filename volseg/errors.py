@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from typing import Self
+Error = TypeVar("Error", bound="VolsegError")
 
 
 class VolsegError(Exception):
@@ -31,15 +30,19 @@ class VolsegError(Exception):
         expected: object = None,
         hint: str | None = None,
     ) -> None:
-        self._parts: dict[str, Any] = {"file": file, "found": found, "expected": expected, "hint": hint}
+        parts = {"file": file, "found": found, "expected": expected, "hint": hint}
+        self._parts = {key: str(value) for key, value in parts.items() if value is not None}
         self.problem = problem
-        self.file = str(file) if file is not None else None
-        lines = [problem] + [f"  {key}: {value}" for key, value in self._parts.items() if value is not None]
+        self.file = self._parts.get("file")
+        lines = [problem] + [f"  {key}: {value}" for key, value in self._parts.items()]
         super().__init__("\n".join(lines))
 
-    def in_file(self, file: str | Path) -> Self:
-        """Return the same error, with the file that it concerns."""
-        return type(self)(self.problem, **{**self._parts, "file": file})
+    def in_file(self: Error, file: str | Path | None) -> Error:
+        """Return the same error with its file, if it has none yet."""
+        if file is None or self.file is not None:
+            return self
+        parts: dict[str, Any] = {**self._parts, "file": file}
+        return type(self)(self.problem, **parts)
 
 
 class ConfigError(VolsegError):

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from volseg.errors import DataError
+from volseg.config.load import load_config
+from volseg.errors import DataError, VolsegError
+from volseg.evaluation.sources import find_masks
+from volseg.inference.cohort.records import input_sha256
 from volseg.io.cases import list_images
+from volseg.io.datasets import read_dataset
+from volseg.io.description import read_description
+from volseg.io.model_file import read_metadata
+from volseg.io.volumes import read_volume
+from volseg.planning.plan import Plan
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -23,9 +32,53 @@ def found(path: Path, channels: int = 1) -> dict[str, list[str]]:
 
 def test_a_folder_of_single_channel_scans(tmp_path) -> None:
     folder = touch(tmp_path, "b é.nii.gz", "a.nii", "._a.nii", ".hidden.nii.gz", "notes.txt", "c.nrrd")
-    (tmp_path / "folder.nii.gz").mkdir()
     assert found(folder) == {"a": ["a.nii"], "b é": ["b é.nii.gz"], "c": ["c.nrrd"]}
     assert list(found(folder)) == ["a", "b é", "c"]
+
+
+def test_what_has_the_name_of_a_scan_is_a_case_and_fails_when_read(tmp_path) -> None:
+    """A folder, a link to nothing, and a pipe, which is not opened: nobody may ever write to it."""
+    folder = touch(tmp_path, "a.nii")
+    (folder / "folder.nii.gz").mkdir()
+    (folder / "link.nii.gz").symlink_to(folder / "gone.nii.gz")
+    os.mkfifo(folder / "pipe.nii")
+    cases = {case.id: case.images[0] for case in list_images(folder)}
+    reasons = {"folder": "a folder is not read", "link": r"leads to nothing(\n.*)*gone", "pipe": "not a regular file"}
+    assert cases.keys() == {"a", *reasons}
+    for name, reason in reasons.items():
+        for read in (read_volume, lambda path: input_sha256([path])):
+            with pytest.raises(DataError, match=reason) as error:
+                read(cases[name])
+            assert error.value.file == str(cases[name])
+
+
+def test_other_entries_are_named(tmp_path, caplog) -> None:
+    folder = touch(tmp_path, "a.nii", "notes.txt", "a.png", ".hidden")
+    touch(tmp_path / "patient2", "b.nii")
+    list_images(folder)
+    assert "not read as scans: a.png, patient2" in caplog.text
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch) -> None:
+    touch(tmp_path, "a.nii")
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for read in (list_images, find_masks):
+        with pytest.raises(DataError, match="Permission denied") as error:
+            read(tmp_path)
+        assert error.value.file == str(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/" + "x/" * 2500, "x" * 5000, "a\0b"])
+def test_paths_that_cannot_exist(path: str) -> None:
+    for read in (list_images, find_masks, read_dataset, read_description, read_volume, read_metadata, Plan.load):
+        with pytest.raises(VolsegError):
+            read(path)
+    with pytest.raises(VolsegError):
+        load_config(path)
 
 
 def test_the_channel_number_goes_only_if_all_have_it(tmp_path) -> None:
@@ -39,7 +92,26 @@ def test_the_channel_number_goes_only_if_all_have_it(tmp_path) -> None:
 def test_several_channels_form_a_case(tmp_path) -> None:
     folder = touch(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "c.nii.gz")
     cases = found(folder, channels=2)
-    assert cases == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"], "b": ["b_0000.nii.gz"], "c": ["c.nii.gz"]}
+    assert cases == {
+        "a": ["a_0000.nii.gz", "a_0001.nii.gz"],
+        "b": ["b_0000.nii.gz", "b_0001.nii.gz"],  # which is missing, as reading it says
+        "c": ["c.nii.gz"],
+    }
+
+
+def test_the_numbers_decide_which_channel_a_file_is(tmp_path, caplog) -> None:
+    """A hole in them is a missing file, and not another channel."""
+    folder = touch(tmp_path, "a_0000.nii.gz", "a_0002.nii.gz")
+    assert found(folder, channels=2) == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
+    assert "the model has 2 channels; not read: a_0002.nii.gz" in caplog.text
+
+
+def test_a_second_channel_for_a_model_of_one_is_a_case_with_a_warning(tmp_path, caplog) -> None:
+    assert list(found(touch(tmp_path / "a", "x_0000.nii", "x_0001.nii"))) == ["x_0000", "x_0001"]
+    assert "look like a second channel: x_0001" in caplog.text
+    caplog.clear()
+    found(touch(tmp_path / "b", "x_0000.nii", "y_0000.nii"))
+    assert caplog.text == ""
 
 
 def test_whole_files_with_numbers_are_not_channels(tmp_path) -> None:
@@ -54,7 +126,11 @@ def test_a_single_file(tmp_path) -> None:
     assert found(folder / "b.nii.gz") == {"b": ["b.nii.gz"]}
     assert found(folder / "b.nii.gz", channels=2) == {"b": ["b.nii.gz"]}
     assert found(folder / "a_0000.nii.gz") == {"a": ["a_0000.nii.gz"]}
-    assert found(folder / "a_0000.nii.gz", channels=2) == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz"):
+        assert found(folder / name, channels=2) == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
+    touch(tmp_path, "scan_2021.nii.gz", "scan_2022.nii.gz", "a_0000.nii", "a_0001.nii")
+    assert found(folder / "scan_2021.nii.gz", channels=2) == {"scan_2021": ["scan_2021.nii.gz"]}
+    assert found(folder / "a_0000.nii", channels=2) == {"a": ["a_0000.nii", "a_0001.nii"]}
 
 
 def test_a_file_of_another_kind_is_listed_and_fails_when_read(tmp_path) -> None:
@@ -89,13 +165,12 @@ def test_a_list_of_scans(tmp_path) -> None:
 
 
 def test_a_list_with_channels(tmp_path) -> None:
-    """By commas or tabs, DICOM series by their folders; one file stands for its sister channels."""
+    """By commas or tabs; one file stands for its sister channels."""
     touch(tmp_path, "a_0000.nii", "a_0001.nii", "t1.nii", "t2.nii", "b.nii")
-    for series in ("p1/T1.ax", "p1/T2.ax"):
-        touch(tmp_path / series, "IM1")
-    text = "t1.nii , t2.nii\np1/T1.ax\tp1/T2.ax\na_0000.nii\nb.nii\n" + ", ".join(["x" * 200] * 2)
+    touch(tmp_path / "p1", "T1.ax.nii", "T2.ax.nii")
+    text = "t1.nii , t2.nii\np1/T1.ax.nii\tp1/T2.ax.nii\na_0000.nii\nb.nii\n" + ", ".join(["x" * 200] * 2)
     assert list(listed(tmp_path, text, channels=2).items())[:4] == [
-        ("T1.ax", ["p1/T1.ax", "p1/T2.ax"]),
+        ("T1.ax", ["p1/T1.ax.nii", "p1/T2.ax.nii"]),
         ("a", ["a_0000.nii", "a_0001.nii"]),
         ("b", ["b.nii"]),
         ("t1", ["t1.nii", "t2.nii"]),
@@ -129,4 +204,4 @@ def test_a_listed_scan_that_is_gone_is_named_with_its_line(tmp_path, caplog) -> 
 
 
 def test_a_numbered_file_of_another_kind_with_channels(tmp_path) -> None:
-    assert found(touch(tmp_path, "a_0000.png") / "a_0000.png", channels=2) == {"a": ["a_0000.png"]}
+    assert found(touch(tmp_path, "a_0000.png") / "a_0000.png", channels=2) == {"a": ["a_0000.png", "a_0001.png"]}

@@ -130,7 +130,7 @@ def test_a_blank_scaling_is_none(tmp_path: Path, slope: float) -> None:
 def test_a_scaling_beyond_float32_is_found_by_the_check_of_the_image(tmp_path: Path) -> None:
     volume = read_volume(nifti(tmp_path / "scan.nii", scl_slope=3e38))
     with pytest.raises(DataError, match=r"not finite[\s\S]*scan\.nii|scan\.nii[\s\S]*not finite"):
-        check_image(volume, tmp_path / "scan.nii")
+        check_image(volume, [tmp_path / "scan.nii"])
 
 
 @pytest.mark.parametrize("value", [1e300, -1e300, 3.4e38])
@@ -139,7 +139,7 @@ def test_values_that_float32_cannot_compute_with(tmp_path: Path, value: float) -
     voxels[7] = value
     path = nifti(tmp_path / "scan.nii", dtype="f8", content=voxels.tobytes())
     with pytest.raises(DataError, match="too large") as error:
-        check_image(read_volume(path), path)
+        check_image(read_volume(path), [path])
     assert str(path) in str(error.value)
 
 

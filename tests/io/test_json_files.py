@@ -52,5 +52,5 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="plan file cannot be read"):
         read_json(tmp_path / "none.json", "plan")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(ConfigError, match="not JSON"):
+    with pytest.raises(ConfigError, match="not valid JSON"):
         read_json(tmp_path / "bytes.json", "plan")

@@ -121,7 +121,7 @@ def test_newer_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("{not json", "not JSON"),
+        ("{not json", "not valid JSON"),
         ([1, 2], "without a format number"),
         ({"config": {}}, "without a format number"),
         ({"format": 1, "config": {}, "plan": {}}, "labels"),

@@ -92,8 +92,8 @@ def test_a_mask_with_channels_is_refused(tmp_path) -> None:
 
 
 def test_a_good_image_passes() -> None:
-    check_image(Volume(RAMP[None], GRID), "scan")
-    check_image(Volume(np.array([0.0, 1.0]).reshape(1, 1, 1, 2), Grid((1, 1, 2), np.eye(4))), "single slice")
+    check_image(Volume(RAMP[None], GRID), ["scan"])
+    check_image(Volume(np.array([0.0, 1.0]).reshape(1, 1, 1, 2), Grid((1, 1, 2), np.eye(4))), ["single slice"])
 
 
 @pytest.mark.parametrize("slab", [1, 1 << 22])
@@ -109,10 +109,18 @@ def test_an_image_that_shows_nothing_is_refused(monkeypatch, slab, value, messag
     else:
         data[1, 3, 2, 1] = value
     with pytest.raises(DataError, match=rf"{message}[\s\S]*channel 1") as error:
-        check_image(Volume(data, GRID), "scan.nii.gz")
+        check_image(Volume(data, GRID), ["scan.nii.gz"])
     assert "scan.nii.gz" in str(error.value)
     if value is not None and np.isnan(value):
         assert "NaN" in str(error.value)
+
+
+def test_the_file_of_the_channel_at_fault_is_named() -> None:
+    data = np.stack([RAMP, np.zeros_like(RAMP)])
+    with pytest.raises(DataError, match=r"channel 1[\s\S]*t2\.nii"):
+        check_image(Volume(data, GRID), ["t1.nii", "t2.nii"])
+    with pytest.raises(DataError, match=r"channel 1[\s\S]*both\.nii"):
+        check_image(Volume(data, GRID), ["both.nii"])
 
 
 def test_names_and_suffixes() -> None:
@@ -133,7 +141,7 @@ def test_real_scans_as_they_are(data_root) -> None:
     assert chaos.data.dtype == np.int16
     assert chaos.grid.orientation == "LAS"
     assert chaos.grid.spacing_mm == pytest.approx((1.25, 1.25, 7.7), rel=1e-6)
-    check_image(chaos, "chaos_01")
+    check_image(chaos, ["chaos_01"])
     ct = read_volume(data_root / "CT_example/ct_trunk_3mm.nii.gz")
     assert ct.data.dtype == np.int32
     assert ct.data.min() >= -2048

@@ -189,7 +189,7 @@ def test_a_missing_field_is_named(plan: Plan) -> None:
         Plan.from_dict(values)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "not a plan"), (None, "cannot be read")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "not a plan"), (None, "cannot be read")])
 def test_a_file_that_is_no_plan_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     if text is not None:

@@ -59,3 +59,25 @@ def test_tables_are_written_as_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [ROWS, ["broken", "broken"]])
 def test_evaluations_without_scores_are_printed(rows: list) -> None:
     assert markdown_text(summarize(evaluation_of({"m": rows}, ("liver", "spleen")), resamples=10))
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_no_cell_is_a_formula(start: str) -> None:
+    """Names come from files and folders of anybody; numbers stay numbers, also negative ones."""
+    name = f"{start}HYPERLINK(1)"
+    evaluation = evaluation_of({name: [[scores_of(0.5)], f"{name}: no such file"]}, (name,))
+    rows = list(csv.reader(io.StringIO(csv_text(evaluation))))[1:]
+    assert [row[0] for row in rows] == [f"'{name}"] * 2
+    assert rows[0][2] == f"'{name}"
+    assert rows[0][4] == "0.5"
+    assert rows[1][-1] == f"'{name}: no such file"
+    assert not any(cell.startswith(start) for row in rows for cell in row)
+    returns = csv_text(evaluation_of({f"a\r{start}": [[scores_of(0.5)]]}, ("b",)))
+    assert next(iter(csv.DictReader(io.StringIO(returns))))["method"] == f"a\\r{start}"
+
+
+def test_names_that_are_not_utf_8_are_written_escaped(tmp_path: Path) -> None:
+    name = b"scan-\xe9".decode(errors="surrogateescape")
+    evaluation = evaluation_of({name: [[scores_of(0.5)]]}, ("a",))
+    for file in write_tables(evaluation, summarize(evaluation), tmp_path):
+        assert b"scan-\\udce9" in file.read_bytes()

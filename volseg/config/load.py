@@ -7,6 +7,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_origin, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -14,6 +15,17 @@ from yaml import YAMLError
 from volseg.config.schema import Config
 from volseg.errors import ConfigError, OutputError, suggestion
 
+DEEPEST = 64
+"""Most levels of nested lists and mappings."""
+FOUND_LENGTH = 200
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_OUTER = (yaml.StreamStartToken, yaml.StreamEndToken, yaml.DirectiveToken, yaml.DocumentStartToken)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _STOPS = ("max_steps", "max_minutes")
 
 
@@ -41,7 +53,6 @@ def load_config(source: str | Path | Mapping[str, Any] | Config | None, override
         base = source if isinstance(source, Mapping) else _read_yaml(Path(source)) if source is not None else {}
     merged: dict[str, Any] = {}
     for values, where in ((base, origin), (_parse_overrides(overrides), "command line")):
-        _refuse_interpolation(values, where)
         _check_keys(values, where)
         _clear_other_stop(merged, values)
         merged = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(merged, dict(values))))
@@ -59,17 +70,15 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     Raises:
         ConfigError: A key is unknown, or a value has the wrong type or range.
     """
-    _refuse_interpolation(values, origin)
     _check_keys(values, origin)
     config = OmegaConf.structured(Config)
     _unlock(config)
     try:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(config, dict(values))))
-    except (OmegaConfBaseException, OverflowError, RecursionError) as error:
+    except (OmegaConfBaseException, RecursionError, ValueError, TypeError, OverflowError) as error:
         key = getattr(error, "full_key", None)
-        raise ConfigError(
-            "a configuration value is invalid", file=origin, found=f"{key}: {str(error).splitlines()[0]}"
-        ) from error
+        found = f"{key}: {str(error).splitlines()[0][:FOUND_LENGTH]}"
+        raise ConfigError("a configuration value is invalid", file=origin, found=found) from error
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -99,17 +108,40 @@ def _error_of(values: Mapping[str, Any]) -> str | None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
+        text = path.read_bytes().decode("utf-8-sig")
+        _check_tokens(text)
+        values = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
     except FileNotFoundError as error:
         raise ConfigError(
             "the configuration file does not exist", file=path, hint="use one of configs/*.yaml or your own"
         ) from error
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError("the configuration file cannot be read as YAML", file=path, found=error) from error
+        found = str(error)[:FOUND_LENGTH]
+        raise ConfigError("the configuration file cannot be read as YAML", file=path, found=found) from error
     if not isinstance(values, dict):
         raise ConfigError("the configuration file is not a mapping", file=path, found=type(values).__name__)
     return cast("dict[str, Any]", values)
+
+
+def _check_tokens(text: str) -> None:
+    """Refuse aliases (``*name``), of which a few can stand for any amount of memory, deep nesting, and other content.
+
+    Raises:
+        ValueError: There is an alias, or more than 64 levels, or the document is not a mapping.
+    """
+    depth, root = 0, None
+    for token in yaml.scan(text):
+        if not isinstance(token, _OUTER):
+            root = root or token
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError(f"the alias *{token.value}; write its value out")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+    if root is not None and not isinstance(root, (yaml.BlockMappingStartToken, yaml.FlowMappingStartToken)):
+        raise ValueError("the content is not a mapping")
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -120,22 +152,9 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             )
     try:
         return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
-    except (YAMLError, OmegaConfBaseException, IndexError) as error:
-        raise ConfigError("an override cannot be read", found=" ".join(overrides), expected="YAML syntax") from error
-
-
-def _refuse_interpolation(value: Any, origin: str | Path | None, key: str = "") -> None:
-    """Refuse ``${...}``, which OmegaConf would replace, for example by an environment variable."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            _refuse_interpolation(inner, origin, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _refuse_interpolation(inner, origin, key)
-    elif isinstance(value, str) and "${" in value:
-        raise ConfigError(
-            f"{key} refers to another value", file=origin, found=value, expected="the value itself, without ${"
-        )
+    except (YAMLError, OmegaConfBaseException, IndexError, ValueError, RecursionError) as error:
+        found = " ".join(overrides)[:FOUND_LENGTH]
+        raise ConfigError("an override cannot be read", found=found, expected="YAML syntax") from error
 
 
 def _clear_other_stop(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
@@ -147,6 +166,7 @@ def _clear_other_stop(merged: dict[str, Any], source: Mapping[str, Any]) -> None
 def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: type = Config, prefix: str = "") -> None:
     hints = get_type_hints(schema)
     for key, value in values.items():
+        _check_no_interpolation(f"{prefix}{key}", value, origin)
         if key not in hints:
             similar = suggestion(key, hints)
             raise ConfigError(
@@ -160,6 +180,16 @@ def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: ty
             raise ConfigError(f"'{prefix}{key}' is a group of keys", file=origin, found=value)
         if group:
             _check_keys(value, origin, cast(type, hints[key]), f"{prefix}{key}.")
+
+
+def _check_no_interpolation(key: str, value: Any, origin: str | Path | None) -> None:
+    """Refuse OmegaConf's ``${...}``, which would read other keys or environment variables."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, item in items:
+        _check_no_interpolation(f"{key}.{name}", item, origin)
+    if isinstance(value, str) and "${" in value:
+        hint = "write the value out"
+        raise ConfigError(f"'{key}' holds an interpolation, which is not read", file=origin, found=value, hint=hint)
 
 
 def _unlock(config: DictConfig) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from volseg.errors import ConfigError, DataError
+from volseg.io.cases import BESIDE_SCANS, list_folder
 from volseg.io.description import ListedPair
 from volseg.io.json_files import read_json
+from volseg.io.paths import is_folder
 from volseg.io.volumes import has_volume_suffix, volume_stem
 
-# Files that segmentation tools write next to masks; they are skipped without a warning.
-_QUIET_SUFFIXES = {".json", ".jsonl", ".csv", ".npz", ".pkl", ".txt", ".md", ".html", ".log", ".yaml", ".yml"}
 _CLASS_FOLDERS = ("", "segmentations")  # TotalSegmentator's output, and its training data
 
 
@@ -58,19 +58,19 @@ def find_masks(root: str | Path) -> MaskFolder:
         DataError: The folder does not exist or two entries are masks of the same case.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError("the folder of masks does not exist", file=root)
     cases: dict[str, MaskSource] = {}
     unknown = []
-    for entry in sorted(root.iterdir()):
+    for entry in list_folder(root):
         if entry.name.startswith("."):
             continue
         source = _source(entry)
         if source is None:
-            if entry.is_dir() or entry.suffix.lower() not in _QUIET_SUFFIXES:
+            if is_folder(entry) or entry.suffix.lower() not in BESIDE_SCANS:
                 unknown.append(entry.name)
             continue
-        name = entry.name if entry.is_dir() else volume_stem(entry)
+        name = volume_stem(entry) if source.file is not None else entry.name
         if name in cases:
             raise DataError(
                 f"two masks of the case {name!r}", file=root, found=f"{cases[name].describe()} and {source.describe()}"
@@ -139,12 +139,11 @@ def read_case_names(file: str | Path) -> list[str]:
 
 
 def _source(entry: Path) -> MaskSource | None:
-    if entry.is_file():
-        return MaskSource(file=entry) if has_volume_suffix(entry) else None
-    for name in _CLASS_FOLDERS:
+    """Return the files of an entry, which need not be readable; ``None`` if it is no mask."""
+    for name in _CLASS_FOLDERS if is_folder(entry) else ():
         folder = entry / name
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        class_files = {volume_stem(f): f for f in files if f.is_file() and has_volume_suffix(f)}
+        files = list_folder(folder) if is_folder(folder) else []
+        class_files = {volume_stem(path): path for path in files if has_volume_suffix(path)}
         if class_files:
             return MaskSource(class_files=class_files)
-    return None
+    return MaskSource(file=entry) if has_volume_suffix(entry) else None

@@ -28,7 +28,7 @@ from volseg.inference.sliding.stream import Counts, stream_logits
 from volseg.inference.sliding.windows import Layout
 from volseg.inference.timing import StageTimer
 from volseg.io.checks import check_channels
-from volseg.io.volumes import check_image, read_channels, read_volume
+from volseg.io.volumes import check_image, read_channels
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.planning.ranges import unusual
@@ -142,14 +142,15 @@ class Predictor:
         if affine is not None and not isinstance(scan, np.ndarray):
             raise DataError("affine is for arrays only; a file has its own", found=scan, hint="leave affine out")
         if isinstance(scan, np.ndarray):
-            volume, name = _from_array(scan, affine), None
+            volume, paths = _from_array(scan, affine), []
         else:
             paths = [Path(scan)] if isinstance(scan, str | Path) else [Path(path) for path in scan]
-            volume, name = read_volume(paths[0]) if len(paths) == 1 else read_channels(paths), paths[0]
+            volume = read_channels(paths)
+        name = paths[0] if paths else None
         check_channels(volume, self.plan.channels, name)
         for plan, _ in self._groups:
             check_spacing(volume.grid, plan, name)
-        check_image(volume, name if name is not None else "array")
+        check_image(volume, paths or ["array"])
         return volume
 
     def unusual(self, volume: Volume) -> list[str]:

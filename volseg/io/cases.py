@@ -5,18 +5,35 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import DataError
-from volseg.io.volumes import has_volume_suffix, volume_stem
+from volseg.io.paths import exists, is_file, is_folder
+from volseg.io.volumes import LONGEST_PATH, check_file, has_volume_suffix, volume_stem
 
 logger = logging.getLogger(__name__)
 
 LIST_SUFFIX = ".txt"
 COMMENT = re.compile(r"(^|\s)#.*")
 CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's channel number at the end of a file's stem
+BESIDE_SCANS = (
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".md",
+    ".html",
+    ".log",
+    ".yaml",
+    ".yml",
+    ".npy",
+    ".npz",
+    ".pkl",
+)
+"""Endings of files that tools write beside scans and masks; they are skipped without a warning."""
 LISTED = 20  # most items in one message
 
 
@@ -26,7 +43,7 @@ class Case:
 
     Attributes:
         id: Name of the case, unique in its dataset.
-        images: One file per channel, in their order, or one file with all channels; for a DICOM series, its folder.
+        images: One file per channel, in their order, or one file with all channels.
         label: File of the reference labels.
     """
 
@@ -45,11 +62,11 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
 
     With several channels, the files ``case_0000``, ``case_0001`` ... form a case, and a file without such a number
     holds all channels. With one channel each file is a case; ``_0000`` is removed from the names if all files have it.
-    A case that lacks a channel is listed with its files, so that only this case fails.
+    A case that lacks a channel is listed with the file that is missing, so that only this case fails.
 
-    A list (``.txt``) has one case per line: a file as above, the folder of a DICOM series, or one path per channel,
-    separated by commas or tabs. Paths are relative to the list; ``#`` begins a comment. The first path gives the name
-    of the case. A path that does not exist is logged with its line and listed, so that only its case fails.
+    A list (``.txt``) has one case per line: a file as above, or one path per channel, separated by commas or tabs.
+    Paths are relative to the list; ``#`` begins a comment. The first path gives the name of the case. A path that does
+    not exist is logged with its line and listed, so that only its case fails.
 
     Args:
         path: A file (with its sister channels), a folder of scans, or a list of scans.
@@ -62,32 +79,87 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
         DataError: There is no scan, two files have the same case name, or a list is invalid.
     """
     path = Path(path)
-    if path.suffix.lower() == LIST_SUFFIX and path.is_file():
+    if path.suffix.lower() == LIST_SUFFIX and is_file(path):
         return list(_read_list(path, channels))
-    if path.is_dir():
+    if is_folder(path):
         files = find_volumes(path)
-    elif path.is_file():
-        files = _sister_channels(path) if channels > 1 else [path]
+        log_passed_over(path)
+    elif is_file(path):
+        files = _sister_channels(path, channels)
     else:
-        raise DataError("the input does not exist", file=path)
+        check_file(path)
+        files = [path]
     if not files:
         raise DataError("the folder holds no scans", file=path, expected=".nii.gz or .nii files")
     first = [case_name(file).endswith("_0000") for file in files]
     groups = group_channels(files) if (any(first) if channels > 1 else all(first)) else {}
-    cases = [Case(name, images, None) for name, images in groups.items()]
+    cases = [Case(name, _all_channels(name, images, channels), None) for name, images in groups.items()]
+    if channels == 1:
+        _warn_of_channels(files)
     return list(sorted_cases(cases or [Case(case_name(file), (file,), None) for file in files], path))
 
 
 def find_volumes(folder: Path) -> list[Path]:
     """Return the scans of a folder, sorted by name; hidden files (``._x`` of macOS) are skipped.
 
+    Links that lead to nothing, and folders or pipes with the name of a scan, are returned too: reading them is an error
+    that names them.
+
+    Raises:
+        DataError: The folder does not exist, or reading it is not permitted.
+    """
+    return [path for path in list_folder(folder) if has_volume_suffix(path)]
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return the entries of a folder, sorted by name.
+
     Raises:
         DataError: The folder does not exist, or reading it is not permitted.
     """
     try:
-        return sorted(path for path in folder.iterdir() if has_volume_suffix(path) and path.is_file())
-    except OSError as error:
-        raise DataError("the folder cannot be read", file=folder, found=error.strerror) from error
+        return sorted(folder.iterdir())
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found = error.strerror if isinstance(error, OSError) else error
+        raise DataError("the folder cannot be read", file=str(folder)[:LONGEST_PATH], found=found) from error
+
+
+def log_passed_over(folder: Path) -> None:
+    """Warn of entries that are not scans and not files that tools write beside scans."""
+    entries = [path for path in list_folder(folder) if not has_volume_suffix(path) and not path.name.startswith(".")]
+    others = [path.name for path in entries if is_folder(path) or path.suffix.lower() not in BESIDE_SCANS]
+    if others:
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        logger.warning("%s: not read as scans: %s%s", folder, ", ".join(others[:LISTED]), more)
+
+
+def _all_channels(name: str, images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
+    """Return the numbered files that a case must have; without numbers, the files that it has.
+
+    Args:
+        name: The case.
+        images: Its files.
+        channels: Image channels of the model; with one, the files are left as they are.
+    """
+    numbers = {case_name(path).removeprefix(name): path for path in images}
+    if channels == 1 or not all(CHANNEL.fullmatch(number) for number in numbers):
+        return images
+    expected = [f"_{number:04d}" for number in range(channels)]
+    beyond = [path.name for number, path in numbers.items() if number not in expected]
+    if beyond:
+        logger.warning("%s: the model has %d channels; not read: %s", name, channels, ", ".join(beyond))
+    suffix = images[0].name[len(case_name(images[0])) :]
+    return tuple(numbers.get(number, images[0].with_name(f"{name}{number}{suffix}")) for number in expected)
+
+
+def _warn_of_channels(files: Sequence[Path]) -> None:
+    """Warn of files that look like the second channel of another one."""
+    names = {case_name(file) for file in files}
+    second = sorted(f"{name}_0001" for name in (CHANNEL.sub("", one) for one in names if one.endswith("_0000")))
+    second = [name for name in second if name in names]
+    if second:
+        text = "the model has one channel; each file is a case, also those that look like a second channel: %s"
+        logger.warning(text, ", ".join(second[:LISTED]))
 
 
 def group_channels(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
@@ -98,12 +170,15 @@ def group_channels(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
     return {name: tuple(paths) for name, paths in groups.items()}
 
 
-def _sister_channels(path: Path) -> list[Path]:
-    """Return all files of the case that a ``case_0000`` file belongs to."""
+def _sister_channels(path: Path, channels: int) -> list[Path]:
+    """Return all files of the case that a ``case_0000`` file belongs to, if the model has several channels."""
     name = CHANNEL.sub("", case_name(path))
-    if name == case_name(path):
+    suffix = path.name[len(case_name(path)) :]
+    first = path.with_name(f"{name}_0000{suffix}")
+    if channels == 1 or name == case_name(path) or not exists(first):
         return [path]
-    return list(group_channels(find_volumes(path.parent)).get(name, [path]))
+    sisters = [path.with_name(f"{name}_{number:04d}{suffix}") for number in range(channels)]
+    return [sister for sister in sisters if exists(sister)] if path in sisters else [path]
 
 
 def _read_list(file: Path, channels: int) -> tuple[Case, ...]:
@@ -117,8 +192,8 @@ def _read_list(file: Path, channels: int) -> tuple[Case, ...]:
         raise DataError("the list names no scans", file=file, expected="one path a line")
     gaps = [f"line {number}" for number, paths in rows if file.parent in paths]
     refuse("lines with an empty path between their separators", file, gaps)
-    absent = [f"line {number}: {path}" for number, paths in rows for path in paths if not _exists(path)]
-    if not any(_exists(path) for _, paths in rows for path in paths):
+    absent = [f"line {number}: {path}" for number, paths in rows for path in paths if not exists(path)]
+    if not any(exists(path) for _, paths in rows for path in paths):
         refuse("none of the listed scans exists", file, absent, hint=f"give paths relative to {file.parent.resolve()}")
     for problem in absent:
         logger.warning("%s: %s does not exist", file, problem)
@@ -127,21 +202,6 @@ def _read_list(file: Path, channels: int) -> tuple[Case, ...]:
 
 def _lines(file: Path) -> Iterable[tuple[int, str]]:
     return enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1)
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a path leads to a file; a name that is too long does not."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long, or a folder that may not be read
-        return False
 
 
 def _listed_paths(text: str, whole: str, folder: Path, channels: int) -> tuple[Path, ...]:
@@ -153,10 +213,10 @@ def _listed_paths(text: str, whole: str, folder: Path, channels: int) -> tuple[P
         folder: What paths are relative to.
         channels: Image channels of the model.
     """
-    if (whole != text or "," in text or "\t" in text) and _exists(folder / whole):
+    if (whole != text or "," in text or "\t" in text) and exists(folder / whole):
         return (folder / whole,)
     paths = tuple(folder / part.strip() for part in text.split("\t" if "\t" in text else ","))
-    return tuple(_sister_channels(paths[0])) if len(paths) == 1 < channels and paths[0].is_file() else paths
+    return tuple(_sister_channels(paths[0], channels)) if len(paths) == 1 and is_file(paths[0]) else paths
 
 
 def _named_cases(rows: list[tuple[int, tuple[Path, ...]]], file: Path, channels: int) -> tuple[Case, ...]:
@@ -165,7 +225,7 @@ def _named_cases(rows: list[tuple[int, tuple[Path, ...]]], file: Path, channels:
     Raises:
         DataError: Two lines have the same case name.
     """
-    names = [paths[0].name if paths[0].is_dir() else case_name(paths[0]) for _, paths in rows]
+    names = [case_name(paths[0]) for _, paths in rows]
     alike = channels == 1 and all(name.endswith("_0000") for name in names)
     names = [CHANNEL.sub("", name) if alike or len(row[1]) > 1 else name for name, row in zip(names, rows, strict=True)]
     lines: dict[str, list[int]] = {}

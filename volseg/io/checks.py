@@ -35,7 +35,7 @@ def load_case(case: Case, channels: Sequence[str], label_map: LabelMap) -> tuple
         raise DataError("the case has no label", file=case.images[0], hint="add its label file or remove the image")
     volume = read_channels(case.images)
     check_channels(volume, channels, case.images[0])
-    check_image(volume, case.images[0])
+    check_image(volume, case.images)
     mask = read_mask(case.label)
     labels, grid = in_order_of(mask.labels[None], mask.grid, volume.grid)
     mask = Mask(labels[0], grid)

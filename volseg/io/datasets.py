@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from volseg.errors import DataError
-from volseg.io.cases import Case, case_name, find_volumes, group_channels, is_file, list_images, refuse, sorted_cases
+from volseg.io.cases import Case, case_name, find_volumes, group_channels, list_images, refuse, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.labels import LabelMap, check_exclusive, make_label_map
 from volseg.io.modality import UNKNOWN
+from volseg.io.paths import is_file, is_folder
 from volseg.io.volumes import read_mask, read_volume
 
 __all__ = ["Case", "Dataset", "case_name", "list_images", "read_dataset"]
@@ -71,14 +72,14 @@ def read_dataset(root: str | Path) -> Dataset:
             ``dataset.json`` is not valid.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError("the dataset folder does not exist", file=root)
-    description = read_description(root) if (root / FILE_NAME).is_file() else None
+    description = read_description(root) if is_file(root / FILE_NAME) else None
     if description is not None and description.layout == "decathlon":
         dataset = _read_decathlon(root, description)
     elif description is not None and description.layout == "nnunet":
         dataset = _read_nnunet(root, description)
-    elif (root / "images").is_dir() and (root / "labels").is_dir():
+    elif is_folder(root / "images") and is_folder(root / "labels"):
         dataset = _read_plain(root, description)
     else:
         raise DataError(
@@ -112,7 +113,7 @@ def _read_decathlon(root: Path, description: Description) -> Dataset:
 
 def _channel_files(image: Path) -> tuple[Path, ...]:
     """Return the listed file or, if it stands for several (nnU-Net v1), ``case_0000``, ``case_0001`` ... beside it."""
-    if is_file(image) or not image.parent.is_dir():
+    if is_file(image) or not is_folder(image.parent):
         return (image,)
     return group_channels(find_volumes(image.parent)).get(case_name(image), (image,))
 

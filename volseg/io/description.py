@@ -11,8 +11,11 @@ from typing import Any, Literal
 from volseg.errors import DataError
 from volseg.io.json_files import read_json
 from volseg.io.labels import LabelMap, make_label_map
+from volseg.io.paths import is_folder
 
 FILE_NAME = "dataset.json"
+LONGEST_NAME = 200
+"""Most characters of a data set's name."""
 Layout = Literal["decathlon", "nnunet", "plain"]
 
 
@@ -69,7 +72,7 @@ def read_description(path: str | Path) -> Description:
     Raises:
         DataError: The file is missing, not JSON, or a part of it has another form than both dialects.
     """
-    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    file = Path(path) / FILE_NAME if is_folder(Path(path)) else Path(path)
     content = read_json(file, "dataset", DataError)
     if not isinstance(content, dict):
         raise DataError("dataset.json is not an object", file=file, found=type(content).__name__, expected="{...}")
@@ -80,7 +83,7 @@ def read_description(path: str | Path) -> Description:
     return Description(
         file=file,
         layout=layout,
-        name=str(content["name"]) if content.get("name") else None,
+        name=_name(content["name"], file) if content.get("name") else None,
         labels=_labels(content["labels"], file) if content.get("labels") else None,
         channels=channel_names,
         pairs=_pairs(content["training"], file) if layout == "decathlon" else (),
@@ -106,6 +109,18 @@ def required_labels(description: Description) -> LabelMap:
         expected = '"labels": {"background": 0, "liver": 1} (nnU-Net) or {"0": "background", "1": "liver"} (Decathlon)'
         raise DataError("dataset.json has no labels", file=description.file, expected=expected)
     return description.labels
+
+
+def is_dataset_name(name: object) -> bool:
+    """Return whether a value can name a data set: printable text of at most 200 characters, not only dots."""
+    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST_NAME and bool(name.strip(". "))
+
+
+def _name(name: object, file: Path) -> str:
+    if not is_dataset_name(name):
+        found, expected = repr(name)[:100], f"printable text of at most {LONGEST_NAME} characters"
+        raise DataError('"name" in dataset.json cannot be used', file=file, found=found, expected=expected)
+    return str(name)
 
 
 def _labels(labels: Any, file: Path) -> LabelMap:

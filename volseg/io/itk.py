@@ -16,6 +16,7 @@ from volseg.config.sizes import format_size
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
+from volseg.io.paths import is_file
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -177,7 +178,7 @@ def _data_path(header: str, path: Path) -> Path:
             expected="one file in the same folder",
             hint="convert it to .nii.gz, or to a .nrrd or .mha that holds its voxels",
         )
-    if not path.with_name(name).is_file():
+    if not is_file(path.with_name(name)):
         raise DataError("the file of the voxels does not exist", file=path, found=name, hint=HINT)
     return path.with_name(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from volseg.errors import ConfigError, VolsegError
 from volseg.io.atomic import atomic_file
 
 LINE_LENGTH = 100
+DEEPEST = 64
+"""Most levels of nested lists and mappings."""
+FOUND_LENGTH = 200
 
 
 def to_json(value: Any, indent: int = 0) -> str:
@@ -38,17 +42,22 @@ def to_json(value: Any, indent: int = 0) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write :func:`to_json` of ``value`` atomically.
+    """Write :func:`to_json` of ``value`` atomically; parts of file names that are not UTF-8 are escaped.
 
     Raises:
         OutputError: The folder cannot be written to.
     """
     with atomic_file(path) as file:
-        file.write((to_json(value) + "\n").encode())
+        file.write(encoded(to_json(value) + "\n"))
+
+
+def encoded(text: str) -> bytes:
+    """Return text as UTF-8. Bytes of a file name that are not UTF-8 become ``\\udcXX``, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(path: str | Path, what: str, kind: type[VolsegError] = ConfigError) -> Any:
-    """Read a JSON file; a byte-order mark at its start is skipped.
+    """Read a JSON file.
 
     Args:
         path: File.
@@ -56,15 +65,72 @@ def read_json(path: str | Path, what: str, kind: type[VolsegError] = ConfigError
         kind: Error to raise.
 
     Raises:
-        VolsegError: Of the given kind: the file is missing, not UTF-8 or not JSON, or it has a key twice.
+        VolsegError: Of the given kind: the file cannot be read, or :func:`parse_json` refuses its content.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
-    except OSError as error:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise kind(f"the {what} file cannot be read", file=path, found=error) from error
-    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
-        raise kind(f"the {what} file is not JSON", file=path, found=error) from error
+    return parse_json(content, what, path, kind)
+
+
+def parse_json(content: bytes | str, what: str, file: Path, kind: type[VolsegError] = ConfigError) -> Any:
+    """Return the value of a JSON text; a byte-order mark at its start is skipped.
+
+    Args:
+        content: The text.
+        what: What it is, for the message ("plan", "split").
+        file: Where it comes from, for the message.
+        kind: Error to raise.
+
+    Raises:
+        VolsegError: Of the given kind: the text is not UTF-8 or not JSON, has a key twice, a number that is not finite
+            or does not fit 64 bits, or is nested more than 64 levels deep.
+    """
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+        check_depth(value)
+    except (ValueError, RecursionError) as error:
+        raise kind(f"the {what} file is not valid JSON", file=file, found=str(error)[:FOUND_LENGTH]) from error
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Check how deep lists and mappings are nested, without recursion.
+
+    Raises:
+        ValueError: More than 64 levels.
+    """
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = [
+            list(item.values()) if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)
+        ]
+        level = [item for items in inner for item in items]
+        if not level:
+            return
+    raise ValueError(f"nested more than {DEEPEST} levels deep")
+
+
+def _integer(text: str) -> int:
+    if len(text) > len(str(-(2**63))) or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"the whole number {text[:20]}... does not fit 64 bits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from volseg.errors import ModelFileError
 from volseg.geometry.volume import LARGEST_LABEL
 from volseg.io.atomic import atomic_file
+from volseg.io.json_files import parse_json
+from volseg.io.paths import is_file, is_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,8 +91,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
+    if not is_file(path):
+        found = "a folder" if is_folder(path) else "nothing"
         raise ModelFileError("there is no such model file", file=path, found=found, hint=_HINT)
     try:
         with safe_open(path, framework="np") as file:
@@ -128,11 +130,8 @@ def _document(metadata: Mapping[str, Any], path: Path) -> str:
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also integers of 5,000 digits, and nesting
-        raise _damaged(path, f"metadata that is not JSON ({error})") from error
-    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+    document = parse_json(text, "model", path, ModelFileError)
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
         raise _damaged(path, "metadata without a format number")
     if document["format"] > FORMAT:
         raise ModelFileError(

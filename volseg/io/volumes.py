@@ -14,6 +14,7 @@ from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
 from volseg.io import itk, nifti
+from volseg.io.paths import exists, is_file, is_folder, is_link
 
 __all__ = [
     "OUTPUT_SUFFIX",
@@ -52,6 +53,7 @@ OUTPUT_SUFFIX = ".nii.gz"
 """Format in which masks and maps are written."""
 PLANNED_SUFFIXES = (".mgz", ".mgh", ".img")  # recognised as scans, so that they are named, not skipped
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
+LONGEST_PATH = 300  # in messages
 SLAB_VOXELS = 1 << 22
 LARGEST_VALUE = float(np.finfo(np.float32).max) / 4  # differences of two values are float32 numbers, too
 INTEGRAL = 1e-3  # largest distance from an integer of a label stored as a float (the header's scaling rounds)
@@ -115,16 +117,30 @@ def read_grid(path: str | Path) -> Grid:
 
 def _readable(path: Path) -> FileFormat:
     """Return the format of an existing file; raise a DataError for any other path."""
-    if path.is_dir():
-        raise DataError("a folder is not read as a scan", file=path, hint="convert a DICOM series to NIfTI")
-    if not path.exists():
-        raise DataError("the file does not exist", file=path)
+    check_file(path)
     file_format = _format(path)
     if file_format is None:
         found = _suffix(path) or path.suffix or "no suffix"
         hint = "convert to NIfTI"
         raise DataError("this format is not read", file=path, found=found, expected=_suffixes(), hint=hint)
     return file_format
+
+
+def check_file(path: Path) -> None:
+    """Check that a path leads to a regular file, without opening it.
+
+    Raises:
+        DataError: It leads to nothing, a folder, or something that may never end, such as a pipe.
+    """
+    if is_file(path):
+        return
+    if is_folder(path):
+        raise DataError("a folder is not read as a scan", file=path, hint="convert a DICOM series to NIfTI")
+    if exists(path):
+        raise DataError("this is not a regular file", file=path, hint="remove it, or give the file itself")
+    if is_link(path):
+        raise DataError("the link leads to nothing", file=path, found=path.readlink(), hint="restore the file it names")
+    raise DataError("the file does not exist", file=str(path)[:LONGEST_PATH])
 
 
 def read_channels(paths: Sequence[str | Path]) -> Volume:
@@ -188,18 +204,19 @@ def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
     return np.asarray(rounded.astype(np.int64))
 
 
-def check_image(volume: Volume, path: str | Path) -> None:
+def check_image(volume: Volume, paths: Sequence[str | Path]) -> None:
     """Check that the values of an image are finite in float32 and not constant.
 
     Args:
         volume: The image.
-        path: Its file, for the message.
+        paths: Its files, for the message: one per channel, or one.
 
     Raises:
         DataError: A channel holds NaN, infinite values, values too large for float32, or the same value everywhere.
     """
     for number, channel in enumerate(volume.data):
         which = f" (channel {number})" if len(volume.data) > 1 else ""
+        path = paths[number] if len(paths) == len(volume.data) else paths[0]
         parts = np.array_split(channel, min(len(channel), 1 + channel.size // SLAB_VOXELS))
         low, high = float(np.min([p.min() for p in parts])), float(np.max([p.max() for p in parts]))
         if not (np.isfinite(low) and np.isfinite(high)):

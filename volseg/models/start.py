@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from safetensors.torch import load_file
 from volseg.config.schema import ModelConfig
 from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
+from volseg.io.json_files import parse_json
+from volseg.io.paths import is_file, is_folder
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.download import official_file
 from volseg.models.encoders.weights import check_fit, load_encoder
@@ -52,11 +53,11 @@ def weight_file(model: ModelConfig) -> Path | None:
     if model.weights == "official":
         return official_file(model.encoder)
     path = Path(model.weights)
-    if not path.is_file():
+    if not is_file(path):
         raise ModelFileError(
             "the weight file does not exist",
             file=path,
-            found="a folder" if path.is_dir() else None,
+            found="a folder" if is_folder(path) else None,
             hint="set model.weights to an encoder's .pth or .safetensors file, a volseg model file, official or random",
         )
     return path
@@ -134,7 +135,7 @@ def _volseg_metadata(path: Path) -> str | None:
 def _class_names(metadata: str, path: Path) -> tuple[str, ...]:
     """Read the classes of a volseg model by index, background first."""
     try:
-        labels: Mapping[str, Any] = json.loads(metadata)["labels"]
+        labels: Mapping[str, Any] = parse_json(metadata, "model", path, ModelFileError)["labels"]
         return tuple(sorted(labels, key=labels.__getitem__))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError("the model file's metadata is damaged", file=path, found=error) from error

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from volseg.errors import ConfigError, suggestion
 
 Item = TypeVar("Item")
+LARGEST = sys.float_info.max
+FOUND_LENGTH = 80
 
 
 def check_keys(given: Collection[str], known: Collection[str], where: str) -> None:
@@ -24,17 +26,18 @@ def check_keys(given: Collection[str], known: Collection[str], where: str) -> No
 
 
 def integer(key: str, value: Any) -> int:
-    """Read a whole number (2 or 2.0, not True)."""
+    """Read a whole number that fits 64 bits (2 or 2.0, not True)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 != 0:  # nan for inf and nan
         raise ConfigError(f"{key} is not a whole number", found=repr(value))
+    if not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{key} is too large", expected="a whole number of 64 bits")
     return int(value)
 
 
 def number(key: str, value: Any) -> float:
     """Read a finite number."""
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not plain or not abs(value) <= sys.float_info.max:  # not: NaN
-        raise ConfigError(f"{key} is not a finite number", found=repr(value))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        raise ConfigError(f"{key} is not a finite number", found=repr(value)[:FOUND_LENGTH])
     return float(value)
 
 

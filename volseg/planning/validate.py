@@ -10,6 +10,7 @@ import numpy as np
 
 from volseg.errors import ConfigError
 from volseg.geometry.volume import LARGEST_LABEL
+from volseg.io.description import LONGEST_NAME, is_dataset_name
 from volseg.planning import rules
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def check_names(plan: Plan, version: int) -> None:
     ):
         if value not in allowed:
             raise ConfigError(f"plan.{key} has no such choice", found=value, expected=", ".join(map(str, allowed)))
+    if not is_dataset_name(plan.dataset):
+        expected = f"printable text of at most {LONGEST_NAME} characters"
+        raise ConfigError("plan.dataset cannot be used", found=repr(plan.dataset)[:100], expected=expected)
     values = list(plan.labels.values())
     valid = all(0 <= value <= LARGEST_LABEL for value in values) and 2 <= len(values) <= MOST_CLASSES
     if not valid or 0 not in values or len(set(values)) < len(values):

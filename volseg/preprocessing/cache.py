@@ -45,6 +45,8 @@ PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm",
 """The fields of the plan that preprocessing depends on; a change of others does not invalidate the cache."""
 HEADER_BYTES = 4096
 SHOWN_DAMAGES = 5
+LONGEST_FOLDER = 180
+"""Most bytes of a name in a folder's name; file systems allow 255, and a hash follows."""
 HINT = "set data.cache to a folder with room that you may write to"
 
 
@@ -206,4 +208,5 @@ def digest(value: Any) -> str:
 
 def _safe(name: str) -> str:
     """Return a name that is valid as a folder on every system."""
-    return re.sub(r"[^\w.-]", "_", name) or "_"
+    safe = re.sub(r"[^\w.-]", "_", name).lstrip(".")
+    return safe.encode()[:LONGEST_FOLDER].decode(errors="ignore") or "_"

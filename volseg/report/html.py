@@ -37,7 +37,7 @@ def write_report(
         OutputError: A file cannot be written.
     """
     pictures = example_pictures(evaluation, images or Images({}))
-    contents = {"report.html": render_report(evaluation, summary, pictures).encode("utf-8")}
+    contents = {"report.html": render_report(evaluation, summary, pictures).encode("utf-8", "xmlcharrefreplace")}
     contents |= {picture.file_name: picture.png for picture in pictures}
     for name, content in contents.items():
         with atomic_file(Path(folder) / name) as file:

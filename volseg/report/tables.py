@@ -12,25 +12,30 @@ from typing import Any
 
 from volseg.evaluation.results import Evaluation
 from volseg.io.atomic import atomic_file
+from volseg.io.json_files import encoded
 from volseg.metrics.table import HEADLINE, METRIC
 
 COLUMNS = ("method", "case", "class", "status", *METRIC, "pred_voxels", "ref_voxels", "missing", "error")
 
 
 def csv_text(evaluation: Evaluation) -> str:
-    """Return one line per method, case and class; an undefined score is empty, a failed case has one line."""
+    """Return one line per method, case and class; an undefined score is empty, a failed case has one line.
+
+    Text that a spreadsheet would run as a formula begins with an apostrophe.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for result in evaluation.results:
+        method, case = _no_formula(result.method), _no_formula(result.case)
         if result.error is not None:
             blank = [""] * (len(METRIC) + 2)
-            writer.writerow([result.method, result.case, "", "failed", *blank, int(result.missing), result.error])
+            writer.writerow([method, case, "", "failed", *blank, int(result.missing), _no_formula(result.error)])
         for name, scores in result.scores.items():
             values = [_csv_number(float(scores[metric])) for metric in METRIC]
             counts = [scores["pred_voxels"], scores["ref_voxels"]]
             writer.writerow(
-                [result.method, result.case, name, scores["status"], *values, *counts, int(result.missing), ""]
+                [method, case, _no_formula(name), scores["status"], *values, *counts, int(result.missing), ""]
             )
     return stream.getvalue()
 
@@ -63,8 +68,17 @@ def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str
     }
     for name, text in texts.items():
         with atomic_file(Path(folder) / name) as file:
-            file.write(text.encode("utf-8"))
+            file.write(encoded(text))
     return [Path(folder) / name for name in texts]
+
+
+def _no_formula(text: str) -> str:
+    """Return text that no spreadsheet runs, without carriage returns, which the csv module does not quote.
+
+    Source: OWASP, CSV Injection.
+    """
+    text = text.replace("\r", "\\r")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:

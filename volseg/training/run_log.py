@@ -66,12 +66,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-            if not isinstance(row, dict) or type(row["step"]) is not int:
+            if not isinstance(row, dict) or type(row["step"]) is not int or not _is_complete(row):
                 raise ValueError
             rows.append(row)
         except (ValueError, KeyError, RecursionError):
             logger.warning("%s: a damaged line was skipped", path)
     return rows
+
+
+def _is_complete(row: dict[str, Any]) -> bool:
+    """Return whether a row has the numbers that the picture shows."""
+    numbers = all(type(value) in (int, float) for value in row.values())
+    return numbers and ("val_dice" in row or {"loss", "lr"} <= row.keys())
 
 
 def draw_progress(rows: list[dict[str, Any]], path: Path) -> None:

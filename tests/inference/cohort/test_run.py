@@ -17,10 +17,8 @@ from volseg.inference.cohort import records as summary_module
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
-from volseg.io.cases import Case
 from volseg.io.datasets import list_images
 from volseg.io.model_file import file_sha256
-from volseg.io.volumes import read_mask, read_volume
 from volseg.planning.ranges import ScanRanges
 
 
@@ -163,23 +161,6 @@ def test_a_list_of_scans(predictor: Predictor, scans: Path, tmp_path: Path) -> N
     summary = predict_folder(predictor, tmp_path / "cases.txt", tmp_path / "out")
     assert statuses(summary) == {"gone": "failed", "plain": "done"}
     assert "gone.nii.gz" in (summary.results[0].error or "")
-
-
-def test_a_case_that_is_a_folder(
-    predictor: Predictor, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A DICOM series: named after its folder, known by its files, its mask without a NIfTI header to copy."""
-    series = tmp_path / "series"
-    series.mkdir()
-    (series / "IM2").write_bytes((scans / "plain.nii.gz").read_bytes())
-    monkeypatch.setattr(predictor, "read", lambda paths: read_volume(scans / "plain.nii.gz"))
-    cases = [Case("series", (series,), None)]
-    assert statuses(predict_folder(predictor, cases, tmp_path / "out")) == {"series": "done"}
-    expected, found = read_mask(tmp_path / "out" / "series.nii.gz"), read_volume(scans / "plain.nii.gz")
-    assert expected.grid.same_as(found.grid)
-    assert statuses(predict_folder(predictor, cases, tmp_path / "out")) == {"series": "skipped"}
-    (series / "IM1").write_bytes(b"one more")
-    assert statuses(predict_folder(predictor, cases, tmp_path / "out")) == {"series": "failed"}
 
 
 def test_memory_on_a_gpu_is_counted_for_each_case(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from volseg.errors import OutputError
 from volseg.inference.cohort.history import WRITING, append_line, read_history, repair
 from volseg.io.atomic import atomic_file, free_name
 from volseg.io.model_file import file_sha256
+from volseg.io.volumes import check_file
 from volseg.version import __version__
 
 if TYPE_CHECKING:
@@ -183,11 +184,15 @@ def mask_provenance(model_files: Sequence[Path], options: Mapping[str, Any]) -> 
 
 
 def input_sha256(files: Sequence[Path]) -> str:
-    """Return one hash over the contents of a scan's files, in their order; files of a folder are sorted by name."""
+    """Return one hash over the contents of a scan's files, in their order.
+
+    Raises:
+        DataError: A path does not lead to a regular file.
+    """
     digest = hashlib.sha256()
     for path in files:
-        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]:
-            digest.update(file_sha256(file).encode())
+        check_file(path)  # before it is opened: a pipe would never end
+        digest.update(file_sha256(path).encode())
     return digest.hexdigest()
 
 
