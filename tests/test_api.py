@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -148,3 +149,25 @@ def test_training_scores_the_listed_labels(
     assert result.scores.evaluation.cases == expected.cases
     for metric in ("dice", "ref_voxels"):
         np.testing.assert_array_equal(result.scores.evaluation.values("run", metric), expected.values("run", metric))
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: volseg.plan(None), "dataset"),
+        (lambda: volseg.plan("d", "plan.token_stride=4"), "overrides"),
+        (lambda: volseg.plan("d", [4]), "overrides"),
+        (lambda: volseg.train(3), "config"),
+        (lambda: volseg.train({}, [3]), "overrides"),
+        (lambda: volseg.train({}, "data.fold=1"), "overrides"),
+        (lambda: volseg.predict(None, "s", "o"), "model"),
+        (lambda: volseg.predict("m", 3, "o"), "scans"),
+        (lambda: volseg.predict("m", "s", None), "output"),
+        (lambda: volseg.evaluate(3), "pred"),
+        (lambda: volseg.evaluate("p", 3), "ref"),
+        (lambda: volseg.load(None), "model"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named(call: Callable[[], object], argument: str) -> None:
+    with pytest.raises(ConfigError, match=f"the argument {argument} has the wrong type"):
+        call()

@@ -23,6 +23,26 @@ if TYPE_CHECKING:
 PathLike = str | Path
 
 
+def _check_type(argument: str, value: object, *types: type) -> None:
+    """Check an argument at the border, before it fails somewhere inside.
+
+    Raises:
+        ConfigError: It is of another type.
+    """
+    from volseg.errors import ConfigError
+
+    if not isinstance(value, types):
+        expected = " or ".join("None" if one is type(None) else one.__name__ for one in types)
+        problem = f"the argument {argument} has the wrong type"
+        raise ConfigError(problem, found=f"{value!r:.80} ({type(value).__name__})", expected=expected)
+
+
+def _check_overrides(overrides: object) -> None:
+    _check_type("overrides", overrides, list, tuple)
+    for item in overrides if isinstance(overrides, list | tuple) else ():
+        _check_type("overrides", item, str)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
     """Scores of one or several methods.
@@ -90,6 +110,9 @@ def plan(
     from volseg.planning.fingerprint import fingerprint
     from volseg.planning.plan import make_plan, read_overrides
 
+    _check_type("dataset", dataset, str, Path)
+    if not isinstance(overrides, Mapping):
+        _check_overrides(overrides)
     fields = dict(overrides) if isinstance(overrides, Mapping) else load_config(None, overrides).plan
     read_overrides(fields)  # an invalid override shows before the cases are read
     measured = fingerprint(read_dataset(dataset), stage_progress(progress, "fingerprint"), workers=workers)
@@ -122,7 +145,10 @@ def train(
         OutputError: The run folder exists already, or cannot be written.
     """
     from volseg.config.load import load_config
+    from volseg.config.schema import Config
 
+    _check_type("config", config, str, Path, Mapping, Config, type(None))
+    _check_overrides(overrides)
     settings = load_config(config, overrides)  # before anything heavy is imported: a typo shows at once
 
     from volseg.training.experiment import prepare
@@ -197,6 +223,10 @@ def predict(
     from volseg.inference.predictor import Predictor
     from volseg.parallel import stage_progress
 
+    _check_type("model", model, str, Path, Sequence, Predictor)
+    _check_type("scans", scans, str, Path, Sequence)
+    _check_type("output", output, str, Path)
+    _check_type("max_memory", max_memory, str, int, type(None))
     limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
     return predict_folder(
         model if isinstance(model, Predictor) else Predictor.from_file(model, device=device),
@@ -262,6 +292,10 @@ def evaluate(
     from volseg.parallel import stage_progress
     from volseg.report.tables import markdown_text, write_tables
 
+    _check_type("pred", pred, str, Path, Mapping)
+    _check_type("ref", ref, str, Path, Mapping, type(None))
+    _check_type("out", out, str, Path, type(None))
+    _check_type("dataset", dataset, str, Path, type(None))
     description = read_description(dataset) if dataset is not None else None
     if labels is None and description is not None:
         labels = required_labels(description)
@@ -307,4 +341,5 @@ def load(model: PathLike | Sequence[PathLike], device: str = "auto") -> Predicto
     """
     from volseg.inference.predictor import Predictor
 
+    _check_type("model", model, str, Path, Sequence)
     return Predictor.from_file(model, device=device)
