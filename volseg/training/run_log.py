@@ -76,8 +76,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _is_complete(row: dict[str, Any]) -> bool:
     """Return whether a row has the numbers that the picture shows."""
-    numbers = all(type(value) in (int, float) for value in row.values())
-    return numbers and ("val_dice" in row or {"loss", "lr"} <= row.keys())
+    numbers = [row[name] for name in ("loss", "lr", "val_dice") if name in row]
+    plain = all(type(value) in (int, float) for value in numbers)
+    return plain and ("val_dice" in row or {"loss", "lr"} <= row.keys())
 
 
 def draw_progress(rows: list[dict[str, Any]], path: Path) -> None:
