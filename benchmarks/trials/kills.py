@@ -156,12 +156,17 @@ def prediction_phase(rng: np.random.Generator, root: Path) -> Phase:
 
     if choice < 0.5:
         return Phase("prediction", writes, 0.15)
-    more = len(masks_below(root / "masks")) + int(rng.integers(1, 10))
+    more = masks_in(root) + int(rng.integers(1, 10))
 
     def has_mask(_: Command, root: Path) -> bool:
-        return sum(name.endswith(".nii.gz") and name[0] != "." for name in names_below(root / "masks")) >= more
+        return masks_in(root) >= more
 
     return Phase("mask written", has_mask, 0.004)
+
+
+def masks_in(root: Path) -> int:
+    """Return the number of masks."""
+    return sum(name.endswith(".nii.gz") and name[0] != "." for name in names_below(root / "masks"))
 
 
 class Tally:

@@ -96,7 +96,7 @@ class Command:
             delay_s: Time between the moment and the kill.
             limit_s: The process is killed after this time anyway.
         """
-        while self._process.poll() is None and not moment():
+        while self._process.poll() is None and not _has_come(moment):
             if time.perf_counter() - self._started > limit_s:
                 break
             time.sleep(POLL_S)
@@ -117,6 +117,14 @@ class Command:
         text = self.text
         self._log.unlink()
         return Life(code, seconds, text, children)
+
+
+def _has_come(moment: Callable[[], bool]) -> bool:
+    """Ask for a moment; a folder may vanish while it is listed."""
+    try:
+        return moment()
+    except FileNotFoundError:
+        return False
 
 
 def _end_session(session: int) -> int:
@@ -153,5 +161,6 @@ def files_below(folder: Path) -> dict[str, str]:
 
 
 def names_below(folder: Path) -> set[str]:
-    """Return the relative paths of all files and folders below a folder, hidden ones included."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    """Return the relative paths of all files and folders below a folder, hidden ones included; they may vanish meanwhile."""
+    parts = ((Path(parent), name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
+    return {str((parent / name).relative_to(folder)) for parent, name in parts}
