@@ -161,6 +161,6 @@ def files_below(folder: Path) -> dict[str, str]:
 
 
 def names_below(folder: Path) -> set[str]:
-    """Return the relative paths of all files and folders below a folder, hidden ones included; they may vanish meanwhile."""
+    """Return the relative paths of all files and folders below a folder, hidden ones too; some may vanish meanwhile."""
     parts = ((Path(parent), name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
     return {str((parent / name).relative_to(folder)) for parent, name in parts}
