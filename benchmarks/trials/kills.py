@@ -94,9 +94,9 @@ def kill_train(work: Path, count: int, seed: int) -> dict[str, Any]:
     steps = 48
     finish(training(data, reference / "run", reference / "cache", steps=steps), reference)
     tally = Tally(np.random.default_rng(seed))
-    runs = max(1, -(-count // len(TRAINING_KILLS)))
-    for number in range(runs):
-        share = count // runs + (number < count % runs)
+    number = 0
+    while tally.kills < count:
+        share = min(count - tally.kills, len(TRAINING_KILLS))
         chosen = [TRAINING_KILLS[place * len(TRAINING_KILLS) // share] for place in range(share)]
         root = work / f"run_{number}"
         root.mkdir()
@@ -107,6 +107,7 @@ def kill_train(work: Path, count: int, seed: int) -> dict[str, Any]:
         expected = training_result(reference / "run", reference / "cache")
         tally.compare(root, expected, training_result(root / "run", root / "cache"), reference, ("run", "cache"))
         say(f"kill-train: {tally.kills} kills")
+        number += 1
     return tally.result()
 
 
