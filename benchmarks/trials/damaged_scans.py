@@ -49,7 +49,7 @@ def _read_scan(path: Path, copy: Path) -> None:
     from volseg.io.volumes import check_image, read_grid, read_volume, write_mask
 
     volume = read_volume(path)
-    check_image(volume, path)
+    check_image(volume, [path])
     assert volume.data.shape[1:] == volume.grid.shape, "shape of the voxels"
     write_mask(copy, Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid), source=path)
     assert read_grid(copy).same_as(volume.grid), "grid of the mask"
