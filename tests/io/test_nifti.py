@@ -356,7 +356,7 @@ BROKEN = {
     "NaN affine": (lambda f: with_affine(f / "scan.nii", np.full((3, 4), np.nan)), "affine"),
     "zero affine": (lambda f: with_affine(f / "scan.nii", np.zeros((3, 4))), "affine"),
     "picture": (lambda f: plain(f / "scan.png", b"\x89PNG"), "format"),
-    "freesurfer": (lambda f: plain(f / "scan.mgz", b"x"), "format"),
+    "DICOM": (lambda f: plain(f / "scan.dcm", b"x"), "format"),
     "folder": (lambda f: f, "folder"),
     "no suffix": (lambda f: plain(f / "scan", b"x"), "no suffix"),
 }

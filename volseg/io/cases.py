@@ -19,19 +19,8 @@ LIST_SUFFIX = ".txt"
 COMMENT = re.compile(r"(^|\s)#.*")
 CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's channel number at the end of a file's stem
 BESIDE_SCANS = (
-    ".json",
-    ".jsonl",
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".md",
-    ".html",
-    ".log",
-    ".yaml",
-    ".yml",
-    ".npy",
-    ".npz",
-    ".pkl",
+    *(".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".txt", ".md", ".html", ".log"),
+    *(".npy", ".npz", ".pkl", ".raw", ".zraw", ".hdr"),
 )
 """Endings of files that tools write beside scans and masks; they are skipped without a warning."""
 LISTED = 20  # most items in one message

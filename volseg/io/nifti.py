@@ -1,12 +1,9 @@
-"""NIfTI-1 and NIfTI-2 files through nibabel; damaged files become errors, masks get the header of their scan."""
+"""NIfTI-1 and NIfTI-2 files, also as pairs of ``.img`` and ``.hdr``; masks get the header of their scan."""
 
 from __future__ import annotations
 
 import gzip
 import math
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,22 +11,17 @@ from typing import Any, BinaryIO
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from volseg.config.sizes import format_size
-from volseg.errors import DataError, GeometryError
+from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
+from volseg.io.stored import HINT, channels_first, check_shape, native, open_stream, stored_voxels
 
-SUFFIXES = (".nii.gz", ".nii")
+KIND = "NIfTI"
+SUFFIXES = (".nii.gz", ".nii", ".img")
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron; unknown is taken as mm
-GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
-DEFLATE_RATIO = 1032  # deflate cannot shrink data to less than 1/1032 (https://zlib.net/zlib_tech.html)
-BLOCK_BYTES = 1 << 20  # decompressed at a time
-START_BYTES = 1 << 24  # memory for the voxels of a compressed file grows from here, as they are found
-BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error)
 
 Header = Any  # nibabel's Nifti1Header (that of NIfTI-2 is a subclass); its annotations are incomplete
 
@@ -41,7 +33,7 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
     float32, or float64 if float32 cannot represent the stored type. An uncompressed file is memory-mapped.
 
     Args:
-        path: A ``.nii`` or ``.nii.gz`` file.
+        path: A ``.nii``, ``.nii.gz`` or ``.img`` file; the last has its header in a ``.hdr`` file beside it.
 
     Returns:
         ``(C, D, H, W)`` in the file's own axis order, and the grid.
@@ -49,16 +41,14 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
     Raises:
         DataError: The file is missing, truncated, corrupt, not NIfTI, of other dimensions or without a usable affine.
     """
-    with _opened(path, whole=True) as (header, stream):
+    header_path = _header_path(path)
+    with open_stream(header_path, KIND, whole=True) as stream:
+        header = _read_header(stream)
         grid = _grid(header, path)
-        voxels = _stored_voxels(header, stream, path)
-        slope, inter = _scaling(header, path)
-        data = voxels if (slope, inter) == (1, 0) else _scaled(voxels, slope, inter)
-        with np.errstate(
-            over="ignore"
-        ):  # long doubles that float64 cannot hold become infinite, which check_image finds
-            data = data.astype(_native(data.dtype), copy=False)
-    return (data[None] if data.ndim == 3 else np.moveaxis(data, -1, 0)), grid
+        if header_path == path:
+            return _values(header, stream, path), grid
+    with open_stream(path, KIND) as stream:
+        return _values(header, stream, path), grid
 
 
 def read_grid(path: Path) -> Grid:
@@ -67,49 +57,19 @@ def read_grid(path: Path) -> Grid:
     Raises:
         DataError: As ``read_voxels``, for errors in the header.
     """
-    with _opened(path) as (header, _):
-        return _grid(header, path)
+    with open_stream(_header_path(path), KIND) as stream:
+        return _grid(_read_header(stream), path)
 
 
-def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type in native byte order, at most float64, which is the widest that torch has."""
-    return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
-
-
-@contextmanager
-def _opened(path: Path, whole: bool = False) -> Iterator[tuple[Header, BufferedIOBase]]:
-    """Open a file; errors while opening it and while the block reads from it become a DataError.
-
-    Args:
-        path: The file.
-        whole: Read to the end of the file after the block, so that the checksum of a compressed file is verified.
-
-    Yields:
-        The header, and the file (decompressed), read up to the end of the header.
-    """
-    compressed = path.name.lower().endswith(".gz")
-    try:
-        with path.open("rb") as raw:
-            start = raw.read(2)
-            if not start:
-                raise EOFError("the file is empty (0 bytes)")
-            if (start == GZIP_MAGIC) != compressed:
-                state = "is not compressed but named .gz" if compressed else "is compressed but not named .gz"
-                raise DataError(f"the file {state}", file=path, hint="rename it, or export it again")
-            raw.seek(0)
-            stream: BufferedIOBase = gzip.GzipFile(fileobj=raw) if compressed else raw  # closed with raw
-            yield _read_header(stream), stream
-            while whole and compressed and stream.read(BLOCK_BYTES):
-                pass
-    except PermissionError as error:
-        raise DataError("reading the file is not permitted", file=path, hint="give read permission") from error
-    except BROKEN as error:
-        hint = "copy the file again from its source, or export it again"
-        raise DataError("the file is truncated, corrupt or not NIfTI", file=path, found=error, hint=hint) from error
-    except MemoryError as error:
-        size = format_size(path.stat().st_size)
-        hint = "close other programs, or crop the image"
-        raise DataError("there is too little memory to read the file", file=path, found=size, hint=hint) from error
+def _header_path(path: Path) -> Path:
+    """Return the file of the header: that of the voxels, except for a pair of ``.img`` and ``.hdr``."""
+    if path.suffix.lower() != ".img":
+        return path
+    candidates = [path.with_suffix(suffix) for suffix in (".hdr", ".HDR")]
+    header = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if header is None:
+        raise DataError("the header of the image does not exist", file=path, expected=candidates[0].name, hint=HINT)
+    return header
 
 
 def _read_header(stream: BufferedIOBase, *, check: bool = True) -> Header:
@@ -127,54 +87,30 @@ def _read_header(stream: BufferedIOBase, *, check: bool = True) -> Header:
     raise ImageFileError(f"no NIfTI header in the first {len(start)} bytes")
 
 
-def _stored_voxels(header: Header, stream: BufferedIOBase, path: Path) -> NDArray[Any]:
-    """Read the voxels as stored, in Fortran order, once the header's claims are compared with the file.
-
-    An uncompressed file is memory-mapped (copy on write).
-    """
-    dtype, shape, offset = header.get_data_dtype(), header.get_data_shape(), _voxel_offset(header, path)
+def _values(header: Header, stream: BufferedIOBase, path: Path) -> NDArray[Any]:
+    """Return the values (C, D, H, W), scaled as the header says."""
+    dtype, offset = header.get_data_dtype(), _voxel_offset(header, path)
     if dtype.kind not in "iuf":
         found, expected = header.get_value_label("datatype"), "one real number of at most 64 bits per voxel"
         raise DataError("the voxels are not plain numbers", file=path, found=found, expected=expected)
-    claimed, size = math.prod(map(int, shape)) * dtype.itemsize, path.stat().st_size
-    compressed = isinstance(stream, gzip.GzipFile)
-    if offset + claimed > size * (DEFLATE_RATIO if compressed else 1):
-        raise _shorter(path, claimed, offset, f"{size} bytes{' compressed' if compressed else ''}")
-    if not compressed:
-        return np.asarray(np.memmap(stream, dtype, mode="c", offset=offset, shape=shape, order="F"))
-    stream.seek(offset)
-    content = np.empty(min(claimed, START_BYTES), np.uint8)
-    done = 0
-    while done < claimed:
-        if done == len(content):
-            content.resize(min(claimed, 2 * done), refcheck=False)
-        count = stream.readinto(content[done : done + BLOCK_BYTES].data)
-        if not count:
-            raise _shorter(path, claimed, offset, f"{stream.tell()} bytes")
-        done += count
-    return np.ndarray(shape, dtype, content, order="F")
-
-
-def _shorter(path: Path, claimed: int, offset: int, found: str) -> DataError:
-    return DataError(
-        "the file is truncated or corrupt: it is shorter than its header says",
-        file=path,
-        found=found,
-        expected=f"{claimed} bytes of voxels from byte {offset} on",
-        hint="copy the file again from its source, or export it again",
-    )
+    voxels = stored_voxels(stream, path, dtype, header.get_data_shape(), offset)
+    slope, inter = _scaling(header, path)
+    data = voxels if (slope, inter) == (1, 0) else _scaled(voxels, slope, inter)
+    with np.errstate(over="ignore"):  # long doubles that float64 cannot hold become infinite, which check_image finds
+        return channels_first(data.astype(native(data.dtype), copy=False))
 
 
 def _voxel_offset(header: Header, path: Path) -> int:
     """Return the first byte of the voxels."""
-    offset, smallest = float(header["vox_offset"]), header.single_vox_offset
+    single = path.suffix.lower() != ".img"
+    offset, smallest = float(header["vox_offset"]), header.single_vox_offset if single else header.pair_vox_offset
     if not (smallest <= offset < 2**63 and offset.is_integer()):
         raise DataError(
             "the file is corrupt: vox_offset in the header is invalid",
             file=path,
             found=offset,
             expected=f"a whole number of bytes from {smallest} on",
-            hint="copy the file again from its source, or export it again",
+            hint=HINT,
         )
     return int(offset)
 
@@ -203,15 +139,11 @@ def _scaled(voxels: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
 
 def _grid(header: Header, path: Path) -> Grid:
     """Return the grid by sform (if its code is set), else by qform, else by voxel sizes; converted to mm."""
-    shape = header.get_data_shape()
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        hint = "save it as a volume; a single slice as (columns, rows, 1)" if len(shape) == 2 else None
-        expected = "(X, Y, Z), or (X, Y, Z, channels), each at least 1"
-        raise DataError(f"this is not a volume: {len(shape)}D", file=path, found=shape, expected=expected, hint=hint)
+    shape = check_shape(header.get_data_shape(), path)
     affine = np.array(header.get_best_affine(), np.float64)
     affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     try:
-        return Grid((shape[0], shape[1], shape[2]), affine)
+        return Grid(shape, affine)
     except GeometryError as error:
         hint = "write the right sform or qform into the header"
         raise DataError("the header has no usable affine", file=path, found=error.problem, hint=hint) from error
@@ -226,8 +158,7 @@ def header_like(source: Path) -> Header:
     Raises:
         DataError: The source cannot be read.
     """
-    with _opened(source) as (_, stream):
-        stream.seek(0)
+    with open_stream(_header_path(source), KIND) as stream:
         header = _read_header(stream, check=False)  # the check would change fields, such as a qfac of 0
         header = header.as_byteswapped(nibabel.volumeutils.native_code)
     for key in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
@@ -262,6 +193,8 @@ def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | No
         OutputError: The file cannot be written.
         DataError: The source cannot be read.
     """
+    if path.suffix.lower() == ".img":
+        raise OutputError("masks are written as one file", file=path, expected=".nii.gz or .nii")
     header = header_of(grid) if source is None else header_like(source)
     header.set_data_dtype(voxels.dtype)
     pixdim = header["pixdim"].copy()

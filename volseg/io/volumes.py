@@ -13,7 +13,7 @@ from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
-from volseg.io import itk, nifti
+from volseg.io import itk, mgh, nifti
 from volseg.io.paths import exists, is_file, is_folder, is_link
 
 __all__ = [
@@ -47,11 +47,10 @@ class FileFormat(Protocol):
         """Write ``(D, H, W)``; a source of the same format gives the header."""
 
 
-FORMATS: tuple[FileFormat, ...] = (nifti, itk)
+FORMATS: tuple[FileFormat, ...] = (nifti, itk, mgh)
 """The file formats. A new one is a module like `volseg.io.nifti` and an entry here."""
 OUTPUT_SUFFIX = ".nii.gz"
 """Format in which masks and maps are written."""
-PLANNED_SUFFIXES = (".mgz", ".mgh", ".img")  # recognised as scans, so that they are named, not skipped
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
 LONGEST_PATH = 300  # in messages
 SLAB_VOXELS = 1 << 22
@@ -60,10 +59,9 @@ INTEGRAL = 1e-3  # largest distance from an integer of a label stored as a float
 
 
 def _suffix(path: Path) -> str | None:
-    """Return the suffix of a known format, read or not; ``.nii.gz`` counts as one."""
-    name = path.name.lower()
-    known = (*(suffix for one in FORMATS for suffix in one.SUFFIXES), *PLANNED_SUFFIXES)
-    return next((suffix for suffix in known if name.endswith(suffix)), None)
+    """Return the suffix of a format; ``.nii.gz`` counts as one."""
+    known = (suffix for one in FORMATS for suffix in one.SUFFIXES)
+    return next((suffix for suffix in known if path.name.lower().endswith(suffix)), None)
 
 
 def _format(path: Path) -> FileFormat | None:

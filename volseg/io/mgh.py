@@ -1,0 +1,97 @@
+"""FreeSurfer's MGH and MGZ files; nibabel reads the header."""
+
+from __future__ import annotations
+
+import gzip
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
+from numpy.typing import NDArray
+
+from volseg.errors import DataError, GeometryError
+from volseg.geometry.grid import Grid
+from volseg.io.atomic import atomic_file
+from volseg.io.stored import HINT, channels_first, check_shape, native, open_stream, stored_voxels
+
+SUFFIXES = (".mgz", ".mgh")
+KIND = "MGH"
+TYPES = (0, 1, 3, 4)  # codes of uint8, int32, float32 and int16
+HEADER_BYTES = 284
+DIRECTIONS_FLAG = slice(28, 30)  # goodRASFlag; nibabel would invent directions where it is 0
+Header = Any  # nibabel's MGHHeader, which has no annotations
+
+
+def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
+    """Read an image or mask with one or several frames, which are channels.
+
+    Args:
+        path: A ``.mgz`` (compressed) or ``.mgh`` file.
+
+    Returns:
+        ``(C, D, H, W)`` in the file's own axis order and stored type, and the grid.
+
+    Raises:
+        DataError: The file is missing, truncated, corrupt, of another kind or without a usable affine.
+    """
+    with open_stream(path, KIND, whole=True) as stream:
+        header = _header(stream, path)
+        grid = _grid(header, path)
+        voxels = stored_voxels(stream, path, header.get_data_dtype(), header.get_data_shape(), header.get_data_offset())
+        return channels_first(voxels.astype(native(voxels.dtype), copy=False)), grid
+
+
+def read_grid(path: Path) -> Grid:
+    """Read the grid from the header alone.
+
+    Raises:
+        DataError: As ``read_voxels``, for errors in the header.
+    """
+    with open_stream(path, KIND) as stream:
+        return _grid(_header(stream, path), path)
+
+
+def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
+    """Write ``(D, H, W)`` atomically, compressed if the name ends in ``.mgz``.
+
+    Args:
+        path: The file to write.
+        voxels: Labels or values; stored as uint8, int16, int32 or float32.
+        grid: Their grid.
+        source: Not needed.
+        description: Not stored: the format has no place for it.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    dtype = next((one for one in (np.uint8, np.int16, np.int32) if np.can_cast(voxels.dtype, one)), np.float32)
+    image = MGHImage(voxels.astype(dtype), grid.affine)
+    with atomic_file(path) as file:
+        content = image.to_bytes()
+        file.write(gzip.compress(content, 6, mtime=0) if path.suffix.lower() == ".mgz" else content)
+
+
+def _header(stream: BufferedIOBase, path: Path) -> Header:
+    """Read the header; its footer, with times and tags, is not needed."""
+    start = stream.read(HEADER_BYTES)
+    if len(start) < HEADER_BYTES:
+        raise EOFError(f"the header has {len(start)} of {HEADER_BYTES} bytes")
+    if start[DIRECTIONS_FLAG] != b"\0\1":
+        hint = "write the directions into the header, for example with mri_convert"
+        raise DataError("the header has no directions", file=path, found="goodRASFlag 0", expected=1, hint=hint)
+    header = MGHHeader(start)
+    if int(header["type"]) not in TYPES:
+        found, expected = f"type {int(header['type'])}", ", ".join(map(str, TYPES))
+        raise DataError("the type of the voxels is not known", file=path, found=found, expected=expected, hint=HINT)
+    return header
+
+
+def _grid(header: Header, path: Path) -> Grid:
+    shape = check_shape(tuple(int(size) for size in header.get_data_shape()), path)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # sizes beyond float32, which Grid refuses
+            return Grid(shape, np.array(header.get_affine(), np.float64))
+    except GeometryError as error:
+        raise DataError("the header has no usable affine", file=path, found=error.problem, hint=HINT) from error
