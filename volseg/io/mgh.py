@@ -18,7 +18,6 @@ from volseg.io.stored import HINT, channels_first, check_shape, native, open_str
 
 SUFFIXES = (".mgz", ".mgh")
 KIND = "MGH"
-TYPES = (0, 1, 3, 4)  # codes of uint8, int32, float32 and int16
 HEADER_BYTES = 284
 DIRECTIONS_FLAG = slice(28, 30)  # goodRASFlag; nibabel would invent directions where it is 0
 Header = Any  # nibabel's MGHHeader, which has no annotations
@@ -82,9 +81,11 @@ def _header(stream: BufferedIOBase, path: Path) -> Header:
         hint = "write the directions into the header, for example with mri_convert"
         raise DataError("the header has no directions", file=path, found="goodRASFlag 0", expected=1, hint=hint)
     header = MGHHeader(start)
-    if int(header["type"]) not in TYPES:
-        found, expected = f"type {int(header['type'])}", ", ".join(map(str, TYPES))
-        raise DataError("the type of the voxels is not known", file=path, found=found, expected=expected, hint=HINT)
+    try:
+        header.get_data_dtype()
+    except KeyError as error:
+        found = f"type {int(header['type'])}"
+        raise DataError("the type of the voxels is not known", file=path, found=found, hint=HINT) from error
     return header
 
 
