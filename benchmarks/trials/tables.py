@@ -16,8 +16,9 @@ EXPLANATION = """\
 `kill-*`: SIGKILL at random moments, started again until finished; a trial is a kill. `mutants`: damaged files given to
 the functions that read them; *refused* is an error that names the file, *other* any other exception, a process that
 dies, more than 10 s or more than 256 MiB. `bitflips`: one bit of a checkpoint, a cached array or stored tokens;
-*refused*, *mended* (read or made again from what is whole) or *unnoticed*. `full-disk`: a tmpfs that fills up, then
-gets space. `two-at-once`: processes in one folder. [Reliability](../../../docs/reliability.md) says what is promised.
+*refused*, *notice* (the checkpoint before is used, with a warning), *mended* (made anew) or *unnoticed*. `full-disk`: a
+tmpfs that fills up, then gets space. `two-at-once`: processes in one folder. The mutant of unknown kind before died of
+an error of the trial itself. [Reliability](../../../docs/reliability.md) says what is promised.
 """
 
 
