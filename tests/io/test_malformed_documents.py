@@ -139,11 +139,10 @@ def test_a_malformed_document_is_refused_by_name(kind: str, how: str, tmp_path: 
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", DOCUMENTS)
+@pytest.mark.parametrize("kind", ["dataset", "nnU-Net", "plan", "split", "case names", "provenance", "configuration"])
 def test_a_byte_order_mark_is_skipped(kind: str, tmp_path: Path) -> None:
+    """In documents that people edit."""
     document = DOCUMENTS[kind]
-    if kind in ("model", "cached case", "data set folder", "metrics", "records"):
-        pytest.skip("nobody edits these by hand, or the case files are missing here")
     (tmp_path / document.name).write_bytes(b"\xef\xbb\xbf" + json.dumps(document.content).encode())
     document.read(tmp_path / document.name)
 
