@@ -133,3 +133,11 @@ def test_another_data_set_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=r"dataset\.json"):
             write_phantoms(tmp_path, 1)
         assert (tmp_path / "dataset.json").read_text() == text
+
+
+def test_scans_without_a_description_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="holds other scans"):
+        write_phantoms(tmp_path, 1)
+    assert (tmp_path / "imagesTr" / "phantom_000.nii.gz").read_bytes() == b"mine"

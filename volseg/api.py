@@ -75,11 +75,18 @@ class TrainingResult:
         model_file: The trained model.
         folder: The run folder.
         scores: Scores of the held-out cases, also in ``validation/scores/``.
+        failed: Held-out cases that could not be predicted; they are not scored.
     """
 
     model_file: Path
     folder: Path
     scores: EvaluationResult
+    failed: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """That of the scores, and at least 1 if a held-out case could not be predicted."""
+        return max(self.scores.exit_code, 1 if self.failed else 0)
 
 
 def plan(
@@ -102,19 +109,21 @@ def plan(
     Raises:
         ConfigError: An override is invalid.
         DataError: The data set or some of its cases cannot be used; all invalid cases are reported together.
-        OutputError: The plan cannot be written.
+        OutputError: The plan cannot be written, or would replace a file that is no plan.
     """
     from volseg.config.load import load_config
     from volseg.io.datasets import read_dataset
     from volseg.parallel import stage_progress
     from volseg.planning.fingerprint import fingerprint
-    from volseg.planning.plan import make_plan, read_overrides
+    from volseg.planning.plan import check_replaceable, make_plan, read_overrides
 
     _check_type("dataset", dataset, str, Path)
     if not isinstance(overrides, Mapping):
         _check_overrides(overrides)
     fields = dict(overrides) if isinstance(overrides, Mapping) else load_config(None, overrides).plan
     read_overrides(fields)  # an invalid override shows before the cases are read
+    if out is not None:
+        check_replaceable(out)
     measured = fingerprint(read_dataset(dataset), stage_progress(progress, "fingerprint"), workers=workers)
     result = make_plan(measured, fields)
     if out is not None:
@@ -151,22 +160,28 @@ def train(
     _check_overrides(overrides)
     settings = load_config(config, overrides)  # before anything heavy is imported: a typo shows at once
 
+    from volseg.errors import VolsegError
     from volseg.training.experiment import prepare
     from volseg.training.loop import train as train_model
 
     with prepare(settings, progress, resume=resume) as experiment:
         model_file = train_model(experiment, progress)
         validation, cases = experiment.folder / "validation", experiment.val_cases
-        predict(model_file, cases, validation / "masks", device=settings.device, overwrite=True, progress=progress)
+        masks = validation / "masks"
+        summary = predict(model_file, cases, masks, device=settings.device, overwrite=True, progress=progress)
+        failed = tuple(record.case for record in summary.results if record.status == "failed")
+        if len(failed) == len(cases):
+            hint = "the errors are in this file; the model is trained, and volseg predict can use it"
+            raise VolsegError("no held-out case could be predicted", file=summary.path, hint=hint)
         scores = evaluate(
-            {experiment.folder.name: validation / "masks"},
-            {case.id: case.label for case in cases if case.label is not None},
+            {experiment.folder.name: masks},
+            {case.id: case.label for case in cases if case.label is not None and case.id not in failed},
             validation / "scores",
             labels=experiment.plan.label_map,
             images={case.id: case.images[0] for case in cases},
             progress=progress,
         )
-    return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores)
+    return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores, failed=failed)
 
 
 def predict(
@@ -290,12 +305,14 @@ def evaluate(
     from volseg.io.atomic import remove_stale
     from volseg.io.description import read_description, required_labels
     from volseg.parallel import stage_progress
-    from volseg.report.tables import markdown_text, write_tables
+    from volseg.report.tables import check_inputs, markdown_text, write_tables
 
     _check_type("pred", pred, str, Path, Mapping)
     _check_type("ref", ref, str, Path, Mapping, type(None))
     _check_type("out", out, str, Path, type(None))
     _check_type("dataset", dataset, str, Path, type(None))
+    if out is not None:
+        check_inputs([path for path in (dataset, cases) if isinstance(path, str | Path)], out)
     description = read_description(dataset) if dataset is not None else None
     if labels is None and description is not None:
         labels = required_labels(description)

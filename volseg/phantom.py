@@ -258,6 +258,10 @@ def _check_own(description: Path) -> None:
     Raises:
         OutputError: It holds another data set, whose ``dataset.json`` would be replaced.
     """
+    scans = [folder for folder in ("imagesTr", "labelsTr") if (description.parent / folder).exists()]
+    if scans and not description.exists():
+        found, hint = f"{scans[0]} without dataset.json", "choose another folder"
+        raise OutputError("the folder holds other scans", file=description.parent, found=found, hint=hint)
     if description.exists():
         content = read_json(description, "dataset", OutputError)
         name = content.get("name") if isinstance(content, dict) else None

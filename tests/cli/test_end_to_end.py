@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -209,3 +210,66 @@ def test_an_unexpected_exception_is_not_taken_for_failed_cases(
     errors = capsys.readouterr().err
     assert "Traceback" in errors
     assert "unexpected ZeroDivisionError" in errors
+
+
+def test_training_does_not_score_masks_of_somebody_else(data: Path, tmp_path: Path) -> None:
+    """They lie where its own would; the case is not scored, and the exit code says so."""
+    reference = sorted((data / "labelsTr").glob("*.nii.gz"))
+    run = tmp_path / "run"
+    assert train(data, run) == 0
+    for label in reference:
+        mask = run / "validation" / "masks" / label.name
+        if mask.exists():
+            mask.write_bytes(label.read_bytes())
+    assert train(data, run, "--resume") == 2  # no case is left
+    rows = [row.split(",") for row in (run / "validation" / "scores" / "cases.csv").read_text().splitlines()[1:]]
+    assert not any(row[4] == "1.0" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoint", "dataset.json", "notes.txt"])
+def test_a_new_run_goes_into_an_empty_folder(
+    name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert train(data, tmp_path) == 2
+    problem = "there is a run" if name in ("model.safetensors", "checkpoint") else "holds other files"
+    assert problem in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_a_plan_replaces_only_a_plan(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(data), "--out", str(tmp_path / "plan.json")]) == 0
+    assert main(["plan", str(data), "--out", str(tmp_path / "plan.json")]) == 0
+    (tmp_path / "dataset.json").write_text("{}")
+    assert main(["plan", str(data), "--out", str(tmp_path / "dataset.json")]) == 2
+    assert "is no plan and is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "dataset.json").read_text() == "{}"
+
+
+def test_output_that_cannot_be_written_is_an_error_without_traceback() -> None:
+    command = [sys.executable, "-m", "volseg", "settings", "train.lr"]
+    for target, code in (("/dev/full", 2), (None, 0)):
+        redirect = f"> {target}" if target else ">&-"
+        text = f"{shlex.join(command)} {redirect}"
+        done = subprocess.run(text, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_evaluation_of_names_that_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where a notebook has set a drawing backend that is not installed here."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_none.backend_none")
+    labels = np.zeros((8, 9, 10), np.uint8)
+    labels[2:5, 2:5, 2:5] = 1
+    names = [os.fsdecode(b"scan-\xe9.nii.gz"), "b.nii.gz"]
+    for folder in ("pred", "ref"):
+        (tmp_path / folder).mkdir()
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), tmp_path / folder / "x.nii.gz")
+        try:
+            for name in names:
+                (tmp_path / folder / name).write_bytes((tmp_path / folder / "x.nii.gz").read_bytes())
+        except (OSError, UnicodeError):
+            pytest.skip("this file system has no such names")
+    paths = [str(tmp_path / name) for name in ("pred", "ref", "out")]
+    assert main(["evaluate", "--pred", paths[0], "--ref", paths[1], "--out", paths[2]]) == 0
+    assert "scan-\\udce9" in (tmp_path / "out" / "report.html").read_text()

@@ -56,3 +56,11 @@ def test_unusable_files_are_refused(tmp_path: Path, text: str) -> None:
         read_label_map(file)
     with pytest.raises(DataError):
         read_label_map(tmp_path / "none.json")
+
+
+def test_many_labels_cost_time_in_proportion() -> None:
+    """Each is compared with the others by a table; 60,000 pairwise comparisons each would take minutes."""
+    label_map = make_label_map({f"c{value}": value for value in range(60_000)})
+    assert len(label_map.classes) == 59_999
+    with pytest.raises(DataError, match="'c7' and 'again' have the same value"):
+        make_label_map({f"c{value}": value for value in range(60_000)} | {"again": 7})

@@ -244,3 +244,14 @@ def test_the_share_of_a_label_outside_the_nonzero_voxels(tmp_path: Path) -> None
     save_nifti(tmp_path / "labels" / "a.nii.gz", label)
     classes = fingerprint(read_dataset(tmp_path)).cases[0].classes
     assert {name: shape.outside_nonzero for name, shape in classes.items()} == {"label_1": 0.5, "label_2": 0.0}
+
+
+def test_a_ct_that_is_not_called_ct_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = np.random.default_rng(0).normal(40, 20, (10, 11, 12))
+    image[0] = -1000
+    root = plain_folder(tmp_path, [image] * 2)
+    (root / "dataset.json").write_text('{"modality": {"0": "ct scan"}, "labels": {"background": 0, "a": 1}}')
+    assert fingerprint(read_dataset(root)).modality == "mri"
+    assert "channel ct scan has the values of CT" in caplog.text
+    (root / "dataset.json").write_text('{"modality": {}, "labels": {"background": 0, "a": 1}}')
+    assert fingerprint(read_dataset(root)).modality == "ct"

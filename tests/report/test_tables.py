@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.made.evaluations import evaluation_of, scores_of
+from volseg.errors import OutputError
 from volseg.evaluation.summary import summarize
-from volseg.report.tables import aligned_table, csv_text, markdown_text, number_text, p_text, write_tables
+from volseg.report.tables import (
+    aligned_table,
+    check_inputs,
+    csv_text,
+    markdown_text,
+    number_text,
+    p_text,
+    write_tables,
+)
 
 ROWS = [[scores_of(0.5), scores_of(0, "both_empty", pred_voxels=0, ref_voxels=0)], "no, such\nfile"]
 EVALUATION = evaluation_of({"a|b": ROWS, "c": ROWS}, ("liver", "spleen"))
@@ -81,3 +90,19 @@ def test_names_that_are_not_utf_8_are_written_escaped(tmp_path: Path) -> None:
     evaluation = evaluation_of({name: [[scores_of(0.5)]]}, ("a",))
     for file in write_tables(evaluation, summarize(evaluation), tmp_path):
         assert b"scan-\\udce9" in file.read_bytes()
+
+
+def test_files_of_somebody_else_are_kept(tmp_path: Path) -> None:
+    for name in ("cases.csv", "scores.json"):
+        (tmp_path / name).write_text('{"mine": 1}')
+    for _ in range(2):
+        write_tables(EVALUATION, summarize(EVALUATION, resamples=10), tmp_path)
+    kept = {path.name: path.read_text() for path in tmp_path.glob("*.kept-*")}
+    assert kept == {"cases.csv.kept-1": '{"mine": 1}', "scores.json.kept-1": '{"mine": 1}'}
+
+
+def test_no_table_replaces_an_input(tmp_path: Path) -> None:
+    check_inputs([tmp_path / "dataset.json"], tmp_path)
+    for name in ("cases.csv", "scores.json"):
+        with pytest.raises(OutputError, match="would replace an input"):
+            check_inputs([tmp_path / "a" / ".." / name], tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     args = _parse(parser, argv)
+    os.environ.pop("MPLBACKEND", None)  # notebooks set it for commands too; with a missing backend matplotlib fails
     for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal's encoding does not
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -52,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         code = int(args.run(args))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where it was closed
+            sys.stdout.flush()
         return code
     except VolsegError as error:
         if args.debug:
@@ -67,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # Python's own exit code 1 would say that some cases failed
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # everything else is written by atomic_file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print(f"error: unexpected {type(error).__name__}; please report it with the lines above", file=sys.stderr)
         return 2

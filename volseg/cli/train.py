@@ -6,6 +6,7 @@ import argparse
 import gc
 import os
 import shlex
+import sys
 
 from volseg.api import train
 from volseg.cli.heap import reuse_freed_memory
@@ -45,9 +46,11 @@ def run(args: argparse.Namespace) -> int:
         gc.freeze()  # Python's last collection of garbage would take seconds with all libraries of training
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         raise SystemExit(code) from None  # how to continue stays the last line
-    code = print_scores(result.scores)
+    print_scores(result.scores)
+    for case in result.failed:
+        print(f"not predicted, not scored: {case}", file=sys.stderr)
     print(f"model: {result.model_file}")
-    return code
+    return result.exit_code
 
 
 def resuming_command(args: argparse.Namespace) -> str:

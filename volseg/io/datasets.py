@@ -108,7 +108,7 @@ def _read_decathlon(root: Path, description: Description) -> Dataset:
         missing,
         hint="restore the files, or remove the cases from the list",
     )
-    return _dataset(root, description, cases, description.channels or ("MRI",))
+    return _dataset(root, description, cases, description.channels or _unknown_channels(cases[0]))
 
 
 def _channel_files(image: Path) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from volseg.errors import ConfigError, VolsegError
 from volseg.io.atomic import atomic_file
+from volseg.io.paths import exists, is_file
 
 LINE_LENGTH = 100
 DEEPEST = 64
@@ -68,6 +69,8 @@ def read_json(path: str | Path, what: str, kind: type[VolsegError] = ConfigError
         VolsegError: Of the given kind: the file cannot be read, or :func:`parse_json` refuses its content.
     """
     path = Path(path)
+    if exists(path) and not is_file(path):
+        raise kind(f"the {what} file is not a regular file", file=path)
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL

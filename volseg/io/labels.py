@@ -71,6 +71,7 @@ def make_label_map(labels: Mapping[str, object], file: str | Path | None = None)
     classes: dict[str, Values] = {}
     ignore, background = None, "background"
     named: dict[str, Values] = {}
+    owners: dict[Values, str] = {}
     for given_name, label in labels.items():
         values = _values(label)
         name = str(given_name).strip()
@@ -85,15 +86,14 @@ def make_label_map(labels: Mapping[str, object], file: str | Path | None = None)
                 expected=f"a whole number from 0 to {LARGEST_LABEL}, or several",
                 hint='names and values are mixed up; write {"background": 0, "liver": 1}' if name.isdecimal() else None,
             )
-        same = next((other for other, others in named.items() if others == values), None)
-        if same is not None:
+        if values in owners:
             raise DataError(
-                f"the labels {same!r} and {name!r} have the same value",
+                f"the labels {owners[values]!r} and {name!r} have the same value",
                 file=file,
                 found=dict(labels),
                 expected="different values for different labels",
             )
-        named[name] = values
+        named[name], owners[values] = values, name
         if name.lower() == IGNORE_NAME:
             if ignore is not None or len(values) > 1:
                 what = "two labels are called ignore" if ignore is not None else "the ignore label has several values"

@@ -134,6 +134,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: 
     channels = dataset.channels
     if UNKNOWN in channels:
         channels = (_modality([case for case, _ in measured], dataset.root),) * len(channels)
+    _warn_of_ct([case for case, _ in measured], channels, dataset.root)
     return Fingerprint(
         dataset=dataset.name,
         modality=modality_of(channels),
@@ -183,6 +184,15 @@ def _modality(cases: Sequence[CaseFingerprint], root: Path) -> str:
         text = "%s: %d of %d cases do not look like %s: %s; if they are, %s"
         logger.warning(text, root, len(others), len(cases), name, listed, hint)
     return name
+
+
+def _warn_of_ct(cases: Sequence[CaseFingerprint], channels: Sequence[str], root: Path) -> None:
+    """Warn of channels that are not called CT although the values of most cases are those of CT."""
+    for number, name in enumerate(channels):
+        looks_like_ct = 2 * sum(case.ranges[number][0] < CT_BELOW_HU for case in cases) > len(cases)
+        if looks_like_ct and name.strip().lower() not in ("ct", "nonorm"):
+            text = '%s: channel %s has the values of CT (below %d); it is normalised as CT only if it is called "CT"'
+            logger.warning(text, root, name, CT_BELOW_HU)
 
 
 def channel_range(channel: np.ndarray) -> Range:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from volseg.config.reference import Setting, attribute_docs
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, OutputError
 from volseg.geometry.resample import check_zoom
 from volseg.io.json_files import read_json, write_json
 from volseg.io.labels import LabelMap
+from volseg.io.paths import exists
 from volseg.planning import rules, validate
 from volseg.planning.channel import RULE_OF_NAME, ChannelIntensity
 from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
@@ -256,6 +257,22 @@ def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
             "patch_size", tuple(-(-size // step) * step for size, step in zip(patch, strides[-1], strict=True))
         )
     return replace(plan, **overridden)
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Check that a plan would replace nothing but a plan.
+
+    Raises:
+        OutputError: The path leads to something else.
+    """
+    path = Path(path)
+    if not exists(path):
+        return
+    try:
+        Plan.load(path)
+    except ConfigError as error:
+        hint = "choose another file for the plan"
+        raise OutputError("an existing file is no plan and is not replaced", file=path, hint=hint) from error
 
 
 def read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:

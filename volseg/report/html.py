@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,29 @@ def write_report(
     Raises:
         OutputError: A file cannot be written.
     """
-    pictures = example_pictures(evaluation, images or Images({}))
+    evaluation, summary = printable(evaluation), printable(summary)
+    images = images or Images({})
+    images = replace(images, files=printable(dict(images.files)))
+    pictures = example_pictures(evaluation, images)
     contents = {"report.html": render_report(evaluation, summary, pictures).encode("utf-8", "xmlcharrefreplace")}
     contents |= {picture.file_name: picture.png for picture in pictures}
     for name, content in contents.items():
         with atomic_file(Path(folder) / name) as file:
             file.write(content)
     return [Path(folder) / name for name in contents]
+
+
+def printable(value: Any) -> Any:
+    """Return results or plain values with names that can be drawn: bytes that are not UTF-8 are escaped."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Evaluation):
+        results = [replace(one, method=printable(one.method), case=printable(one.case)) for one in value.results]
+        names = {name: printable(getattr(value, name)) for name in ("methods", "cases", "unmatched")}
+        return replace(value, results=tuple(results), **names)
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return type(value)(printable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def render_report(evaluation: Evaluation, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> str:

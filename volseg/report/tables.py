@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from volseg.errors import OutputError
 from volseg.evaluation.results import Evaluation
-from volseg.io.atomic import atomic_file
+from volseg.io.atomic import atomic_file, free_name
 from volseg.io.json_files import encoded
 from volseg.metrics.table import HEADLINE, METRIC
 
+logger = logging.getLogger(__name__)
+
+FILES = ("cases.csv", "scores.json", "scores.md", "report.html")
 COLUMNS = ("method", "case", "class", "status", *METRIC, "pred_voxels", "ref_voxels", "missing", "error")
 
 
@@ -66,6 +71,8 @@ def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str
         "scores.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "scores.md": markdown_text(summary),
     }
+    for name in ("cases.csv", "scores.json"):
+        _keep_foreign(Path(folder) / name)
     for name, text in texts.items():
         with atomic_file(Path(folder) / name) as file:
             file.write(encoded(text))
@@ -79,6 +86,32 @@ def _no_formula(text: str) -> str:
     """
     text = text.replace("\r", "\\r")
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def check_inputs(inputs: Sequence[str | Path], folder: str | Path) -> None:
+    """Check that the tables would not replace an input of the evaluation.
+
+    Raises:
+        OutputError: An input has the name of a table, in the same folder.
+    """
+    outputs = {(Path(folder) / name).resolve() for name in FILES}
+    for path in inputs:
+        if Path(path).resolve() in outputs:
+            raise OutputError("an output would replace an input", file=path, hint="choose another output folder")
+
+
+def _keep_foreign(path: Path) -> None:
+    """Rename a file that an evaluation did not write."""
+    if not path.is_file():
+        return
+    try:
+        content = path.read_bytes()
+        own = content.startswith(b"method,case,class,") or {"methods", "convention"} <= set(json.loads(content))
+    except (ValueError, TypeError, RecursionError):
+        own = False
+    if not own:
+        kept = path.rename(free_name(path))
+        logger.warning("%s was not written by volseg evaluate; it is kept as %s", path, kept.name)
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:

@@ -30,6 +30,11 @@ from volseg.training.schedule import Budget
 
 logger = logging.getLogger(__name__)
 
+BEFORE_STEP_1 = ("config.yaml", "plan.json", "splits.json", "provenance.json")
+"""Files of a run folder before the first step; a new run replaces them."""
+RUN_FILES = ("checkpoint", "metrics.jsonl", "model.safetensors", "model_best.safetensors", "progress.png", "validation")
+"""Files of a run folder that only ``--resume`` may change."""
+
 SPLIT_SEED = 0
 
 
@@ -160,6 +165,10 @@ def read_split(path: Path) -> dict[str, Any]:
                 found=str(names)[:80],
                 hint="restore the file, or choose another output=",
             )
+    both = sorted(set(split["train"]) & set(split["val"]))
+    if both:
+        hint = "restore the file, or choose another output="
+        raise ConfigError("cases are both trained on and held out", file=path, found=", ".join(both[:5]), hint=hint)
     return dict(split)
 
 
@@ -168,13 +177,25 @@ def _run_folder(folder: Path, *, resume: bool, resumed: bool) -> Iterator[None]:
     """Make the run folder and hold it.
 
     A run that was refused or stopped before its first step left nothing to lose: its folder is used again.
+
+    Raises:
+        OutputError: The folder holds a run that is not resumed, or other files.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError("the output folder cannot be written", file=folder, found=error) from error
     with folder_lock(folder, "volseg train"):
-        if (folder / "metrics.jsonl").exists() and not resume:
+        others = sorted({entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {*BEFORE_STEP_1})
+        if others and not resume and not {*others} & {*RUN_FILES}:
+            raise OutputError(
+                "the output folder holds other files",
+                file=folder,
+                found=", ".join(others[:5]),
+                expected="a new or empty folder",
+                hint="choose another output=",
+            )
+        if others and not resume:
             raise OutputError(
                 "there is a run in the output folder already",
                 file=folder,

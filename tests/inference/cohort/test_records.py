@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -246,3 +247,13 @@ def test_a_name_that_is_not_utf_8(predictor: Predictor, scans: Path, scan: Image
     again = predict_folder(predictor, folder, tmp_path / "out")
     assert statuses(again) == {name: "skipped"}
     assert list(json.loads((tmp_path / "out" / "summary.json").read_bytes())["cases"]) == [name]
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "summary.json"])
+def test_a_pipe_in_place_of_a_record_file_is_refused(
+    name: str, predictor: Predictor, scans: Path, tmp_path: Path
+) -> None:
+    """Opening it would wait for a reader for ever."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OutputError, match="not a regular file"):
+        predict_folder(predictor, scans, tmp_path)

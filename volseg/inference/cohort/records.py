@@ -15,6 +15,7 @@ from volseg.errors import OutputError
 from volseg.inference.cohort.history import WRITING, append_line, read_history, repair
 from volseg.io.atomic import atomic_file, free_name
 from volseg.io.model_file import file_sha256
+from volseg.io.paths import exists, is_file
 from volseg.io.volumes import check_file
 from volseg.version import __version__
 
@@ -90,6 +91,9 @@ class Summary:
         self._provenance = dict(provenance)
         others = folder.glob("records_*_of_*.jsonl")
         paths = sorted({folder / "records.jsonl", self._records_path, *others})
+        for path in (self.path, self._records_path):
+            if exists(path) and not is_file(path):
+                raise OutputError("this is not a regular file", file=path, hint="remove it, or choose another folder")
         repair(self._records_path)
         self._histories = {path: read_history(path) for path in paths}
 
