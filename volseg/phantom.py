@@ -112,22 +112,24 @@ def write_phantoms(folder: str | Path, count: int, seed: int = 0, *, count_test:
     """
     root = Path(folder)
     _check_own(root / "dataset.json")
-    listing: dict[str, list[Any]] = {"training": [], "test": []}
+    parts = ["Tr"] * count + ["Ts"] * count_test
+    names = [
+        [f"{kind}{part}/phantom_{index:03d}.nii.gz" for kind in ("images", "labels")]
+        for index, part in enumerate(parts)
+    ]
+    listing: dict[str, list[Any]] = {
+        "training": [{"image": f"./{image}", "label": f"./{label}"} for image, label in names[:count]],
+        "test": [f"./{image}" for image, _ in names[count:]],
+    }
+    write_json(root / "dataset.json", _description(count, count_test) | listing)  # first: it says whose the folder is
     try:
-        for index in range(count + count_test):
-            part = "Tr" if index < count else "Ts"
+        for index, (image_name, label_name) in enumerate(names):
             image, label, grid = make_phantom(index, seed)
-            names = [f"{kind}{part}/phantom_{index:03d}.nii.gz" for kind in ("images", "labels")]
-            _save(root / names[0], image, grid)
-            _save(root / names[1], label, grid)
-            if part == "Tr":
-                listing["training"].append({"image": f"./{names[0]}", "label": f"./{names[1]}"})
-            else:
-                listing["test"].append(f"./{names[0]}")
-            logger.info("%s: %s", names[0], grid.describe())
+            _save(root / image_name, image, grid)
+            _save(root / label_name, label, grid)
+            logger.info("%s: %s", image_name, grid.describe())
     except OSError as error:
         raise OutputError("the phantoms cannot be written", file=root, found=error) from error
-    write_json(root / "dataset.json", _description(count, count_test) | listing)
     return root
 
 

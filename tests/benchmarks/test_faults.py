@@ -26,7 +26,7 @@ def test_a_command_is_killed_at_its_moment_and_finishes_later(tmp_path: Path) ->
     command = ["phantom", tmp_path / "data", "--train", "2", "--test", "0"]
     killed = processes.Command(command, tmp_path).kill_at(lambda: (tmp_path / "data" / "imagesTr").is_dir())
     assert (killed.code, killed.children, killed.refused) == (None, 0, False)
-    assert not (tmp_path / "data" / "dataset.json").exists()
+    assert not (tmp_path / "data" / "labelsTr" / "phantom_001.nii.gz").exists()
     finished = processes.Command(command, tmp_path).wait()
     assert finished.code == 0
     assert "2 training" in finished.text
