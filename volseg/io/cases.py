@@ -118,8 +118,7 @@ def log_passed_over(folder: Path) -> None:
     entries = [path for path in list_folder(folder) if not has_volume_suffix(path) and not path.name.startswith(".")]
     others = [path.name for path in entries if is_folder(path) or path.suffix.lower() not in BESIDE_SCANS]
     if others:
-        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
-        logger.warning("%s: not read as scans: %s%s", folder, ", ".join(others[:LISTED]), more)
+        logger.warning("%s: not read as scans: %s", folder, listed(others))
 
 
 def _all_channels(name: str, images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
@@ -148,7 +147,7 @@ def _warn_of_channels(files: Sequence[Path]) -> None:
     second = [name for name in second if name in names]
     if second:
         text = "the model has one channel; each file is a case, also those that look like a second channel: %s"
-        logger.warning(text, ", ".join(second[:LISTED]))
+        logger.warning(text, listed(second))
 
 
 def group_channels(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
@@ -235,6 +234,12 @@ def sorted_cases(cases: Iterable[Case], folder: Path) -> tuple[Case, ...]:
     repeated = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     refuse("several files have the same case name", folder, repeated, hint="rename or remove all but one of each")
     return tuple(cases)
+
+
+def listed(items: Sequence[str]) -> str:
+    """Return the first items in one line, and how many follow."""
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return ", ".join(items[:LISTED]) + more
 
 
 def refuse(problem: str, file: Path, invalid: Iterable[object], hint: str | None = None) -> None:

@@ -17,6 +17,7 @@ from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
 from volseg.io.paths import is_file
+from volseg.io.stored import DEFLATE_RATIO, HINT
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -27,8 +28,6 @@ HEADER_BYTES = 1 << 16
 HEADER_END = re.compile(rb"\r?\n\r?\n|ElementDataFile[ \t]*=[^\n]*\n")
 DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
 COMPRESSED = re.compile(r"^(?:CompressedData[ \t]*=[ \t]*T|encoding:[ \t]*(?!raw))", re.MULTILINE | re.IGNORECASE)
-DEFLATE_RATIO = 1032  # deflate cannot shrink data to less than 1/1032 (https://zlib.net/zlib_tech.html)
-HINT = "copy the file again from its source, or export it again"
 
 
 def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:

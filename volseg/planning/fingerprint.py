@@ -15,7 +15,7 @@ from scipy import ndimage
 from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.ops import label_boxes, nonzero_box
-from volseg.io.cases import LISTED
+from volseg.io.cases import listed
 from volseg.io.checks import load_case
 from volseg.io.datasets import Case, Dataset
 from volseg.io.description import modality_of
@@ -180,9 +180,8 @@ def _modality(cases: Sequence[CaseFingerprint], root: Path) -> str:
     logger.info("%s: taken for %s by its values (to override it, %s)", root, name, hint)
     others = [case for case, vote in votes.items() if vote != ct]
     if others:
-        listed = ", ".join(others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
         text = "%s: %d of %d cases do not look like %s: %s; if they are, %s"
-        logger.warning(text, root, len(others), len(cases), name, listed, hint)
+        logger.warning(text, root, len(others), len(cases), name, listed(others), hint)
     return name
 
 

@@ -6,13 +6,13 @@ Source: Isensee et al., nnU-Net, Nature Methods 18 (2021), supplementary note 2,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from volseg.io.cases import LISTED
+from volseg.io.cases import listed
 from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_WINDOW_HU, CaseFingerprint, Triple
 
 PATCH_VOXELS = 32 * 128 * 128
@@ -223,19 +223,13 @@ def lost_labels(
         extents = {case: np.array(shape.extent_mm)[list(axes)] for case, shape in shapes.items()}
         thin = {case: extent for case, extent in extents.items() if (extent < np.array(spacing_mm) / 2).any()}
         if outside:
-            listed = _listed(f"{case} ({share:.1%})" for case, share in outside.items())
-            texts.append(f"class {name}: labels lost by cropping to the nonzero voxels: {listed}")
+            lost = listed([f"{case} ({share:.1%})" for case, share in outside.items()])
+            texts.append(f"class {name}: labels lost by cropping to the nonzero voxels: {lost}")
         if thin:
-            listed = _listed(f"{case} ({' x '.join(f'{mm:.3g}' for mm in extent)} mm)" for case, extent in thin.items())
-            texts.append(f"class {name}: labels that resampling may remove, thinner than half a voxel: {listed}")
+            sizes = {case: " x ".join(f"{mm:.3g}" for mm in extent) for case, extent in thin.items()}
+            lost = listed([f"{case} ({size} mm)" for case, size in sizes.items()])
+            texts.append(f"class {name}: labels that resampling may remove, thinner than half a voxel: {lost}")
     return texts
-
-
-def _listed(items: Iterable[str]) -> str:
-    """Return the first cases, and how many follow."""
-    texts = list(items)
-    more = f" and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
-    return ", ".join(texts[:LISTED]) + more
 
 
 def nearest_depth(spacing_mm: Sequence[float]) -> bool:
