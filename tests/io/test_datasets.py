@@ -84,6 +84,18 @@ def test_decathlon_with_several_channels_in_a_file(tmp_path) -> None:
     assert dataset.modality == "mri"
 
 
+def test_decathlon_entries_state_patients_and_folds(tmp_path) -> None:
+    entry = {"image": "imagesTr/{}.nii.gz", "label": "labelsTr/{}.nii.gz"}
+    listed = {name: {key: text.format(name) for key, text in entry.items()} for name in "abc"}
+    training = [{**listed["a"], "fold": 3, "patient": 7, "age": 70}, listed["b"]]
+    root = decathlon(tmp_path, names="abc", training=training, validation=[listed["c"]])
+    assert [(case.id, case.patient, case.fold) for case in read_dataset(root).cases] == [
+        ("a", "7", 3),
+        ("b", None, None),
+        ("c", None, 0),
+    ]
+
+
 def test_decathlon_entries_that_stand_for_numbered_channels(tmp_path) -> None:
     root = decathlon(tmp_path, names=("a",))
     (root / "imagesTr/a.nii.gz").rename(root / "imagesTr/a_0001.nii.gz")
@@ -178,6 +190,7 @@ def test_decathlon_files_that_are_missing_are_all_named(tmp_path) -> None:
         ({"training": [{"image": "x"}]}, '"training"'),
         ({"training": None}, '"training"'),
         ({"training": ["x"]}, '"training"'),
+        ({"training": [{"image": "x", "label": "y", "fold": "first"}]}, "fold: 'first'"),
         ({"labels": None}, "has no labels"),
         ({"labels": {"zero": "background"}}, "class 'zero'"),
         ({"labels": ["liver"]}, '"labels"'),

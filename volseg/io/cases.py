@@ -34,11 +34,16 @@ class Case:
         id: Name of the case, unique in its dataset.
         images: One file per channel, in their order, or one file with all channels.
         label: File of the reference labels.
+        patient: Whose scan it is, where the data set says so. Cases of one patient belong on one side of a split.
+        fold: The fold in which the case is held out, where the data set states its folds; there, a case without one is
+            trained on in every fold.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None
+    patient: str | None = None
+    fold: int | None = None
 
 
 def case_name(path: str | Path) -> str:

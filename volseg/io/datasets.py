@@ -100,7 +100,10 @@ def read_dataset(root: str | Path) -> Dataset:
 
 def _read_decathlon(root: Path, description: Description) -> Dataset:
     """Read the listed pairs."""
-    cases = [Case(case_name(pair.image), _channel_files(pair.image), pair.label) for pair in description.pairs]
+    cases = [
+        Case(case_name(pair.image), _channel_files(pair.image), pair.label, pair.patient, pair.fold)
+        for pair in description.pairs
+    ]
     missing = (path for case in cases for path in (*case.images, case.label) if path and not is_file(path))
     refuse(
         "files listed in dataset.json do not exist",

@@ -21,15 +21,19 @@ Layout = Literal["decathlon", "nnunet", "plain"]
 
 @dataclass(frozen=True)
 class ListedPair:
-    """An image and its label, as ``training`` lists them.
+    """An image and its label, as ``training`` or ``validation`` lists them.
 
     Attributes:
         image: Path of the scan (not checked).
         label: Path of the reference (not checked). Its name and folder may differ from the image's.
+        patient: Whose scan it is, if ``patient`` states it.
+        fold: The fold in which it is held out: its ``fold`` (as in MONAI's data lists), else 0 under ``validation``.
     """
 
     image: Path
     label: Path
+    patient: str | None = None
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def read_description(path: str | Path) -> Description:
         name=_name(content["name"], file) if content.get("name") else None,
         labels=_labels(content["labels"], file) if content.get("labels") else None,
         channels=channel_names,
-        pairs=_pairs(content["training"], file) if layout == "decathlon" else (),
+        pairs=_pairs(content, file) if layout == "decathlon" else (),
     )
 
 
@@ -138,9 +142,19 @@ def _labels(labels: Any, file: Path) -> LabelMap:
     return make_label_map(labels, file)
 
 
-def _pairs(training: Any, file: Path) -> tuple[ListedPair, ...]:
+def _pairs(content: Mapping[str, Any], file: Path) -> tuple[ListedPair, ...]:
+    """Return the entries of ``training`` and ``validation``."""
     with _expecting(file, '"training": [{"image": ..., "label": ...}]'):
-        return tuple(ListedPair(file.parent / entry["image"], file.parent / entry["label"]) for entry in training)
+        training = [_pair(entry, file.parent, None) for entry in content["training"]]
+        return (*training, *(_pair(entry, file.parent, 0) for entry in content.get("validation", ())))
+
+
+def _pair(entry: Mapping[str, Any], folder: Path, fold: int | None) -> ListedPair:
+    fold, patient = entry.get("fold", fold), entry.get("patient")
+    if not (fold is None or (isinstance(fold, int) and fold >= 0)):
+        raise ValueError(f"fold: {fold!r}")
+    patient = None if patient is None else str(patient)
+    return ListedPair(folder / entry["image"], folder / entry["label"], patient, fold)
 
 
 def _names(names: Any) -> tuple[str, ...]:
