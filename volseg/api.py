@@ -324,7 +324,7 @@ def evaluate(
         nsd_tolerance_mm=nsd_tolerance_mm,
         class_tolerance_mm=class_tolerance_mm,
         cases=read_case_names(cases) if isinstance(cases, str | Path) else cases,
-        pairs=description.pairs if description is not None else (),
+        pairs=(description.cases or ()) if description is not None else (),
         workers=workers,
         progress=stage_progress(progress, "evaluate"),
     )

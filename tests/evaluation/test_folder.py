@@ -15,7 +15,7 @@ from volseg.errors import DataError, VolsegError
 from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.folder import evaluate_folder
 from volseg.evaluation.results import CaseResult
-from volseg.io.description import ListedPair
+from volseg.io.cases import Case
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
@@ -266,9 +266,9 @@ def test_score_case_records_errors(tmp_path: Path) -> None:
     assert score_case(broken)[0].missing
 
 
-def listed(root: Path, names: dict[str, str]) -> tuple[ListedPair, ...]:
+def listed(root: Path, names: dict[str, str]) -> tuple[Case, ...]:
     return tuple(
-        ListedPair(root / f"images/{image}.nii.gz", root / f"{label}.nii.gz") for image, label in names.items()
+        Case(image, (root / f"images/{image}.nii.gz",), root / f"{label}.nii.gz") for image, label in names.items()
     )
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from volseg.config.load import load_config
@@ -179,11 +181,42 @@ def test_a_list_with_channels(tmp_path) -> None:
     assert listed(tmp_path, "a_0000.nii") == {"a": ["a_0000.nii"]}
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/t1.nii", "b/t1.nii"], ["a", "b"]),
+        (["s1/mr/t1.nii", "s2/mr/t1.nii", "s1/ct/t1.nii"], ["s1_ct", "s1_mr", "s2_mr"]),
+        (["p1/ct.nii", "p1/t1.nii", "p2/ct.nii"], ["p1_ct", "p1_t1", "p2_ct"]),
+        (["t1.nii", "a/t1.nii", "a/b/t1.nii"], ["a", "a_b", "t1"]),
+        (["../t1.nii", "a/t1.nii"], ["scans_a", "t1"]),
+    ],
+)
+def test_files_of_the_same_name_are_named_by_their_folders(tmp_path, paths, names) -> None:
+    folder = touch(tmp_path / "scans")
+    for path in paths:
+        touch((folder / path).parent, Path(path).name)
+    (folder / "scans.txt").write_text("\n".join(paths), encoding="utf-8")
+    assert [case.id for case in list_images(folder / "scans.txt")] == names
+
+
+def test_numbers_are_channels_only_of_files_with_one_channel(tmp_path) -> None:
+    """``brain_1000`` is a case, and so are two 4D files whose names end in numbers."""
+    touch(tmp_path / "numbered", "a_0000.nii", "a_0001.nii", "brain_1000.nii")
+    cases = {"a": ["a_0000.nii", "a_0001.nii"], "brain_1000": ["brain_1000.nii"]}
+    assert found(tmp_path / "numbered", channels=2) == cases
+    whole = tmp_path / "4d"
+    for number in range(2):
+        scan = nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.uint8), np.eye(4))
+        nibabel.save(scan, touch(whole) / f"case_000{number}.nii.gz")
+    assert list(found(whole, channels=2)) == ["case_0000", "case_0001"]
+    assert found(whole / "case_0000.nii.gz", channels=2) == {"case_0000": ["case_0000.nii.gz"]}
+
+
 def test_lists_that_cannot_be_used(tmp_path) -> None:
     touch(tmp_path / "p1", "ct.nii", "t1.nii")
     touch(tmp_path / "p2", "ct.nii")
     with pytest.raises(DataError, match=r"scans\.txt(.|\n)*ct: lines 1, 3"):
-        listed(tmp_path, "p1/ct.nii\np1/t1.nii\np2/ct.nii\n")
+        listed(tmp_path, "p1/ct.nii\np1/t1.nii\np1/ct.nii\n")
     with pytest.raises(DataError, match=r"empty path(.|\n)*scans\.txt(.|\n)*line 2"):
         listed(tmp_path, "p1/t1.nii\np1/ct.nii,,p2/ct.nii\n")
     with pytest.raises(DataError, match=r"none of the listed(.|\n)*line 2: .*p3/ct\.nii(.|\n)*relative to"):

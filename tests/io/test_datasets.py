@@ -168,7 +168,9 @@ def test_datasets_without_cases(tmp_path) -> None:
     (tmp_path / "p/labels").mkdir()
     refused(tmp_path / "p", "no scans")
     describe(tmp_path / "n", **NNUNET)
-    refused(tmp_path / "n", "imagesTr", "cannot be read")
+    refused(tmp_path / "n", "there is no dataset", "imagesTr")
+    (tmp_path / "n/imagesTr").mkdir()
+    refused(tmp_path / "n", "labelsTr", "cannot be read")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])

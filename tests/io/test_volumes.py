@@ -3,12 +3,21 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 
 from volseg.errors import DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
 from volseg.io import volumes
-from volseg.io.volumes import check_image, has_volume_suffix, read_channels, read_mask, read_volume, volume_stem
+from volseg.io.volumes import (
+    check_image,
+    count_channels,
+    has_volume_suffix,
+    read_channels,
+    read_mask,
+    read_volume,
+    volume_stem,
+)
 
 GRID = Grid((4, 3, 2), np.diag([1.0, 1.0, 3.0, 1.0]))
 RAMP = np.arange(24, dtype=np.int16).reshape(GRID.shape)
@@ -48,6 +57,19 @@ def test_channels_in_different_voxel_orders_are_brought_into_that_of_the_first(t
     both = read_channels([first, tmp_path / "t2.nii.gz"])
     np.testing.assert_array_equal(both.data[1], -both.data[0])
     assert both.grid.same_as(GRID)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".img", ".mgz", ".nrrd", ".mha"])
+def test_the_header_tells_the_number_of_channels(tmp_path, suffix) -> None:
+    for channels in (1, 3):
+        path = tmp_path / f"{channels}{suffix}"
+        data = np.stack([RAMP] * channels, -1) if channels > 1 else RAMP
+        if suffix in (".nrrd", ".mha"):
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(data, isVector=channels > 1), str(path))
+        else:
+            kind = nibabel.MGHImage if suffix == ".mgz" else nibabel.Nifti1Pair
+            nibabel.save(kind(data, GRID.affine), path)
+        assert count_channels(path) == len(read_volume(path).data) == channels
 
 
 def test_no_files_are_no_case() -> None:

@@ -11,7 +11,8 @@ from volseg.errors import DataError, suggestion
 from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.results import CaseResult, Evaluation, Settings
 from volseg.evaluation.sources import MaskFolder, find_masks, find_references
-from volseg.io.description import ListedPair, read_label_map
+from volseg.io.cases import Case
+from volseg.io.description import read_label_map
 from volseg.io.labels import LabelMap, check_agreement, make_label_map
 from volseg.metrics.pair import HD_MODES, HdMode
 from volseg.metrics.scores import check_tolerance
@@ -32,7 +33,7 @@ def evaluate_folder(
     nsd_tolerance_mm: float = 1.0,
     class_tolerance_mm: Mapping[str, float] | None = None,
     cases: Sequence[str] | None = None,
-    pairs: Sequence[ListedPair] = (),
+    pairs: Sequence[Case] = (),
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -47,7 +48,7 @@ def evaluate_folder(
         nsd_tolerance_mm: Tolerance of NSD.
         class_tolerance_mm: Class name -> its own tolerance.
         cases: Score these reference cases only.
-        pairs: Images and labels that a ``dataset.json`` lists; they take precedence over file names, see
+        pairs: Cases that a ``dataset.json`` lists; they take precedence over file names, see
             :func:`~volseg.evaluation.sources.find_references`.
         workers: Number of processes; 0 uses the current process.
         progress: Called after each case with the numbers of finished and of all cases.

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from volseg.errors import ConfigError, DataError
-from volseg.io.cases import BESIDE_SCANS, list_folder
-from volseg.io.description import ListedPair
+from volseg.io.cases import BESIDE_SCANS, Case, list_folder
 from volseg.io.json_files import read_json
 from volseg.io.paths import is_folder
 from volseg.io.volumes import has_volume_suffix, volume_stem
@@ -79,21 +78,21 @@ def find_masks(root: str | Path) -> MaskFolder:
     return MaskFolder(root, dict(sorted(cases.items())), tuple(unknown))
 
 
-def find_references(ref: str | Path | Mapping[str, Path] | None, pairs: Sequence[ListedPair] = ()) -> MaskFolder:
+def find_references(ref: str | Path | Mapping[str, Path] | None, pairs: Sequence[Case] = ()) -> MaskFolder:
     """Find the reference of every case.
 
     Args:
         ref: Folder of references, or case -> file; ``None`` uses the labels of ``pairs``.
-        pairs: Images and labels that a ``dataset.json`` lists. They take precedence over file names: the listed label
-            of an image is the reference of the case with the image's name, even if another file in the folder has that
-            name. With a folder, pairs whose label lies elsewhere are ignored.
+        pairs: Cases that a ``dataset.json`` lists. They take precedence over file names: the listed label is the
+            reference of the case, which is named after its image, even if another file in the folder has that name.
+            With a folder, cases whose label lies elsewhere are ignored.
 
     Raises:
         DataError: The folder does not exist, two files are masks of the same case, or there are no references.
     """
     if isinstance(ref, Mapping):
         return _listed_folder(ref)
-    listed = {volume_stem(pair.image): pair.label for pair in pairs}
+    listed = {pair.id: pair.label for pair in pairs if pair.label is not None}
     if ref is None:
         if not listed:
             hint = "give --ref, or a dataset.json that lists its cases under 'training'"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from volseg.errors import DataError
+from volseg.errors import DataError, GeometryError
 from volseg.io.paths import exists, is_file, is_folder
-from volseg.io.volumes import LONGEST_PATH, check_file, has_volume_suffix, volume_stem
+from volseg.io.volumes import LONGEST_PATH, check_file, count_channels, has_volume_suffix, volume_stem
 
 logger = logging.getLogger(__name__)
 
 LIST_SUFFIX = ".txt"
 COMMENT = re.compile(r"(^|\s)#.*")
+FIRST_CHANNEL = "_0000"
 CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's channel number at the end of a file's stem
+UNUSABLE = re.compile(r"[/\\\x00-\x1f]")
 BESIDE_SCANS = (
     *(".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".txt", ".md", ".html", ".log"),
     *(".npy", ".npz", ".pkl", ".raw", ".zraw", ".hdr"),
@@ -55,12 +58,13 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
     """Find the scans to predict.
 
     With several channels, the files ``case_0000``, ``case_0001`` ... form a case, and a file without such a number
-    holds all channels. With one channel each file is a case; ``_0000`` is removed from the names if all files have it.
-    A case that lacks a channel is listed with the file that is missing, so that only this case fails.
+    holds all channels; a number counts only where ``case_0000`` exists and has one channel. With one channel each file
+    is a case; ``_0000`` is removed from the names if all files have it. A case that lacks a channel is listed with the
+    file that is missing, so that only this case fails.
 
     A list (``.txt``) has one case per line: a file as above, or one path per channel, separated by commas or tabs.
-    Paths are relative to the list; ``#`` begins a comment. The first path gives the name of the case. A path that does
-    not exist is logged with its line and listed, so that only its case fails.
+    Paths are relative to the list; ``#`` begins a comment. The first path gives the name of the case (see
+    :func:`case_names`). A path that does not exist is logged with its line and listed, so that only its case fails.
 
     Args:
         path: A file (with its sister channels), a folder of scans, or a list of scans.
@@ -85,8 +89,9 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
         files = [path]
     if not files:
         raise DataError("the folder holds no scans", file=path, expected=".nii.gz or .nii files")
-    first = [case_name(file).endswith("_0000") for file in files]
-    groups = group_channels(files) if (any(first) if channels > 1 else all(first)) else {}
+    first = [case_name(file).endswith(FIRST_CHANNEL) for file in files]
+    numbered = any(first) and not _holds_channels(files[first.index(True)]) if channels > 1 else all(first)
+    groups = group_channels(files) if numbered else {}
     cases = [Case(name, _all_channels(name, images, channels), None) for name, images in groups.items()]
     if channels == 1:
         _warn_of_channels(files)
@@ -148,7 +153,7 @@ def _all_channels(name: str, images: tuple[Path, ...], channels: int) -> tuple[P
 def _warn_of_channels(files: Sequence[Path]) -> None:
     """Warn of files that look like the second channel of another one."""
     names = {case_name(file) for file in files}
-    second = sorted(f"{name}_0001" for name in (CHANNEL.sub("", one) for one in names if one.endswith("_0000")))
+    second = sorted(f"{name}_0001" for name in (CHANNEL.sub("", one) for one in names if one.endswith(FIRST_CHANNEL)))
     second = [name for name in second if name in names]
     if second:
         text = "the model has one channel; each file is a case, also those that look like a second channel: %s"
@@ -156,19 +161,66 @@ def _warn_of_channels(files: Sequence[Path]) -> None:
 
 
 def group_channels(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    """Group files by case name, without the channel number at its end; the files of a case are in channel order."""
+    """Group files by case name, without the channel number at its end; the files of a case are in channel order.
+
+    Four digits at the end are a channel number only where ``_0000`` exists: ``brain_1000`` alone is a case.
+    """
+    files = sorted(files, key=case_name)
+    names = {case_name(path) for path in files}
     groups: dict[str, list[Path]] = {}
-    for path in sorted(files, key=case_name):
-        groups.setdefault(CHANNEL.sub("", case_name(path)), []).append(path)
+    for path in files:
+        name = CHANNEL.sub("", case_name(path))
+        groups.setdefault(name if f"{name}{FIRST_CHANNEL}" in names else case_name(path), []).append(path)
     return {name: tuple(paths) for name, paths in groups.items()}
+
+
+def case_names(rows: Sequence[Sequence[Path]]) -> list[str]:
+    """Name cases that are given as lists of files.
+
+    A case has the name of its first file, without ``_0000`` where it has several files. Where these names are not all
+    different, cases are named by the parts of their paths that differ: ``a/t1.nii.gz`` and ``b/t1.nii.gz`` are ``a``
+    and ``b``; ``a/t1``, ``a/t2`` and ``b/t1`` are ``a_t1``, ``a_t2`` and ``b_t1``.
+
+    Args:
+        rows: The files of each case, at least one.
+
+    Returns:
+        The names in the same order; they repeat only where the same file does.
+    """
+    names = [case_name(row[0]) for row in rows]
+    names = [name.removesuffix(FIRST_CHANNEL) if len(row) > 1 else name for name, row in zip(names, rows, strict=True)]
+    if len(set(names)) == len(names):
+        return names
+    folders = [Path(os.path.abspath(row[0])).parent for row in rows]  # noqa: PTH100 (resolve would follow links)
+    parts = [(*folder.parts, name) for folder, name in zip(folders, names, strict=True)]
+    start = _common(parts)
+    parts = [part[start:] for part in parts]
+    stop = _common([part[::-1] for part in parts])
+    by_path = ["_".join(part[: len(part) - stop] or part) for part in parts]
+    return by_path if len(set(by_path)) == len(by_path) else names
+
+
+def _common(parts: Sequence[Sequence[str]]) -> int:
+    """Return how many of the first parts are the same in all."""
+    return next(
+        (at for at, column in enumerate(zip(*parts, strict=False)) if len(set(column)) > 1), min(map(len, parts))
+    )
+
+
+def _holds_channels(file: Path) -> bool:
+    """Return whether a file has several channels; one that cannot be read does not count, and fails when it is read."""
+    try:
+        return count_channels(file) > 1
+    except (DataError, GeometryError):
+        return False
 
 
 def _sister_channels(path: Path, channels: int) -> list[Path]:
     """Return all files of the case that a ``case_0000`` file belongs to, if the model has several channels."""
     name = CHANNEL.sub("", case_name(path))
     suffix = path.name[len(case_name(path)) :]
-    first = path.with_name(f"{name}_0000{suffix}")
-    if channels == 1 or name == case_name(path) or not exists(first):
+    first = path.with_name(f"{name}{FIRST_CHANNEL}{suffix}")
+    if channels == 1 or name == case_name(path) or not exists(first) or _holds_channels(first):
         return [path]
     sisters = [path.with_name(f"{name}_{number:04d}{suffix}") for number in range(channels)]
     return [sister for sister in sisters if exists(sister)] if path in sisters else [path]
@@ -218,9 +270,9 @@ def _named_cases(rows: list[tuple[int, tuple[Path, ...]]], file: Path, channels:
     Raises:
         DataError: Two lines have the same case name.
     """
-    names = [case_name(paths[0]) for _, paths in rows]
-    alike = channels == 1 and all(name.endswith("_0000") for name in names)
-    names = [CHANNEL.sub("", name) if alike or len(row[1]) > 1 else name for name, row in zip(names, rows, strict=True)]
+    names = case_names([paths for _, paths in rows])
+    if channels == 1 and all(name.endswith(FIRST_CHANNEL) for name in names):
+        names = [name.removesuffix(FIRST_CHANNEL) for name in names]
     lines: dict[str, list[int]] = {}
     for name, (number, _) in zip(names, rows, strict=True):
         lines.setdefault(name, []).append(number)
@@ -233,9 +285,11 @@ def sorted_cases(cases: Iterable[Case], folder: Path) -> tuple[Case, ...]:
     """Sort cases by id.
 
     Raises:
-        DataError: Two cases have the same id (``x.nii`` beside ``x.nii.gz``).
+        DataError: Two cases have the same id (``x.nii`` beside ``x.nii.gz``), or an id cannot name a file.
     """
     cases = sorted(cases, key=lambda case: case.id)
+    invalid = [repr(case.id) for case in cases if case.id in ("", ".", "..") or UNUSABLE.search(case.id)]
+    refuse("case names that cannot be file names", folder, invalid, hint="use no slashes and no control characters")
     repeated = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     refuse("several files have the same case name", folder, repeated, hint="rename or remove all but one of each")
     return tuple(cases)

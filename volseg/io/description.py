@@ -1,14 +1,16 @@
-"""The one reader of ``dataset.json``: labels, channels and listed cases in the dialects of Decathlon and nnU-Net."""
+"""The one reader of ``dataset.json``: labels, channels and listed cases as Decathlon, MONAI and nnU-Net write them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from volseg.errors import DataError
+from volseg.io.cases import Case, case_names
 from volseg.io.json_files import read_json
 from volseg.io.labels import LabelMap, make_label_map
 from volseg.io.paths import is_folder
@@ -16,45 +18,32 @@ from volseg.io.paths import is_folder
 FILE_NAME = "dataset.json"
 LONGEST_NAME = 200
 """Most characters of a data set's name."""
-Layout = Literal["decathlon", "nnunet", "plain"]
-
-
-@dataclass(frozen=True)
-class ListedPair:
-    """An image and its label, as ``training`` or ``validation`` lists them.
-
-    Attributes:
-        image: Path of the scan (not checked).
-        label: Path of the reference (not checked). Its name and folder may differ from the image's.
-        patient: Whose scan it is, if ``patient`` states it.
-        fold: The fold in which it is held out: its ``fold`` (as in MONAI's data lists), else 0 under ``validation``.
-    """
-
-    image: Path
-    label: Path
-    patient: str | None = None
-    fold: int | None = None
 
 
 @dataclass(frozen=True)
 class Description:
-    """The content of a ``dataset.json``.
+    """The content of a ``dataset.json``; listed files are not checked.
 
     Attributes:
         file: The file.
-        layout: ``decathlon`` lists its cases under ``training``; ``nnunet`` has ``channel_names``; ``plain`` neither.
         name: Name of the data set, if it is stated.
         labels: The classes, regions included, if they are stated.
         channels: Names of the channels, if they are stated.
-        pairs: The listed cases; empty for the other layouts.
+        cases: The listed cases with labels (``training`` and ``validation``, or nnU-Net's ``dataset``); ``None`` if the
+            file lists none, so that folders decide. Those under ``validation`` are held out in fold 0.
+        unlabelled: The cases listed under ``test``.
+        file_ending: Ending of nnU-Net's files, with its dot, if it is stated.
+        names_channels: Whether it has nnU-Net v2's ``channel_names``.
     """
 
     file: Path
-    layout: Layout
     name: str | None
     labels: LabelMap | None
     channels: tuple[str, ...] | None
-    pairs: tuple[ListedPair, ...]
+    cases: tuple[Case, ...] | None
+    unlabelled: tuple[Case, ...]
+    file_ending: str | None
+    names_channels: bool
 
     @property
     def modality(self) -> str | None:
@@ -80,17 +69,18 @@ def read_description(path: str | Path) -> Description:
     content = read_json(file, "dataset", DataError)
     if not isinstance(content, dict):
         raise DataError("dataset.json is not an object", file=file, found=type(content).__name__, expected="{...}")
-    layout: Layout = "decathlon" if "training" in content else "nnunet" if "channel_names" in content else "plain"
     channels = content.get("channel_names", content.get("modality"))
     with _expecting(file, '"modality": {"0": "CT"}, or "channel_names": {"0": "CT"}'):
         channel_names = None if channels is None else _names(channels)
     return Description(
         file=file,
-        layout=layout,
         name=_name(content["name"], file) if content.get("name") else None,
-        labels=_labels(content["labels"], file) if content.get("labels") else None,
+        labels=_label_map(content, file) if content.get("labels") else None,
         channels=channel_names,
-        pairs=_pairs(content, file) if layout == "decathlon" else (),
+        cases=_cases(content, file),
+        unlabelled=_unlabelled(content.get("test") or (), file),
+        file_ending=_file_ending(content.get("file_ending"), file),
+        names_channels="channel_names" in content,
     )
 
 
@@ -127,6 +117,24 @@ def _name(name: object, file: Path) -> str:
     return str(name)
 
 
+def _file_ending(ending: object, file: Path) -> str | None:
+    if not (ending is None or (isinstance(ending, str) and ending.startswith("."))):
+        expected = '"file_ending": ".nii.gz"'
+        raise DataError("dataset.json is not as expected", file=file, found=repr(ending)[:100], expected=expected)
+    return ending
+
+
+def _label_map(content: Mapping[str, Any], file: Path) -> LabelMap:
+    """Return the classes, with the order in which nnU-Net paints regions."""
+    label_map, order = _labels(content["labels"], file), content.get("regions_class_order")
+    if order is None or not label_map.regions:
+        return label_map
+    with _expecting(file, '"regions_class_order": [1, 2, 3], a label value for every class'):
+        if len(order) != len(label_map.classes) or not all(value in label_map.known_values for value in order):
+            raise ValueError(f"regions_class_order: {order}")
+    return replace(label_map, region_order=tuple(order))
+
+
 def _labels(labels: Any, file: Path) -> LabelMap:
     """Return the label map of Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
     with _expecting(file, '"labels": {"0": "background", "1": ...} or {"background": 0, ...}'):
@@ -142,19 +150,54 @@ def _labels(labels: Any, file: Path) -> LabelMap:
     return make_label_map(labels, file)
 
 
-def _pairs(content: Mapping[str, Any], file: Path) -> tuple[ListedPair, ...]:
-    """Return the entries of ``training`` and ``validation``."""
+def _cases(content: Mapping[str, Any], file: Path) -> tuple[Case, ...] | None:
+    """Return the listed cases; ``None`` if there is no list."""
+    if "dataset" in content and "training" not in content:
+        with _expecting(file, '"dataset": {"case": {"images": [...], "label": ...}}'):
+            return tuple(
+                Case(name, _files(entry["images"], file.parent), _path(entry["label"], file.parent))
+                for name, entry in content["dataset"].items()
+            )
+    if "training" not in content:
+        return None
     with _expecting(file, '"training": [{"image": ..., "label": ...}]'):
-        training = [_pair(entry, file.parent, None) for entry in content["training"]]
-        return (*training, *(_pair(entry, file.parent, 0) for entry in content.get("validation", ())))
+        entries = [*content["training"], *(content.get("validation") or ())]
+        folds = [None if number < len(content["training"]) else 0 for number in range(len(entries))]
+        names = case_names([_files(entry["image"], file.parent) for entry in entries])
+        return tuple(
+            _case(name, entry, fold, file.parent) for name, entry, fold in zip(names, entries, folds, strict=True)
+        )
 
 
-def _pair(entry: Mapping[str, Any], folder: Path, fold: int | None) -> ListedPair:
+def _case(name: str, entry: Mapping[str, Any], fold: int | None, folder: Path) -> Case:
+    """Return the case of an entry; ``fold`` counts where the entry states none (MONAI's data lists do)."""
     fold, patient = entry.get("fold", fold), entry.get("patient")
-    if not (fold is None or (isinstance(fold, int) and fold >= 0)):
+    if not (fold is None or (type(fold) is int and fold >= 0)):
         raise ValueError(f"fold: {fold!r}")
     patient = None if patient is None else str(patient)
-    return ListedPair(folder / entry["image"], folder / entry["label"], patient, fold)
+    return Case(name, _files(entry["image"], folder), _path(entry["label"], folder), patient, fold)
+
+
+def _unlabelled(test: Any, file: Path) -> tuple[Case, ...]:
+    """Return the cases of ``test``: paths, lists of paths, or objects with ``image``."""
+    with _expecting(file, '"test": ["imagesTs/x.nii.gz"]'):
+        rows = [_files(entry["image"] if isinstance(entry, Mapping) else entry, file.parent) for entry in test]
+        return tuple(Case(name, files, None) for name, files in zip(case_names(rows), rows, strict=True))
+
+
+def _files(paths: Any, folder: Path) -> tuple[Path, ...]:
+    """Return the files of one path, or of a list with one a channel."""
+    items = paths if isinstance(paths, list) else [paths]
+    if not items:
+        raise ValueError("a case without image files")
+    return tuple(_path(item, folder) for item in items)
+
+
+def _path(path: Any, folder: Path) -> Path:
+    """Return a path relative to the file's folder; nnU-Net's lists may hold environment variables."""
+    if not isinstance(path, str):
+        raise TypeError(f"a path is expected: {path!r:.100}")
+    return folder / os.path.expandvars(path)
 
 
 def _names(names: Any) -> tuple[str, ...]:

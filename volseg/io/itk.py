@@ -68,6 +68,17 @@ def read_grid(path: Path) -> Grid:
     return _grid(_header(path), path)
 
 
+def count_channels(path: Path) -> int:
+    """Return the number of channels by the header alone.
+
+    Raises:
+        DataError: As ``read_voxels``, for errors in the header.
+    """
+    reader = _header(path)
+    _grid(reader, path)
+    return int(reader.GetSize()[3]) if reader.GetDimension() == 4 else int(reader.GetNumberOfComponents())
+
+
 def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
     """Write ``(D, H, W)`` atomically and compressed, header and voxels in one file.
 

@@ -24,11 +24,14 @@ class LabelMap:
         classes: Name -> values, ascending. A class of several values is a region. The background is not among them.
         ignore_label: Value of the voxels that count neither in the loss nor in scores.
         background: Name of the value 0.
+        region_order: Where classes are regions, the value that each class paints, in the order of ``classes``
+            (nnU-Net's ``regions_class_order``); ``None`` if it is not stated.
     """
 
     classes: dict[str, Values]
     ignore_label: int | None = None
     background: str = field(default="background", compare=False)
+    region_order: Values | None = field(default=None, compare=False)
 
     @property
     def known_values(self) -> frozenset[int]:
@@ -151,10 +154,10 @@ def check_exclusive(label_map: LabelMap, file: str | Path | None = None) -> Labe
     """
     if label_map.regions:
         raise DataError(
-            "labels made of several values (regions) are not read",
+            "labels made of several values (regions) cannot be trained",
             file=file,
             found=", ".join(label_map.regions),
-            hint="give each class one value",
+            hint="give each class one value; volseg convert and volseg evaluate read regions",
         )
     values = [value for (value,) in label_map.classes.values()]
     taken = {0, *values}

@@ -52,6 +52,18 @@ def read_grid(path: Path) -> Grid:
         return _grid(_header(stream, path), path)
 
 
+def count_channels(path: Path) -> int:
+    """Return the number of channels by the header alone.
+
+    Raises:
+        DataError: As ``read_voxels``, for errors in the header.
+    """
+    with open_stream(path, KIND) as stream:
+        shape = _header(stream, path).get_data_shape()
+    check_shape(tuple(int(size) for size in shape), path)
+    return int(shape[3]) if len(shape) > 3 else 1
+
+
 def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
     """Write ``(D, H, W)`` atomically, compressed if the name ends in ``.mgz``.
 

@@ -61,6 +61,18 @@ def read_grid(path: Path) -> Grid:
         return _grid(_read_header(stream), path)
 
 
+def count_channels(path: Path) -> int:
+    """Return the number of channels by the header alone.
+
+    Raises:
+        DataError: As ``read_voxels``, for errors in the header.
+    """
+    with open_stream(_header_path(path), KIND) as stream:
+        shape = _read_header(stream).get_data_shape()
+    check_shape(shape, path)
+    return int(shape[3]) if len(shape) > 3 else 1
+
+
 def _header_path(path: Path) -> Path:
     """Return the file of the header: that of the voxels, except for a pair of ``.img`` and ``.hdr``."""
     if path.suffix.lower() != ".img":

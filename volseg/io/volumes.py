@@ -19,6 +19,7 @@ from volseg.io.paths import exists, is_file, is_folder, is_link
 __all__ = [
     "OUTPUT_SUFFIX",
     "check_image",
+    "count_channels",
     "has_volume_suffix",
     "read_channels",
     "read_grid",
@@ -42,6 +43,9 @@ class FileFormat(Protocol):
 
     def read_grid(self, path: Path) -> Grid:
         """Read the grid from the header alone."""
+
+    def count_channels(self, path: Path) -> int:
+        """Return the number of channels by the header alone."""
 
     def write_voxels(self, path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
         """Write ``(D, H, W)``; a source of the same format gives the header."""
@@ -111,6 +115,16 @@ def read_grid(path: str | Path) -> Grid:
     """
     path = Path(path)
     return _readable(path).read_grid(path)
+
+
+def count_channels(path: str | Path) -> int:
+    """Return the number of channels of a scan by its header alone.
+
+    Raises:
+        DataError: As ``read_volume``.
+    """
+    path = Path(path)
+    return _readable(path).count_channels(path)
 
 
 def _readable(path: Path) -> FileFormat:

@@ -72,9 +72,9 @@ def find_images(
     modality = description.modality if description is not None else None
     if isinstance(images, Mapping):
         return Images(images, modality)
-    if images is None and description is not None and description.pairs:
-        listed = {volume_stem(pair.label): pair.image for pair in description.pairs}
-        listed |= {volume_stem(pair.image): pair.image for pair in description.pairs}  # the name of the scored case
+    if images is None and description is not None and description.cases:
+        listed = {volume_stem(case.label): case.images[0] for case in description.cases if case.label is not None}
+        listed |= {case.id: case.images[0] for case in description.cases}  # the name of the scored case
         return Images({case: path for case, path in listed.items() if path.is_file()}, modality)
     ref_folder = Path(ref).resolve() if ref is not None else None
     folder = (

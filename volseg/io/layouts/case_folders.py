@@ -1,0 +1,117 @@
+"""A folder per case: ``case/image.nii.gz`` and ``case/label.nii.gz``, or ``BraTS_001/BraTS_001_t1.nii.gz`` ..."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from volseg.errors import DataError
+from volseg.io.cases import Case, list_folder, listed, refuse
+from volseg.io.description import Description
+from volseg.io.layouts.found import USE_CSV, Found, by_name, channel_order, modality_name
+from volseg.io.paths import is_folder
+
+logger = logging.getLogger(__name__)
+
+LABEL_WORDS = frozenset(
+    ("seg", "segm", "segmentation", "dseg", "label", "labels", "labelmap", "mask", "gt", "groundtruth", "annotation")
+)
+"""Last words of the names of label files."""
+SEPARATORS = "_-. "
+SEPARATED = re.compile(r"[^_\-. ]*$")  # the last word of a name
+
+Roles = dict[str, Path]
+"""Role of a file, such as ``t1`` or ``seg``: its name without that of the case -> the file."""
+
+
+def find(root: Path, description: Description | None) -> Found | None:
+    """Return the cases of the folders directly in ``root`` that hold scans; ``None`` if no folder has a label.
+
+    The role of a file is its name without the folder's name, or without the start that all files of the folder share.
+    The file whose role ends in ``seg``, ``label``, ``mask`` ... is the label; the others are channels, in the order of
+    ``dataset.json`` if it names them, else of their roles. Folders without a label are cases without one.
+
+    Raises:
+        DataError: A folder has several labels, or other channels than the others.
+    """
+    folders = {path.name: path for path in list_folder(root) if is_folder(path) and not path.name.startswith(".")}
+    roles = {name: _roles(folder) for name, folder in folders.items()}
+    roles = {name: files for name, files in roles.items() if files}
+    labels = {name: [role for role in files if _is_label(role)] for name, files in roles.items()}
+    if not any(len(label) > 0 and len(roles[name]) > len(label) for name, label in labels.items()):
+        return None
+    several = [f"{name}: {', '.join(roles[name][role].name for role in label)}" for name, label in labels.items()]
+    several = [text for text, label in zip(several, labels.values(), strict=True) if len(label) > 1]
+    refuse("folders with several files that may be the label", root, several, hint=USE_CSV)
+    images = {
+        name: {role: path for role, path in files.items() if not _is_label(role)} for name, files in roles.items()
+    }
+    columns = _common_roles(root, images)
+    order, source = channel_order(columns, description.channels if description is not None else None, root)
+    cases = [
+        Case(name, tuple(files[role] for role in order), roles[name][labels[name][0]] if labels[name] else None)
+        for name, files in images.items()
+    ]
+    _log(root, cases, order, source, columns)
+    names = None if description is not None and description.channels is not None else tuple(map(modality_name, order))
+    return Found(
+        cases=tuple(case for case in cases if case.label is not None),
+        unlabelled=tuple(case for case in cases if case.label is None),
+        channels=None if names == ("unknown",) else names,
+    )
+
+
+def _roles(folder: Path) -> Roles:
+    """Return the scans of a folder by their roles.
+
+    Raises:
+        DataError: Two files have the same role.
+    """
+    files = by_name(folder)
+    start = folder.name
+    if not any(stem == start or stem.startswith(tuple(start + mark for mark in SEPARATORS)) for stem in files):
+        shared = os.path.commonprefix(list(files)) if len(files) > 1 else ""  # noqa: RUF071 (of names, not paths)
+        start = SEPARATED.sub("", shared)
+    roles: Roles = {}
+    for stem, path in files.items():
+        role = stem.removeprefix(start).strip(SEPARATORS)
+        if role in roles:
+            refuse("two files of a case differ only in the name of the case", folder, [roles[role].name, path.name])
+        roles[role] = path
+    return roles
+
+
+def _is_label(role: str) -> bool:
+    return SEPARATED.findall(role.lower())[0] in LABEL_WORDS
+
+
+def _common_roles(root: Path, images: Mapping[str, Roles]) -> list[str]:
+    """Return the roles of the images, sorted, which must be the same in all folders."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, files in images.items():
+        groups.setdefault(tuple(sorted(files)), []).append(name)
+    if len(groups) > 1:
+        kinds = sorted(groups.items(), key=lambda item: -len(item[1]))
+        found = "\n    ".join(
+            f"{', '.join(role or '(no suffix)' for role in kind) or 'no image'}: {len(names)} folders, {names[0]} ..."
+            for kind, names in kinds[:20]
+        )
+        raise DataError("the folders of the cases hold different images", file=root, found=found, hint=USE_CSV)
+    return list(next(iter(groups)))
+
+
+def _log(root: Path, cases: list[Case], order: tuple[str, ...], source: str, columns: list[str]) -> None:
+    """Log what was taken for what."""
+    example = next(case for case in cases if case.label is not None)
+    text = "%s: a folder per case; channels %s (order: %s), label %s in %s"
+    names = ", ".join(path.name for path in example.images)
+    logger.info(text, root, names, source, example.label.name if example.label else None, example.id)
+    unused = [role for role in columns if role not in order]
+    if unused:
+        logger.warning("%s: not a channel of dataset.json, not read: %s", root, listed(unused))
+    unlabelled = [case.id for case in cases if case.label is None]
+    if unlabelled:
+        logger.warning("%s: folders without a label, left out: %s", root, listed(unlabelled))

@@ -1,0 +1,44 @@
+"""Cases that ``dataset.json`` lists: ``training`` (Decathlon, MONAI) or ``dataset`` (nnU-Net v2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from volseg.io.cases import Case, case_name, find_volumes, group_channels, refuse
+from volseg.io.description import Description
+from volseg.io.layouts.found import Found
+from volseg.io.layouts.plain import plain_folders
+from volseg.io.paths import is_file, is_folder
+
+
+def find(root: Path, description: Description | None) -> Found | None:
+    """Return the listed cases; ``None`` if none are listed, or none of them exists beside ``images/`` and ``labels/``.
+
+    The listed files count: names and folders of image and label may differ, and other files are left alone.
+
+    Raises:
+        DataError: Listed files do not exist.
+    """
+    if description is None or description.cases is None:
+        return None
+    cases = tuple(replace(case, images=_channel_files(case.images)) for case in description.cases)
+    files = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    missing = [path for path in files if not is_file(path)]
+    if len(missing) == len(files) and plain_folders(root) is not None:
+        return None  # a description that was copied from a folder of another layout
+    hint = "restore the files, or remove the cases from the list"
+    refuse("files listed in dataset.json do not exist", description.file, missing, hint=hint)
+    test = (replace(case, images=_channel_files(case.images)) for case in description.unlabelled)
+    return Found(cases, tuple(case for case in test if _exists(case)), labels_required=True)
+
+
+def _exists(case: Case) -> bool:
+    return all(is_file(path) for path in case.images)
+
+
+def _channel_files(images: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the listed files; ``case`` may stand for ``case_0000``, ``case_0001`` ... beside it (nnU-Net v1)."""
+    if len(images) > 1 or is_file(images[0]) or not is_folder(images[0].parent):
+        return images
+    return group_channels(find_volumes(images[0].parent)).get(case_name(images[0]), images)

@@ -1,0 +1,43 @@
+"""Plain folders: ``images/`` and ``labels/`` with the same file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from volseg.errors import DataError
+from volseg.io.cases import find_volumes, group_channels
+from volseg.io.description import Description
+from volseg.io.layouts.found import Found, by_name, check_numbers, paired
+from volseg.io.paths import is_folder
+
+FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
+
+
+def plain_folders(root: Path) -> tuple[Path, Path] | None:
+    """Return the folders of images and labels, if there are both."""
+    folders = ((root / images, root / labels) for images, labels in FOLDERS)
+    return next(((images, labels) for images, labels in folders if is_folder(images) and is_folder(labels)), None)
+
+
+def find(root: Path, description: Description | None) -> Found | None:
+    """Return the cases of ``images/`` and ``labels/``.
+
+    An image has the name of its label, and holds all channels; or the images are ``case_0000``, ``case_0001`` ..., one
+    file a channel, beside the label ``case``.
+
+    Raises:
+        DataError: There are no images, or images and labels do not pair up.
+    """
+    folders = plain_folders(root)
+    if folders is None:
+        return None
+    images, references = find_volumes(folders[0]), by_name(folders[1])
+    if not images and not references:
+        expected = ".nii.gz files of the same names"
+        raise DataError(f"{folders[0].name}/ and {folders[1].name}/ hold no scans", file=root, expected=expected)
+    files: dict[str, tuple[Path, ...]] = {name: (path,) for name, path in by_name(folders[0]).items()}
+    groups = group_channels(images)
+    if len(groups.keys() & references.keys()) > len(files.keys() & references.keys()):
+        count = len(description.channels) if description and description.channels else max(map(len, groups.values()))
+        files = check_numbers(folders[0], groups, count)
+    return Found(paired(root, files, references))
