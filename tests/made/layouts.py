@@ -6,7 +6,31 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from tests.made.datasets import save_nifti
+from volseg.io.cases import Case
 from volseg.io.datasets import Dataset
+from volseg.io.labels import make_label_map
+
+AFFINE = np.array([[-1.0, 0, 0, 20], [0, 1.5, 0, -8], [0, 0, 3, 4], [0, 0, 0, 1]])
+
+
+CHANNELS = ("T2w", "FLAIR")
+LABELS = {"background": 0, "core": 5, "edge": 7}
+
+
+def made_dataset(root: Path) -> Dataset:
+    """Write three cases of two channels, whose names are not in alphabetical order, and values with gaps."""
+    cases = []
+    for number, name in enumerate(("a_1", "b_1000", "c")):
+        rng = np.random.default_rng(number)
+        shape = (6, 5, 4 + number)
+        images = [rng.integers(0, 900, shape).astype(np.int16) for _ in CHANNELS]
+        label = rng.choice(np.array([0, 5, 7], np.uint8), shape)
+        files = [save_nifti(root / f"{name}.{at}.nii.gz", image, AFFINE) for at, image in enumerate(images)]
+        cases.append(Case(name, tuple(files), save_nifti(root / f"{name}.nii.gz", label, AFFINE)))
+    return Dataset("Made", root, tuple(cases), CHANNELS, make_label_map(LABELS))
 
 
 def link(source: Path, target: Path) -> str:
@@ -92,7 +116,8 @@ def subject(case: str) -> str:
 def table(dataset: Dataset, root: Path) -> Path:
     lines = [";".join(["Patient", *dataset.channels, "Label"])]
     for case in dataset.cases:
-        images = [link(path, root / case.id / f"{name}.nii.gz") for name, path in zip(dataset.channels, case.images)]
+        named = zip(dataset.channels, case.images, strict=True)
+        images = [link(path, root / case.id / f"{name}.nii.gz") for name, path in named]
         lines.append(";".join([case.id, *images, link(case.label, root / case.id / "label.nii.gz")]))
     described(root, dataset)
     (root / "cases.csv").write_text("\n".join(lines), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,10 +130,20 @@ def _dataset(root: Path, description: Description | None, found: Found, regions:
         check_exclusive(label_map, source)
     name = description.name if description is not None else None
     channels = found.channels or (description.channels if description is not None else None)
-    if channels is None:
-        channels = (UNKNOWN,) * sum(count_channels(path) for path in cases[0].images)
+    channels = channels or (UNKNOWN,) * _channel_count(cases)
     unlabelled = sorted_cases(found.unlabelled, root)
     return Dataset(name or root.resolve().stem, root, cases, channels, label_map, unlabelled)
+
+
+def _channel_count(cases: Sequence[Case]) -> int:
+    """Return the number of channels of the first case that can be read; the others are checked with their voxels."""
+    for case in cases:
+        try:
+            return sum(map(count_channels, case.images))
+        except DataError:
+            if case is cases[-1]:
+                raise
+    raise AssertionError("there is a case")
 
 
 def _discovered_labels(cases: Iterable[Case]) -> LabelMap:

@@ -94,11 +94,10 @@ def _common_roles(root: Path, images: Mapping[str, Roles]) -> list[str]:
     for name, files in images.items():
         groups.setdefault(tuple(sorted(files)), []).append(name)
     if len(groups) > 1:
-        kinds = sorted(groups.items(), key=lambda item: -len(item[1]))
-        found = "\n    ".join(
-            f"{', '.join(role or '(no suffix)' for role in kind) or 'no image'}: {len(names)} folders, {names[0]} ..."
-            for kind, names in kinds[:20]
-        )
+        kinds = sorted(groups.items(), key=lambda item: -len(item[1]))[:20]
+        texts = (", ".join(role or "(no suffix)" for role in kind) or "no image" for kind, _ in kinds)
+        counts = (f"{len(names)} of {len(images)} folders, such as {names[0]}" for _, names in kinds)
+        found = "\n    ".join(f"{text}: {count}" for text, count in zip(texts, counts, strict=True))
         raise DataError("the folders of the cases hold different images", file=root, found=found, hint=USE_CSV)
     return list(next(iter(groups)))
 

@@ -110,7 +110,7 @@ def _channels(
     if not named:
         raise DataError("the table has no column of images", file=file, found=", ".join(header), expected=EXPECTED)
     order, source = channel_order(named, stated, file)
-    logger.info("%s: channels %s, as %s order them", file, listed(order), source)
+    logger.info("%s: channels %s (order: %s)", file, listed(order), source)
     return order, tuple(map(modality_name, order)) if stated is None else None
 
 

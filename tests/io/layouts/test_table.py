@@ -1,0 +1,82 @@
+"""A CSV with a row per case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.io.layouts.test_layouts import describe, refused, touch
+from volseg.io.datasets import read_dataset
+
+
+def table(root: Path, text: str, **content: object) -> Path:
+    describe(root, **content)
+    file = root / "cases.csv"
+    file.write_bytes(text.encode("utf-8"))
+    return file
+
+
+def test_columns(tmp_path: Path) -> None:
+    """Headers in any capitalisation; quoted paths; empty lines; a byte-order mark; a scan without a label."""
+    touch(tmp_path, "a/x, 1.nii", "b/x, 1.nii", "c/y.nii", "l.nii")
+    text = (
+        "\ufeffID,Image,Label,Patient,FOLD,age\r\n"
+        ',"a/x, 1.nii",l.nii,p1,2,70\r\n,"b/x, 1.nii",l.nii,p1,,\r\n\r\nsee,c/y.nii,,,,\r\n'
+    )
+    dataset = read_dataset(table(tmp_path, text, modality="CT", name="Mine"))
+    cases = [(case.id, case.images, case.label, case.patient, case.fold) for case in dataset.cases]
+    label = tmp_path / "l.nii"
+    assert cases == [
+        ("a_x, 1", (tmp_path / "a/x, 1.nii",), label, "p1", 2),
+        ("b_x, 1", (tmp_path / "b/x, 1.nii",), label, "p1", None),
+    ]
+    assert [case.id for case in dataset.unlabelled] == ["see"]
+    assert (dataset.name, dataset.channels, dataset.root) == ("Mine", ("CT",), tmp_path / "cases.csv")
+
+
+def test_columns_of_channels(tmp_path: Path) -> None:
+    touch(tmp_path, "f.nii", "t.nii", "l.nii")
+    numbered = table(
+        tmp_path / "n", "image_1\tlabel\timage_0\n../f.nii\t../l.nii\t../t.nii\n", modality=["T1", "FLAIR"]
+    )
+    named = table(tmp_path / "m", "note;FLAIR;T1;label\nx;../f.nii;../t.nii;../l.nii\n")
+    ordered = table(tmp_path / "o", "note,FLAIR,T1,label\nx,../f.nii,../t.nii,../l.nii\n", modality=["t1", "flair"])
+    for file, names, channels in (
+        (numbered, ["t.nii", "f.nii"], ("T1", "FLAIR")),
+        (named, ["f.nii", "t.nii"], ("FLAIR", "T1")),
+        (ordered, ["t.nii", "f.nii"], ("t1", "flair")),
+    ):
+        dataset = read_dataset(file)
+        assert [path.name for path in dataset.cases[0].images] == names
+        assert dataset.channels == channels
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["no rows", "an empty file", "label"]),
+        ("image,label\n", ["no rows"]),
+        ("image,mask\ni.nii,l.nii\n", ["no rows", "image, mask"]),
+        ("image,label,label\ni.nii,l.nii,l.nii\n", ["stand twice", "label"]),
+        ("image,label\ni.nii\n", ["exactly 2 columns", "row 2: 1"]),
+        ("image,label\n,l.nii\n", ["without an image", "row 2: image"]),
+        ("image,label\ni.nii,l.nii\ngone.nii,l.nii\n", ["do not exist", "row 3", "gone.nii"]),
+        ("image,label,fold\ni.nii,l.nii,first\n", ["row 2: the fold is not a number", "first"]),
+        (f"image,label,fold\ni.nii,l.nii,{'9' * 5000}\n", ["the fold is not a number"]),
+        ("image_0,image_2,label\ni.nii,i.nii,l.nii\n", ["columns of images are missing", "image_0, image_2"]),
+        ("scan,label\ni.png,l.nii\n", ["no column of images", "scan, label"]),
+        ("image,label,id\ni.nii,l.nii,../x\n", ["cannot be file names", "../x"]),
+        ("image,label\ni.nii,l.nii\ni.nii,l.nii\n", ["same case name", "i"]),
+        ('image,label\n"i.nii,l.nii\n', ["cannot be read", "UTF-8"]),
+        ("image,label\ni.nii,\n", ["no labelled cases"]),
+    ],
+)
+def test_tables_that_are_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    touch(tmp_path, "i.nii", "l.nii")
+    refused(table(tmp_path, text, modality="CT"), *words)
+
+
+def test_a_table_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_bytes(b"\xff\xfe\x00")
+    refused(tmp_path / "cases.csv", "cannot be read", "cases.csv")
