@@ -1,4 +1,4 @@
-"""The Python interface: plan, train, predict, evaluate and load. The commands call these functions.
+"""The Python interface: plan, train, predict, evaluate, convert, download and load. The commands call these functions.
 
 Importing this module is cheap; a function imports what it needs when it is called.
 """
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from volseg.evaluation.results import Evaluation
     from volseg.inference.cohort.records import Summary
     from volseg.inference.predictor import Predictor
+    from volseg.io.datasets import Dataset
     from volseg.io.labels import LabelMap
     from volseg.metrics.pair import HdMode
     from volseg.parallel import StageProgress
@@ -100,7 +101,7 @@ def plan(
     """Check every case of a data set and derive the plan that training uses.
 
     Args:
-        dataset: Data set folder (Decathlon, nnU-Net v2 raw, or ``images/`` and ``labels/``).
+        dataset: Data set folder, or a CSV of cases (:func:`volseg.io.datasets.read_dataset` lists the layouts).
         overrides: Fields of the plan that are set by hand: ``["plan.token_stride=4"]`` or ``{"token_stride": 4}``.
         out: File to write the plan to.
         workers: Processes that read cases.
@@ -199,6 +200,7 @@ def predict(
     shard: tuple[int, int] | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    resample_channels: bool = False,
     progress: StageProgress | None = None,
 ) -> Summary:
     """Write a mask for each scan, on the scan's own grid, and ``summary.json``.
@@ -222,6 +224,7 @@ def predict(
         overwrite: Replace masks that volseg wrote with another model, scan or setting.
         strict: A scan whose values, voxel size or field of view are far from all training scans fails; otherwise this
             is a warning, on the log and in ``summary.json``.
+        resample_channels: Resample channels on other grids to that of the first; otherwise such a scan fails.
         progress: Called with the stage ``predict`` and the number of finished and of all scans.
 
     Returns:
@@ -247,7 +250,7 @@ def predict(
         model if isinstance(model, Predictor) else Predictor.from_file(model, device=device),
         scans,
         output,
-        options=PredictOptions(tta=tta, skip_air=skip_air, max_memory_bytes=limit),
+        options=PredictOptions(tta=tta, skip_air=skip_air, max_memory_bytes=limit, resample_channels=resample_channels),
         split_classes=split_classes,
         probabilities=probabilities,
         uncertainty=uncertainty,
@@ -340,6 +343,49 @@ def evaluate(
             files += write_report(out, evaluation, summary, scans)
         remove_stale(Path(out))
     return EvaluationResult(evaluation=evaluation, summary=summary, table=markdown_text(summary), files=tuple(files))
+
+
+def convert(
+    dataset: PathLike,
+    out: PathLike,
+    *,
+    resample_channels: bool = False,
+    workers: int = 2,
+    progress: StageProgress | None = None,
+) -> Dataset:
+    """Write a data set in any layout as nnU-Net v2 raw: ``imagesTr``, ``labelsTr``, ``imagesTs``, ``dataset.json``.
+
+    Scans become one ``.nii.gz`` file per channel, label values consecutive, and the ignore label the last one. Files
+    that are already so are copied. The folder appears when it is complete.
+
+    Args:
+        dataset: Data set in any layout that :func:`plan` reads; classes may be regions.
+        out: Folder to write; it must not exist or be empty.
+        resample_channels: Resample channels on other grids to that of the first, linearly.
+        workers: Processes that convert cases.
+        progress: Called with the stage ``convert`` and the number of finished and of all cases.
+
+    Returns:
+        The written data set.
+
+    Raises:
+        DataError: The data set or some of its cases cannot be used; all invalid cases are reported together.
+        OutputError: ``out`` is not empty, or cannot be written.
+    """
+    from volseg.conversion import write_nnunet
+    from volseg.io.datasets import read_dataset
+    from volseg.parallel import stage_progress
+
+    _check_type("dataset", dataset, str, Path)
+    _check_type("out", out, str, Path)
+    write_nnunet(
+        read_dataset(dataset, regions=True),
+        Path(out),
+        resample_channels=resample_channels,
+        workers=workers,
+        progress=stage_progress(progress, "convert"),
+    )
+    return read_dataset(out, regions=True)
 
 
 def load(model: PathLike | Sequence[PathLike], device: str = "auto") -> Predictor:

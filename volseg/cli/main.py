@@ -25,6 +25,7 @@ COMMANDS = {
     "settings": "print the settings of a configuration",
     "predict": "write masks for scans",
     "evaluate": "score masks against references",
+    "convert": "write a data set in any layout as nnU-Net v2 raw",
     "phantom": "generate a small labelled CT data set",
 }
 

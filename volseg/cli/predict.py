@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--shard", type=_shard, metavar="I/N", help="predict every N-th scan from the I-th on (0/4 ... 3/4), for N jobs"
     )
+    add("--resample-channels", action="store_true", help="resample channels on other grids to that of the first")
     add("--strict", action="store_true", help="fail for scans that are far from all training scans (default: warn)")
     add("--overwrite", action="store_true", help="replace masks that volseg wrote with another model, input or setting")
 
@@ -89,6 +90,7 @@ def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
             uncertainty=args.uncertainty,
             shard=args.shard if rank is None else rank.shard,
             overwrite=args.overwrite,
+            resample_channels=args.resample_channels,
             strict=args.strict,
             progress=progress,
         )

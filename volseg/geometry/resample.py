@@ -113,6 +113,27 @@ def image_matrices(grid: Grid, spacing_mm: Sequence[float]) -> tuple[Grid, Matri
     return target, (depth, rows, columns)
 
 
+def resample_onto(data: NDArray[Any], grid: Grid, target: Grid) -> NDArray[np.float32]:
+    """Resample one channel linearly onto another grid, which may be turned; beyond the image, it has its lowest value.
+
+    Args:
+        data: ``(D, H, W)``.
+        grid: Its grid.
+        target: Grid of the result. Where it is coarser, voxels are picked and not averaged.
+
+    Returns:
+        ``(D', H', W')``, the target's shape.
+    """
+    from scipy import ndimage
+
+    to_source = np.linalg.inv(grid.affine) @ target.affine
+    padded = np.pad(data.astype(np.float32), 1, mode="edge")  # the outermost voxels extend beyond their centres
+    result = ndimage.affine_transform(
+        padded, to_source[:3, :3], to_source[:3, 3] + 1, target.shape, order=1, mode="constant", cval=float(data.min())
+    )
+    return np.asarray(result, np.float32)
+
+
 def _matrices(source: Grid, target: Grid, kinds: Sequence[Kind]) -> list[Matrix]:
     """The interpolation matrix of each axis; None where it would be the identity."""
     scales = index_scales(source, target)

@@ -14,8 +14,10 @@ class PredictOptions:
         skip_air: Skip windows that contain only air, where the plan allows it.
         max_memory_bytes: Limit on the memory beyond the model, the stored scan and the mask. ``None``: 4 GB, or the
             smallest possible amount where 4 GB are not enough. Any other value is a hard limit on the estimate.
+        resample_channels: Resample channels on other grids onto that of the first; otherwise such a scan fails.
     """
 
     tta: bool = False
     skip_air: bool = True
     max_memory_bytes: int | None = None
+    resample_channels: bool = False

@@ -137,15 +137,15 @@ class Predictor:
             logger.warning("%s: %s", "the array" if isinstance(scan, np.ndarray) else scan, text)
         return self.segment(volume, PredictOptions(tta=tta)).mask
 
-    def read(self, scan: Scan, affine: ArrayLike | None = None) -> Volume:
-        """Read and check a scan; see :meth:`predict`."""
+    def read(self, scan: Scan, affine: ArrayLike | None = None, *, resample_channels: bool = False) -> Volume:
+        """Read and check a scan; see :meth:`predict` and :class:`PredictOptions`."""
         if affine is not None and not isinstance(scan, np.ndarray):
             raise DataError("affine is for arrays only; a file has its own", found=scan, hint="leave affine out")
         if isinstance(scan, np.ndarray):
             volume, paths = _from_array(scan, affine), []
         else:
             paths = [Path(scan)] if isinstance(scan, str | Path) else [Path(path) for path in scan]
-            volume = read_channels(paths)
+            volume = read_channels(paths, resample=resample_channels)
         name = paths[0] if paths else None
         check_channels(volume, self.plan.channels, name)
         for plan, _ in self._groups:

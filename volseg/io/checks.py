@@ -15,13 +15,16 @@ from volseg.io.labels import LabelMap
 from volseg.io.volumes import check_image, read_channels, read_mask
 
 
-def load_case(case: Case, channels: Sequence[str], label_map: LabelMap) -> tuple[Volume, Mask]:
+def load_case(
+    case: Case, channels: Sequence[str], label_map: LabelMap, *, resample_channels: bool = False
+) -> tuple[Volume, Mask]:
     """Read a labelled case and check everything that would spoil training silently.
 
     Args:
         case: Its files.
         channels: Names of the data set's channels.
         label_map: The classes; a label file may hold their values, the background's and the ignore label.
+        resample_channels: Resample channels on other grids onto that of the first.
 
     Returns:
         Image (C, D, H, W) in the stored type and mask (D, H, W), both in the order of the image's file. A label file
@@ -33,7 +36,7 @@ def load_case(case: Case, channels: Sequence[str], label_map: LabelMap) -> tuple
     """
     if case.label is None:
         raise DataError("the case has no label", file=case.images[0], hint="add its label file or remove the image")
-    volume = read_channels(case.images)
+    volume = read_channels(case.images, resample=resample_channels)
     check_channels(volume, channels, case.images[0])
     check_image(volume, case.images)
     mask = read_mask(case.label)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
+from volseg.geometry.resample import resample_onto
 from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
 from volseg.io import itk, mgh, nifti
 from volseg.io.paths import exists, is_file, is_folder, is_link
@@ -155,11 +156,12 @@ def check_file(path: Path) -> None:
     raise DataError("the file does not exist", file=str(path)[:LONGEST_PATH])
 
 
-def read_channels(paths: Sequence[str | Path]) -> Volume:
+def read_channels(paths: Sequence[str | Path], *, resample: bool = False) -> Volume:
     """Read the channels of one case, one or more per file, and stack them.
 
     Args:
         paths: Files in the order of the channels, all on the same grid.
+        resample: Resample files on other grids onto that of the first, linearly.
 
     Returns:
         ``(C, D, H, W)`` on the grid of the first file; files with the same voxels in another order are reordered.
@@ -172,15 +174,18 @@ def read_channels(paths: Sequence[str | Path]) -> Volume:
         raise DataError("a case without image files")
     first = volumes[0].grid
     volumes = [Volume(*in_order_of(volume.data, volume.grid, first)) for volume in volumes]
-    for path, volume in zip(paths, volumes, strict=True):
-        if not volume.grid.same_as(first):
+    for number, (path, volume) in enumerate(zip(paths, volumes, strict=True)):
+        if volume.grid.same_as(first):
+            continue
+        if not resample:
             raise DataError(
                 "the channels of a case lie on different grids",
                 file=path,
                 found=volume.grid.describe(),
                 expected=f"{first.describe()} ({paths[0]})",
-                hint="resample the channels to one grid",
+                hint="volseg convert and volseg predict resample them to the first with --resample-channels",
             )
+        volumes[number] = Volume(np.stack([resample_onto(one, volume.grid, first) for one in volume.data]), first)
     return volumes[0] if len(volumes) == 1 else Volume(np.concatenate([v.data for v in volumes]), first)
 
 
@@ -275,8 +280,8 @@ def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -
     _write(path, _smallest(mask.labels, path), mask.grid, source, "volseg mask")
 
 
-def write_map(path: str | Path, values: NDArray[np.float32], grid: Grid) -> None:
-    """Write a value per voxel, ``(D, H, W)`` float32, atomically.
+def write_map(path: str | Path, values: NDArray[Any], grid: Grid) -> None:
+    """Write a value per voxel, ``(D, H, W)``, in its own type, atomically.
 
     Raises:
         OutputError: The file cannot be written, or has another suffix.

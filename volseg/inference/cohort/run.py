@@ -89,9 +89,10 @@ def predict_folder(
     outputs.check(cases)
     if shard is not None:
         cases = cases[shard[0] :: shard[1]]
-    provenance = mask_provenance(  # without the memory limit, which does not change a mask
-        predictor.model_files, {"tta": options.tta, "skip_air": options.skip_air}
-    )
+    changing = {"tta": options.tta, "skip_air": options.skip_air}  # the memory limit does not change a mask
+    if options.resample_channels:  # absent otherwise, as in the records of earlier versions
+        changing["resample_channels"] = True
+    provenance = mask_provenance(predictor.model_files, changing)
     with _locked_output(output, shard, str(provenance)) as staging:
         summary = Summary(output, predictor.model_files, provenance, shard)
         job = _Job(predictor, options, outputs, overwrite, strict, summary, staging)
@@ -178,7 +179,9 @@ class _CaseRun:
             if self._is_finished(self._input_sha256):
                 self._status = "skipped"
             else:
-                volume = self._job.predictor.read(self._case.images)
+                volume = self._job.predictor.read(
+                    self._case.images, resample_channels=self._job.options.resample_channels
+                )
                 self._warnings = self._check_usual(volume)
                 self._volume = volume
 
