@@ -20,12 +20,13 @@ from volseg.errors import OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
 from volseg.io.atomic import atomic_folder
-from volseg.io.cases import Case
+from volseg.io.cases import Case, list_folder
 from volseg.io.checks import check_channels, load_case
 from volseg.io.datasets import Dataset
 from volseg.io.json_files import write_json
 from volseg.io.labels import LabelMap
 from volseg.io.modality import CT_BELOW_HU, UNKNOWN
+from volseg.io.paths import exists, is_folder, is_link
 from volseg.io.volumes import check_image, count_channels, read_channels, read_grid, write_map, write_mask
 from volseg.parallel import Progress, for_each_case
 from volseg.planning.fingerprint import channel_range
@@ -95,10 +96,7 @@ def consecutive_values(label_map: LabelMap) -> dict[int, int]:
 
 def _check_empty(out: Path) -> None:
     """Check that nothing would be replaced."""
-    try:
-        taken = out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()))
-    except (OSError, ValueError) as error:
-        raise OutputError("the folder cannot be written", file=out, found=error) from error
+    taken = is_link(out) or (exists(out) and not is_folder(out)) or (is_folder(out) and list_folder(out))
     if taken:
         raise OutputError("the folder to write is not empty", file=out, hint="choose a folder that does not exist")
 
