@@ -8,7 +8,7 @@ from pathlib import Path
 from volseg.io.cases import Case, case_name, find_volumes, group_channels, refuse
 from volseg.io.description import Description
 from volseg.io.layouts.found import Found
-from volseg.io.layouts.plain import plain_folders
+from volseg.io.layouts.plain import FOLDERS
 from volseg.io.paths import is_file, is_folder
 
 
@@ -25,8 +25,8 @@ def find(root: Path, description: Description | None) -> Found | None:
     cases = tuple(replace(case, images=_channel_files(case.images)) for case in description.cases)
     files = [path for case in cases for path in (*case.images, case.label) if path is not None]
     missing = [path for path in files if not is_file(path)]
-    if len(missing) == len(files) and plain_folders(root) is not None:
-        return None  # a description that was copied from a folder of another layout
+    if len(missing) == len(files) and all(is_folder(root / name) for name in FOLDERS[0]):
+        return None  # the description of the same cases in another layout
     hint = "restore the files, or remove the cases from the list"
     refuse("files listed in dataset.json do not exist", description.file, missing, hint=hint)
     test = (replace(case, images=_channel_files(case.images)) for case in description.unlabelled)

@@ -13,12 +13,6 @@ from volseg.io.paths import is_folder
 FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 
 
-def plain_folders(root: Path) -> tuple[Path, Path] | None:
-    """Return the folders of images and labels, if there are both."""
-    folders = ((root / images, root / labels) for images, labels in FOLDERS)
-    return next(((images, labels) for images, labels in folders if is_folder(images) and is_folder(labels)), None)
-
-
 def find(root: Path, description: Description | None) -> Found | None:
     """Return the cases of ``images/`` and ``labels/``.
 
@@ -28,7 +22,8 @@ def find(root: Path, description: Description | None) -> Found | None:
     Raises:
         DataError: There are no images, or images and labels do not pair up.
     """
-    folders = plain_folders(root)
+    pairs = ((root / images, root / labels) for images, labels in FOLDERS)
+    folders = next((pair for pair in pairs if all(map(is_folder, pair))), None)
     if folders is None:
         return None
     images, references = find_volumes(folders[0]), by_name(folders[1])
