@@ -388,6 +388,28 @@ def convert(
     return read_dataset(out, regions=True)
 
 
+def download(name: str, folder: PathLike = ".") -> Path:
+    """Download a public data set, check its checksum and extract it.
+
+    Args:
+        name: ``msd:`` and a task of the Medical Segmentation Decathlon, such as ``msd:Task04_Hippocampus``.
+        folder: Where to put the folder of the data set.
+
+    Returns:
+        The folder of the data set; if it is there already, nothing is downloaded.
+
+    Raises:
+        ConfigError: There is no data set of this name; the message lists all.
+        DataError: There is no network, or the archive is damaged; the message says what to download by hand.
+        OutputError: The folder cannot be written.
+    """
+    from volseg.download import download_dataset
+
+    _check_type("name", name, str)
+    _check_type("folder", folder, str, Path)
+    return download_dataset(name, Path(folder))
+
+
 def load(model: PathLike | Sequence[PathLike], device: str = "auto") -> Predictor:
     """Read a trained model, or several whose probabilities are averaged.
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "write masks for scans",
     "evaluate": "score masks against references",
     "convert": "write a data set in any layout as nnU-Net v2 raw",
+    "download": "download a public data set by name",
     "phantom": "generate a small labelled CT data set",
 }
 
