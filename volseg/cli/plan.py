@@ -10,7 +10,7 @@ from volseg.cli.progress import progress_bars
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("dataset", metavar="DATASET", help="data set folder")
+    parser.add_argument("dataset", metavar="DATASET", help="data set folder, or a CSV of cases")
     parser.add_argument("--out", default="plan.json", metavar="FILE", help="where to write the plan (%(default)s)")
     parser.add_argument("--check-only", action="store_true", help="check the cases, write nothing")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read cases (%(default)s)")

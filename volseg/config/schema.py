@@ -40,7 +40,7 @@ class DataConfig:
     """Data set, split and token cache.
 
     Attributes:
-        root: Dataset folder (Decathlon, nnU-Net v2 raw, or ``images/`` and ``labels/``).
+        root: Dataset folder, or a CSV of cases; see :func:`volseg.io.datasets.read_dataset`.
         cache: Folder of the preprocessed cases; the default is ``preprocessed`` beside the run folder.
         fold: Which of the five folds is held out for validation (0..4).
         shots: Number of training cases (few-shot); ``None`` uses all.

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.made.folder_runs import GOOD, Image, add_bad_files, change_model, masks, on_disk, statuses
 from volseg.inference.cohort import records as summary_module
@@ -19,7 +20,11 @@ from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
 from volseg.io.datasets import list_images
 from volseg.io.model_file import file_sha256
+from volseg.planning.plan import Plan
 from volseg.planning.ranges import ScanRanges
+
+MakePlan = Callable[..., Plan]
+Build = Callable[..., nn.Module]
 
 
 def test_masks_are_those_of_the_predictor(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
@@ -115,8 +120,24 @@ def test_options_belong_to_the_record(predictor: Predictor, scans: Path, tmp_pat
         return set(statuses(predict_folder(predictor, scans, tmp_path / "out", options=options)).values())
 
     assert again() == {"done"}
-    assert again(tta=True) == again(skip_air=False) == {"failed"}
+    assert again(tta=True) == again(skip_air=False) == again(resample_channels=True) == {"failed"}
     assert again(max_memory_bytes=10**9) == {"skipped"}
+
+
+def test_channels_on_other_grids_are_resampled_on_request(
+    make_plan: MakePlan, build: Build, scan: Image, tmp_path: Path
+) -> None:
+    plan = make_plan(channels=("T1", "T2"), intensity=make_plan().intensity * 2)
+    predictor = Predictor.from_model(build(plan, encoder="identity"), plan, device="cpu")
+    moved = np.diag([1.0, 1.0, 1.5, 1.0]) @ scan.affine
+    for number, affine in enumerate((scan.affine, moved)):
+        nibabel.save(Image(np.asanyarray(scan.dataobj), affine), tmp_path / f"a_000{number}.nii.gz")
+    cases = list_images(tmp_path / "a_0000.nii.gz", channels=2)
+    refused = predict_folder(predictor, cases, tmp_path / "out")
+    assert "--resample-channels" in (refused.results[0].error or "")
+    options = PredictOptions(resample_channels=True)
+    assert statuses(predict_folder(predictor, cases, tmp_path / "out", options=options)) == {"a": "done"}
+    assert nibabel.load(tmp_path / "out/a.nii.gz").shape == scan.shape
 
 
 def test_the_order_of_an_ensemble_does_not_matter(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
