@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from volseg.errors import DataError
+from volseg.errors import DataError, VolsegError
 from volseg.io.cases import Case, case_name, list_images, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.labels import LabelMap, check_exclusive, make_label_map
@@ -147,7 +147,14 @@ def _channel_count(cases: Sequence[Case]) -> int:
 
 
 def _discovered_labels(cases: Iterable[Case]) -> LabelMap:
-    """Return a class for every value that occurs in the label files."""
-    files = [case.label for case in cases if case.label is not None]
-    values = {int(value) for path in files for value in np.unique(read_mask(path).labels)}
+    """Return a class for every value in the label files; those that cannot be read are reported with their cases."""
+    values: set[int] = set()
+    errors: list[VolsegError] = []
+    for path in (case.label for case in cases if case.label is not None):
+        try:
+            values |= set(map(int, np.unique(read_mask(path).labels)))
+        except VolsegError as error:
+            errors.append(error)
+    if errors and not values:
+        raise errors[0]
     return make_label_map({f"label_{value}": value for value in sorted(values - {0})})

@@ -124,6 +124,17 @@ def test_a_hole_in_the_numbers_of_a_plain_folder(tmp_path: Path) -> None:
     refused(tmp_path, "channels _0000, _0001, _0002", "b: _0000, _0001")
 
 
+def test_the_values_of_a_damaged_label_are_not_needed(tmp_path: Path) -> None:
+    """The case is refused when it is read, with all other invalid cases."""
+    touch(tmp_path, "images/a.nii", "images/b.nii", "labels/b.nii")
+    refused(tmp_path, "do not pair up")
+    save_nifti(tmp_path / "images/a.nii", np.zeros((2, 2, 2), np.uint8))
+    touch(tmp_path, "labels/a.nii")
+    refused(tmp_path, "a.nii", "0 bytes")
+    save_nifti(tmp_path / "labels/a.nii", np.full((2, 2, 2), 4, np.uint8))
+    assert read_dataset(tmp_path).labels == {"background": 0, "label_4": 4}
+
+
 def test_the_channels_of_a_damaged_case_are_not_needed(tmp_path: Path) -> None:
     touch(describe(tmp_path), "images/a.nii", "labels/a.nii")
     refused(tmp_path, "a.nii", "0 bytes")
