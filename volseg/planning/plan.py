@@ -17,7 +17,7 @@ from volseg.geometry.resample import check_zoom
 from volseg.io.json_files import read_json, write_json
 from volseg.io.labels import LabelMap
 from volseg.io.paths import exists
-from volseg.planning import rules, validate
+from volseg.planning import nnunet, rules, validate
 from volseg.planning.channel import RULE_OF_NAME, ChannelIntensity
 from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
 from volseg.planning.fingerprint import Fingerprint, Triple
@@ -201,13 +201,14 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
     crop = pick("crop_nonzero", lambda: rules.crop_nonzero(cases))
     shapes = np.array([case.nonzero_shape if crop else case.shape for case in cases])[:, axes]
     spacings = spacings[:, axes]
-    spacing = pick("spacing_mm", lambda: rules.target_spacing(spacings, shapes))
+    nonzero_shapes = np.array([case.nonzero_shape for case in cases])[:, axes]
+    spacing = pick("spacing_mm", lambda: nnunet.target_spacing(spacings, nonzero_shapes))
     validate.check_positive("plan.spacing_mm", spacing)
     for case, case_shape, case_spacing in zip(cases, shapes.tolist(), spacings.tolist(), strict=True):
         check_zoom(case_shape, case_spacing, spacing, case=f"case {case.id}")
-    median = rules.median_shape(spacings, shapes, spacing)
+    median = nnunet.median_shape(spacings, shapes, spacing)
     stride = pick("token_stride", lambda: rules.token_stride(cases, axes, spacing))
-    depth = int(overridden["patch_size"][0] if "patch_size" in overridden else rules.start_shape(median, spacing)[0])
+    depth = overridden["patch_size"][0] if "patch_size" in overridden else nnunet.start_shape(median, spacing)[0]
     strides = pick(
         "decoder_strides", lambda: rules.decoder_strides(spacing, depth, stride, exact="patch_size" in overridden)
     )
@@ -228,7 +229,7 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
         token_stride=stride,
         decoder_strides=strides,
         mirror_axes=pick("mirror_axes", lambda: rules.mirror_axes(cases, axes)),
-        nearest_depth=pick("nearest_depth", lambda: rules.nearest_depth(spacing)),
+        nearest_depth=pick("nearest_depth", lambda: nnunet.is_thick_along_depth(spacing)),
         rotate_in_plane_only=pick("rotate_in_plane_only", lambda: rules.rotate_in_plane_only(spacing, patch)),
         air_below=pick("air_below", lambda: rules.air_below(cases, spacing, patch)),
         ranges=ScanRanges.of(cases),

@@ -1,11 +1,11 @@
-"""The rules that derive a plan from a fingerprint: one pure function per decision.
+"""The rules that derive a plan from a fingerprint: one pure function per decision; nnU-Net's own are in `nnunet`.
 
-Triples are in the order of the plan's axes (D, H, W) unless said otherwise. "As nnU-Net" refers to
-Source: Isensee et al., nnU-Net, Nature Methods 18 (2021), supplementary note 2, and its v2 experiment planner.
+Triples are in the order of the plan's axes (D, H, W) unless said otherwise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -13,18 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from volseg.io.cases import listed
+from volseg.planning import nnunet
 from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_WINDOW_HU, CaseFingerprint, Triple
 
 PATCH_VOXELS = 32 * 128 * 128
 """Most voxels of a patch: a batch of 2 fits a small GPU, and a step takes seconds on a CPU."""
-START_VOXELS = 256**3
-"""Voxels of the initial patch, a cube in mm, which is then reduced to the cases and the budget (nnU-Net)."""
-ANISOTROPY = 3.0
-"""An axis this many times coarser than the others is a thick-slice axis (nnU-Net)."""
-MIN_EDGE = 4
-"""An axis is halved only while at least this many voxels remain (nnU-Net)."""
-CROP_REDUCTION = 0.25
-"""Share of the median case that cropping to the nonzero box must remove for it to be used (nnU-Net)."""
 TOKENS_ACROSS = 1.5
 """Tokens that the smallest structure must be wide."""
 TOKEN_STRIDES = (16, 8, 4)
@@ -44,6 +37,8 @@ ANATOMICAL_AXES = {"S": (2, 1, 0), "A": (1, 2, 0), "R": (0, 2, 1)}
 def slice_axis(spacings_mm: ArrayLike) -> str:
     """Return the anatomical direction with the coarsest median spacing; ties within 1 % go to S, then A.
 
+    nnU-Net takes the first axis of the file instead, so that its choice depends on how files were written.
+
     Args:
         spacings_mm: (cases, 3), in (R, A, S) order.
     """
@@ -52,37 +47,9 @@ def slice_axis(spacings_mm: ArrayLike) -> str:
     return coarse[0]
 
 
-def target_spacing(spacings_mm: ArrayLike, shapes: ArrayLike) -> Triple:
-    """Return the median spacing; the thick axis of an anisotropic set takes the 10th percentile, as in nnU-Net.
-
-    A set is anisotropic if its coarsest axis is over 3 times as coarse as the others and has less than a third of
-    their voxels. The thick axis never becomes finer than the others.
-
-    Args:
-        spacings_mm: (cases, 3).
-        shapes: (cases, 3), voxels at those spacings.
-    """
-    spacings = np.asarray(spacings_mm, dtype=np.float64)
-    target = np.median(spacings, axis=0)
-    thick = int(target.argmax())
-    others = [axis for axis in range(3) if axis != thick]
-    size = median_shape(spacings, shapes, target)
-    if target[thick] > ANISOTROPY * target[others].max() and size[thick] * ANISOTROPY < size[others].min():
-        target[thick] = max(np.percentile(spacings[:, thick], 10), target[others].max())
-    d, h, w = (round(float(value), 6) for value in target)
-    return d, h, w
-
-
-def median_shape(spacings_mm: ArrayLike, shapes: ArrayLike, target_mm: ArrayLike) -> np.ndarray:
-    """Return the median over the cases of the shape after resampling, (3,) float."""
-    resampled = np.asarray(shapes) * np.asarray(spacings_mm) / np.asarray(target_mm)
-    return np.asarray(np.median(np.maximum(resampled.round(), 1), axis=0))
-
-
 def crop_nonzero(cases: Sequence[CaseFingerprint]) -> bool:
-    """Return whether the nonzero box is at least a quarter smaller than the volume in the median case (nnU-Net)."""
-    kept = [np.prod(case.nonzero_shape) / np.prod(case.shape) for case in cases]
-    return bool(np.median(kept) <= 1 - CROP_REDUCTION)
+    """Return whether cases are cropped to the nonzero box: it is over a quarter smaller than the median case."""
+    return nnunet.is_cropping_large([np.prod(case.nonzero_shape) / np.prod(case.shape) for case in cases])
 
 
 def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float]) -> int:
@@ -109,12 +76,12 @@ def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_
 
 
 def decoder_strides(
-    spacing_mm: Sequence[float], depth: int, stride: int, *, exact: bool = False
+    spacing_mm: Sequence[float], depth: float, stride: int, *, exact: bool = False
 ) -> tuple[tuple[int, int, int], ...]:
-    """Return the decoder's cumulative strides: in plane 1, 2, ... ``stride``; along depth by nnU-Net's factor-2 rule.
+    """Return the decoder's cumulative strides: in plane 1, 2, ... ``stride``; along depth by nnU-Net's rule.
 
-    Depth is halved at a level only while its spacing at that level is within a factor 2 of the in-plane spacing and at
-    least 4 voxels remain.
+    Unlike nnU-Net, every level halves both in-plane axes, because the token grid has to be reached, and the size of the
+    case decides, not that of the patch cut from it.
 
     Args:
         spacing_mm: Target spacing.
@@ -122,25 +89,15 @@ def decoder_strides(
         stride: Token stride.
         exact: ``depth`` is fixed and must stay divisible.
     """
-    strides, along = [(1, 1, 1)], 1
-    for in_plane in (2**level for level in range(1, stride.bit_length())):
-        finest = min(spacing_mm[1:]) * in_plane / 2
-        halves = depth / along >= 2 * MIN_EDGE and not (exact and depth % (2 * along))
-        if spacing_mm[0] * along < 2 * finest and halves:
-            along *= 2
-        strides.append((along, in_plane, in_plane))
-    return tuple(strides)
-
-
-def start_shape(median: ArrayLike, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the median case, limited to a cube in mm of 256^3 voxels (nnU-Net); (3,) float."""
-    spacing = np.asarray(spacing_mm)
-    edge_mm = (START_VOXELS * spacing.prod()) ** (1 / 3)
-    return np.asarray(np.minimum(median, edge_mm / spacing))
+    levels = stride.bit_length() - 1
+    along = nnunet.depth_strides(spacing_mm, depth, levels)
+    if exact:
+        along = [min(step, math.gcd(int(depth), along[-1])) for step in along]
+    return tuple((step, 2**level, 2**level) for level, step in enumerate(along))
 
 
 def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequence[int]) -> tuple[int, int, int]:
-    """Return the median case if it fits the voxel budget, otherwise a smaller patch (nnU-Net).
+    """Return the median case if it fits the voxel budget, otherwise a smaller patch.
 
     Sizes are rounded up to the multiples. Then the axis that covers most of the median case is reduced by one multiple
     at a time (an in-plane axis if several cover equally) until the budget is met.
@@ -151,7 +108,7 @@ def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequen
         multiples: Deepest decoder strides; sizes are multiples of them.
     """
     multiple = np.asarray(multiples)
-    patch = np.ceil(start_shape(median, spacing_mm) / multiple).astype(int) * multiple
+    patch = np.ceil(nnunet.start_shape(median, spacing_mm) / multiple).astype(int) * multiple
     while patch.prod() > PATCH_VOXELS and (patch > multiple).any():
         cover = np.where(patch > multiple, patch / np.asarray(median), 0)
         axis = 2 - int(cover[::-1].argmax())
@@ -232,14 +189,9 @@ def lost_labels(
     return texts
 
 
-def nearest_depth(spacing_mm: Sequence[float]) -> bool:
-    """Return whether depth is restored by the nearest slice: slices over 3 times as thick as pixels (nnU-Net)."""
-    return spacing_mm[0] > ANISOTROPY * min(spacing_mm[1:])
-
-
 def rotate_in_plane_only(spacing_mm: Sequence[float], patch: Sequence[int]) -> bool:
-    """Return whether augmentation rotates about D only: thick slices, or a flat patch (nnU-Net)."""
-    return nearest_depth(spacing_mm) or max(patch) > ANISOTROPY * patch[0]
+    """Return whether augmentation rotates about D only: a flat patch, as in nnU-Net, or thick slices."""
+    return nnunet.is_thick_along_depth(spacing_mm) or nnunet.is_flat(patch)
 
 
 def air_below(cases: Sequence[CaseFingerprint], spacing_mm: Triple, patch: Sequence[int]) -> float | None:
