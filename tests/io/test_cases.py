@@ -10,8 +10,8 @@ import pytest
 from volseg.config.load import load_config
 from volseg.errors import DataError, VolsegError
 from volseg.evaluation.sources import find_masks
-from volseg.inference.cohort.records import input_sha256
 from volseg.io.cases import list_images
+from volseg.io.content import scan_sha256
 from volseg.io.datasets import read_dataset
 from volseg.io.description import read_description
 from volseg.io.model_file import read_metadata
@@ -48,7 +48,7 @@ def test_what_has_the_name_of_a_scan_is_a_case_and_fails_when_read(tmp_path) -> 
     reasons = {"folder": "a folder is not read", "link": r"leads to nothing(\n.*)*gone", "pipe": "not a regular file"}
     assert cases.keys() == {"a", *reasons}
     for name, reason in reasons.items():
-        for read in (read_volume, lambda path: input_sha256([path])):
+        for read in (read_volume, lambda path: scan_sha256([path])):
             with pytest.raises(DataError, match=reason) as error:
                 read(cases[name])
             assert error.value.file == str(cases[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from volseg.errors import ModelFileError, OutputError
-from volseg.io.model_file import file_sha256, read_metadata, read_model, save_model
+from volseg.io.model_file import read_metadata, read_model, save_model
 
 METADATA: dict[str, Any] = {
     "config": {"model": {"encoder": "tiny"}},
@@ -168,9 +167,3 @@ def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.Monke
 def test_a_folder_that_cannot_be_made(path: Path) -> None:
     with pytest.raises(OutputError):
         save_model(path / "below a file" / "m.safetensors", {"weight": torch.zeros(1)}, METADATA)
-
-
-def test_sha256(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 9000
-    (tmp_path / "file").write_bytes(content)
-    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

@@ -103,24 +103,40 @@ def test_a_changed_plan_never_reads_a_stale_case(cases: list[Case], tmp_path: Pa
 
 
 @pytest.mark.parametrize("which", ["image", "label"])
-def test_a_touched_file_is_preprocessed_anew(cases: list[Case], tmp_path: Path, which: str) -> None:
+def test_other_contents_are_preprocessed_anew_under_the_old_date_and_size(
+    cases: list[Case], tmp_path: Path, which: str
+) -> None:
     before = cache_dataset(cases, made_plan(), tmp_path)
     path = cases[0].images[0] if which == "image" else cases[0].label
     assert path is not None
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    after = cache_dataset(cases, made_plan(), tmp_path)
-    assert after[0] != before[0]
-    assert after[1] == before[1]
-
-
-def test_other_contents_under_the_old_date_and_size_are_noticed(cases: list[Case]) -> None:
-    path = cases[0].images[0]
-    before, stamp = input_identity(cases[0]), path.stat().st_mtime_ns
-    content = bytearray(path.read_bytes())
-    content[100] ^= 1
+    content, stamp = bytearray(path.read_bytes()), path.stat().st_mtime_ns
+    content[4] ^= 1  # a date in the header of gzip, so that the file stays readable
     path.write_bytes(content)
     os.utime(path, ns=(stamp, stamp))
-    assert input_identity(cases[0]) != before
+    identity = input_identity(cases[0])
+    assert identity[f"{which}_sha256"] != before[0].meta["inputs"][f"{which}_sha256"]
+    assert sum(identity[key] != before[0].meta["inputs"][key] for key in identity) == 1
+    after = cache_dataset(cases, made_plan(), tmp_path)
+    assert (after[0] != before[0], after[1] == before[1]) == (True, True)
+    assert data_hash(after) != data_hash(before)
+
+
+def test_moved_and_touched_data_is_found_again(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cache_dataset(cases, made_plan(), tmp_path / "cache")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = []
+    for case in cases:
+        assert case.label is not None
+        images, label = (
+            [tmp_path / "moved" / path.relative_to(tmp_path / "data") for path in paths]
+            for paths in (case.images, [case.label])
+        )
+        os.utime(images[0], (0, 0))
+        moved.append(replace(case, images=tuple(images), label=label[0]))
+    monkeypatch.setattr(cache, "preprocess_case", None)
+    assert cache_dataset(moved, made_plan(), tmp_path / "cache") == before
 
 
 def test_the_order_of_cases_does_not_change_the_data_hash(cases: list[Case], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "score masks against references",
     "convert": "write a data set in any layout as nnU-Net v2 raw",
     "download": "download a public data set by name",
+    "cache": "list or remove preprocessed cases",
     "phantom": "generate a small labelled CT data set",
 }
 

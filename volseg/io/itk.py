@@ -79,6 +79,18 @@ def count_channels(path: Path) -> int:
     return int(reader.GetSize()[3]) if reader.GetDimension() == 4 else int(reader.GetNumberOfComponents())
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the file, and that of the voxels if it is another one.
+
+    Raises:
+        DataError: The file of the voxels is missing or lies elsewhere.
+    """
+    try:
+        return sorted({path, _data_path(_header_text(path), path)})
+    except OSError as error:
+        raise _broken(path, error) from error
+
+
 def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
     """Write ``(D, H, W)`` atomically and compressed, header and voxels in one file.
 

@@ -93,6 +93,56 @@ def folder_lock(folder: Path, task: str, *, shared_by: str | None = None, name: 
             _release(descriptor, path)
 
 
+@contextmanager
+def folder_in_use(folder: Path) -> Iterator[None]:
+    """Create a folder if needed, and keep :func:`unused_folder` from it while the block runs; no lock file is written.
+
+    Raises:
+        OSError: The folder cannot be created or read.
+    """
+    descriptor = _open_used(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def unused_folder(folder: Path) -> Iterator[bool]:
+    """Keep :func:`folder_in_use` from a folder while the block runs.
+
+    Yields:
+        Whether it is unused; where there are no locks, nobody can tell, and this is true.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        unused = True
+        with suppress(Unsupported):
+            unused = lock_open_file(descriptor, wait=False)
+        yield unused
+    finally:
+        os.close(descriptor)
+
+
+def _open_used(folder: Path) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # removed since
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                with suppress(Unsupported):
+                    lock_open_file(descriptor, wait=True, shared=True)
+                if still_at(descriptor, folder):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+
 def _acquire(path: Path, holder: dict[str, str | None]) -> int | None:
     """Return the descriptor of the locked file, or ``None`` where there are no locks."""
     deadline = time.monotonic() + PATIENCE_S

@@ -64,6 +64,11 @@ def count_channels(path: Path) -> int:
     return int(shape[3]) if len(shape) > 3 else 1
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the file."""
+    return [path]
+
+
 def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
     """Write ``(D, H, W)`` atomically, compressed if the name ends in ``.mgz``.
 

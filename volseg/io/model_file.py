@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,15 +107,6 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             hint=_HINT,
         )
     return _parse(header[_KEY], path)
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _document(metadata: Mapping[str, Any], path: Path) -> str:

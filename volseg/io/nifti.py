@@ -73,6 +73,15 @@ def count_channels(path: Path) -> int:
     return int(shape[3]) if len(shape) > 3 else 1
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the file, or the pair of ``.img`` and ``.hdr``.
+
+    Raises:
+        DataError: The header of a pair does not exist.
+    """
+    return sorted({path, _header_path(path)})
+
+
 def _header_path(path: Path) -> Path:
     """Return the file of the header: that of the voxels, except for a pair of ``.img`` and ``.hdr``."""
     if path.suffix.lower() != ".img":

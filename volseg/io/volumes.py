@@ -21,6 +21,7 @@ __all__ = [
     "OUTPUT_SUFFIX",
     "check_image",
     "count_channels",
+    "files_of",
     "has_volume_suffix",
     "read_channels",
     "read_grid",
@@ -47,6 +48,9 @@ class FileFormat(Protocol):
 
     def count_channels(self, path: Path) -> int:
         """Return the number of channels by the header alone."""
+
+    def files_of(self, path: Path) -> list[Path]:
+        """Return the files that hold header and voxels: often the path alone."""
 
     def write_voxels(self, path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
         """Write ``(D, H, W)``; a source of the same format gives the header."""
@@ -126,6 +130,19 @@ def count_channels(path: str | Path) -> int:
     """
     path = Path(path)
     return _readable(path).count_channels(path)
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files that hold a scan or mask: header and voxels may have a file each.
+
+    Raises:
+        DataError: A file is missing or no regular file, or the format is not read.
+    """
+    path = Path(path)
+    files = _readable(path).files_of(path)
+    for file in files:
+        check_file(file)
+    return files
 
 
 def _readable(path: Path) -> FileFormat:

@@ -1,6 +1,7 @@
-"""Cache of preprocessed cases: memory-mapped, written atomically, named by hashes of input and plan.
+"""Cache of preprocessed cases: memory-mapped, written atomically, named by hashes of scan and plan.
 
-Every run compares the files with their checksums once and makes damaged cases anew.
+Data that was moved or copied finds its cases again. Every run compares the cached files with their checksums once and
+makes damaged cases anew.
 
 Layout: ``<folder>/<dataset>/<plan key>/<case>-<input key>/{image.npy, label.npy, locations.npy, meta.json}``.
 """
@@ -10,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import DataError
+from volseg.errors import DataError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
 from volseg.io.array_folder import (
@@ -32,7 +35,9 @@ from volseg.io.array_folder import (
     write_description,
 )
 from volseg.io.atomic import atomic_folder
+from volseg.io.content import scan_sha256
 from volseg.io.datasets import Case
+from volseg.io.locks import folder_in_use
 from volseg.parallel import Progress, for_each_case
 from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import preprocess_case
@@ -43,7 +48,6 @@ CODE_VERSION = 2
 """Increased whenever preprocessing gives other arrays for the same input and plan."""
 PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
 """The fields of the plan that preprocessing depends on; a change of others does not invalidate the cache."""
-HEADER_BYTES = 4096
 SHOWN_DAMAGES = 5
 LONGEST_FOLDER = 180
 """Most bytes of a name in a folder's name; file systems allow 255, and a hash follows."""
@@ -86,7 +90,7 @@ class CachedCase(StoredCase):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """Input files, working grid and Trace as plain values."""
+        """Input files with their hashes, and the Trace, as plain values."""
         return read_description(self.folder)
 
     @property
@@ -98,6 +102,25 @@ class CachedCase(StoredCase):
     def trace(self) -> Trace:
         """Record of the way from the file's grid to the working grid."""
         return Trace.from_dict(self.meta["trace"])
+
+
+@contextmanager
+def cache_in_use(folder: str | Path, plan: Plan) -> Iterator[None]:
+    """Protect a plan's cases from ``volseg cache --remove`` while the block runs, and record that they were used now.
+
+    Raises:
+        OutputError: The cache folder cannot be created.
+    """
+    cases = plan_folder(folder, plan)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_in_use(cases))
+        except OSError as error:
+            found = error.strerror or error
+            raise OutputError("the cache cannot be created", file=cases, found=found, hint=HINT) from error
+        with suppress(OSError):  # a cache of another user
+            os.utime(cases)
+        yield
 
 
 def cache_dataset(
@@ -136,7 +159,7 @@ def cache_case(case: Case, plan: Plan, folder: Path) -> tuple[CachedCase, DataEr
         The cached case, and the damage that was found and repaired.
     """
     inputs = input_identity(case)
-    place = folder / _safe(plan.dataset) / plan_key(plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
+    place = plan_folder(folder, plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
     cached = CachedCase(case.id, place)
     damage = damage_of(cached) if place.is_dir() else None
     if damage is not None or not place.is_dir():
@@ -166,24 +189,19 @@ def plan_key(plan: Plan) -> str:
     return digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}})[:12]
 
 
-def input_identity(case: Case) -> list[dict[str, Any]]:
-    """Return the identity of a case's files: path, size, modification time and a hash of the first 4096 bytes.
+def plan_folder(folder: str | Path, plan: Plan) -> Path:
+    """Return the folder in a cache that holds the cases of a plan."""
+    return Path(folder) / _safe(plan.dataset) / plan_key(plan)
+
+
+def input_identity(case: Case) -> dict[str, str]:
+    """Return hashes over the contents of the files of image and label.
 
     Raises:
         DataError: A file is missing or unreadable.
     """
-    identity = []
-    for path in (*case.images, *((case.label,) if case.label is not None else ())):
-        try:
-            state = path.stat()
-            entry = {"path": str(path.resolve()), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-            if path.is_file():
-                with path.open("rb") as file:
-                    entry["header_sha256"] = hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()
-        except OSError as error:
-            raise DataError("the file cannot be read", file=path, found=error) from error
-        identity.append(entry)
-    return identity
+    image = {"image_sha256": scan_sha256(case.images)}
+    return image if case.label is None else {**image, "label_sha256": scan_sha256([case.label])}
 
 
 def data_hash(cases: Sequence[CachedCase]) -> str:
@@ -191,14 +209,16 @@ def data_hash(cases: Sequence[CachedCase]) -> str:
     return digest(sorted(f"{case.folder.parent.name}/{case.folder.name}" for case in cases))
 
 
-def _write(case: Case, plan: Plan, inputs: list[dict[str, Any]], cached: CachedCase, *, replace: bool) -> None:
+def _write(case: Case, plan: Plan, inputs: dict[str, str], cached: CachedCase, *, replace: bool) -> None:
     with atomic_folder(cached.folder, replace=replace, hint=HINT) as folder:
         if not replace and cached.folder.is_dir():
             return  # another process has written it while this one waited
         prepared, entries = preprocess_case(case, plan), dict[str, FileEntry]()
         for name in ("image", "label", "locations"):
             write_array(folder / f"{name}.npy", getattr(prepared, name), entries)
-        write_description(folder, {"case": prepared.id, "inputs": inputs, "trace": prepared.trace.to_dict()}, entries)
+        files = [str(path) for path in (*case.images, case.label) if path is not None]
+        values = {"case": prepared.id, "inputs": {**inputs, "files": files}, "trace": prepared.trace.to_dict()}
+        write_description(folder, values, entries)
 
 
 def digest(value: Any) -> str:

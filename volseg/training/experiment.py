@@ -24,7 +24,7 @@ from volseg.parallel import StageProgress, stage_progress
 from volseg.planning.fingerprint import fingerprint
 from volseg.planning.plan import Plan, make_plan, read_overrides
 from volseg.postprocessing.rules import Postprocessing
-from volseg.preprocessing.cache import CachedCase, cache_dataset
+from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 from volseg.training.schedule import Budget
 
@@ -99,12 +99,21 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
     dataset = read_dataset(config.data.root)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
     read_overrides(config.plan)
-    with _run_folder(folder, resume=resume, resumed=resumed):
-        yield _experiment(config, dataset, progress, resumed=resumed)
+    with (
+        _run_folder(folder, resume=resume, resumed=resumed),
+        _experiment(config, dataset, progress, resumed=resumed) as experiment,
+    ):
+        yield experiment
 
 
-def _experiment(config: Config, dataset: Dataset, progress: StageProgress | None, *, resumed: bool) -> Experiment:
-    """Make plan and split, or read those of the resumed run, and preprocess the training cases."""
+@contextmanager
+def _experiment(
+    config: Config, dataset: Dataset, progress: StageProgress | None, *, resumed: bool
+) -> Iterator[Experiment]:
+    """Make plan and split, or read those of the resumed run, and preprocess the training cases.
+
+    The cases in the cache are protected from removal until the block ends.
+    """
     folder, workers = Path(config.output), config.data.workers
     if resumed:
         plan, split = Plan.load(folder / "plan.json"), read_split(folder / "splits.json")
@@ -116,12 +125,12 @@ def _experiment(config: Config, dataset: Dataset, progress: StageProgress | None
         write_json(folder / "splits.json", split)
         save_config(config, folder / "config.yaml")
     cache = Path(config.data.cache) if config.data.cache else folder.parent / "preprocessed"
-    train_cases = cache_dataset(
-        _cases(dataset, split["train"]), plan, cache, stage_progress(progress, "preprocess"), workers=workers
-    )
-    logger.info("%d training and %d validation cases", len(split["train"]), len(split["val"]))
-    val_cases = _cases(dataset, split["val"])
-    return Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed)
+    with cache_in_use(cache, plan):
+        preprocess_progress = stage_progress(progress, "preprocess")
+        train_cases = cache_dataset(_cases(dataset, split["train"]), plan, cache, preprocess_progress, workers=workers)
+        logger.info("%d training and %d validation cases", len(split["train"]), len(split["val"]))
+        val_cases = _cases(dataset, split["val"])
+        yield Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed)
 
 
 def check_settings(config: Config, *, resumed: bool) -> None:

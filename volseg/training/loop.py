@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from volseg.config.load import config_to_dict
 from volseg.device import choose_device, training_dtype
 from volseg.errors import VolsegError
+from volseg.io.content import file_sha256
 from volseg.io.json_files import read_json, write_json
-from volseg.io.model_file import file_sha256, save_model
+from volseg.io.model_file import save_model
 from volseg.models.build import count_parameters, for_prediction
 from volseg.models.lora import merged_state
 from volseg.models.start import weight_file

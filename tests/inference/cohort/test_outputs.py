@@ -18,8 +18,8 @@ from volseg.inference.cohort import outputs as outputs_module
 from volseg.inference.cohort.outputs import Outputs
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
+from volseg.io.content import file_sha256
 from volseg.io.labels import make_label_map
-from volseg.io.model_file import file_sha256
 from volseg.io.volumes import read_mask
 from volseg.postprocessing.rules import Postprocessing
 

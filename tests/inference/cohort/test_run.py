@@ -18,8 +18,8 @@ from volseg.inference.cohort import records as summary_module
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
+from volseg.io.content import file_sha256
 from volseg.io.datasets import list_images
-from volseg.io.model_file import file_sha256
 from volseg.planning.plan import Plan
 from volseg.planning.ranges import ScanRanges
 

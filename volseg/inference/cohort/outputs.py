@@ -14,7 +14,7 @@ from volseg.errors import DataError, OutputError
 from volseg.geometry.volume import Mask
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case
-from volseg.io.model_file import file_sha256
+from volseg.io.content import file_sha256
 from volseg.io.volumes import OUTPUT_SUFFIX, write_mask
 
 LONGEST_NAME = 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from volseg.errors import OutputError
 from volseg.inference.cohort.history import WRITING, append_line, read_history, repair
 from volseg.io.atomic import atomic_file, free_name
-from volseg.io.model_file import file_sha256
+from volseg.io.content import file_sha256
 from volseg.io.paths import exists, is_file
-from volseg.io.volumes import check_file
 from volseg.version import __version__
 
 if TYPE_CHECKING:
@@ -185,19 +183,6 @@ def mask_provenance(model_files: Sequence[Path], options: Mapping[str, Any]) -> 
     """
     hashes = sorted(file_sha256(file) for file in model_files)  # sorted: the order of an ensemble does not matter
     return {"model_sha256": hashes, "options": dict(options)}
-
-
-def input_sha256(files: Sequence[Path]) -> str:
-    """Return one hash over the contents of a scan's files, in their order.
-
-    Raises:
-        DataError: A path does not lead to a regular file.
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        check_file(path)  # before it is opened: a pipe would never end
-        digest.update(file_sha256(path).encode())
-    return digest.hexdigest()
 
 
 def peak_rss_mb() -> float | None:

@@ -21,7 +21,6 @@ from volseg.inference.cohort.records import (
     CaseRecord,
     Status,
     Summary,
-    input_sha256,
     mask_provenance,
     peak_device_mb,
     peak_rss_mb,
@@ -30,6 +29,7 @@ from volseg.inference.cohort.shard import Shard
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor, Segmentation
 from volseg.io.atomic import remove_stale, scratch_folder
+from volseg.io.content import scan_sha256
 from volseg.io.datasets import Case, list_images
 from volseg.io.locks import LOCK_NAME, folder_lock
 
@@ -175,7 +175,7 @@ class _CaseRun:
     def read(self) -> None:
         """Read the scan, unless the case is finished."""
         with self._stage("read"):
-            self._input_sha256 = input_sha256(self._case.images)
+            self._input_sha256 = scan_sha256(self._case.images)
             if self._is_finished(self._input_sha256):
                 self._status = "skipped"
             else:
