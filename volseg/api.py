@@ -194,6 +194,7 @@ def predict(
     tta: bool = False,
     skip_air: bool = True,
     max_memory: int | str | None = None,
+    mask_format: str | None = None,
     split_classes: bool = False,
     probabilities: bool = False,
     uncertainty: bool = False,
@@ -209,14 +210,16 @@ def predict(
     model, scan and options are skipped.
 
     Args:
-        model: Model file, several for an ensemble, or a loaded model.
+        model: Model file or run folder, several for an ensemble, or a loaded model.
         scans: A scan, a folder of scans, a list file (``.txt``), or cases (:class:`volseg.io.cases.Case`).
-        output: Folder of the masks.
+        output: Folder of the masks; or, for one scan, a file such as ``x.nii.gz``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         tta: Average over mirrored copies along the plan's mirror axes.
         skip_air: Skip windows that hold only air, where the plan allows it.
         max_memory: Limit of the memory beside model, scan and mask, in bytes or as ``"4GB"``; default 4 GB, or more if
             needed.
+        mask_format: Format of the masks, a key of :data:`volseg.config.mask_formats.MASK_FORMATS`; ``None`` takes that
+            of each scan (``.nii.gz`` for NIfTI, ``.seg.nrrd`` for NRRD, ``.mha`` for MetaImage, ``.mgz`` for MGH).
         split_classes: Write ``CASE/CLASS.nii.gz`` (0 and 1) instead of ``CASE.nii.gz``.
         probabilities: Also write the probability of each class.
         uncertainty: Also write a map of the entropy.
@@ -231,6 +234,7 @@ def predict(
         What became of each scan; ``count("failed")`` is the number of failures.
 
     Raises:
+        ConfigError: There is no such format, or the output is one file for several scans.
         DataError: There is no scan, or two have the same name.
         ModelFileError: A model file cannot be used.
         OutputError: The output folder cannot be written.
@@ -245,12 +249,14 @@ def predict(
     _check_type("scans", scans, str, Path, Sequence)
     _check_type("output", output, str, Path)
     _check_type("max_memory", max_memory, str, int, type(None))
+    _check_type("mask_format", mask_format, str, type(None))
     limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
     return predict_folder(
         model if isinstance(model, Predictor) else Predictor.from_file(model, device=device),
         scans,
         output,
         options=PredictOptions(tta=tta, skip_air=skip_air, max_memory_bytes=limit, resample_channels=resample_channels),
+        mask_format=mask_format,
         split_classes=split_classes,
         probabilities=probabilities,
         uncertainty=uncertainty,
@@ -414,11 +420,12 @@ def load(model: PathLike | Sequence[PathLike], device: str = "auto") -> Predicto
     """Read a trained model, or several whose probabilities are averaged.
 
     Args:
-        model: A ``model.safetensors`` written by training, or several.
+        model: A ``model.safetensors`` written by training, or its run folder; or several.
         device: ``auto``, ``cpu``, ``cuda``, ...
 
     Returns:
-        A predictor; ``predict(path)`` or ``predict(array, affine)`` gives a mask on the scan's own grid.
+        A predictor; ``predict(path)`` or ``predict(array, affine)`` gives a mask on the scan's own grid, which
+        ``save(path)`` writes.
 
     Raises:
         ModelFileError: A file is missing, damaged or not a volseg model.

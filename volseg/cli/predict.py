@@ -10,6 +10,7 @@ from volseg.api import predict
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.signals import stops_in_order
+from volseg.config.mask_formats import MASK_FORMATS
 from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
 from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank, wait_for_all
@@ -19,14 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add = parser.add_argument
     add(
-        "--model",
+        *("-m", "--model"),
         required=True,
-        action="append",
-        metavar="FILE",
-        help="model.safetensors written by training; several times for an ensemble",
+        action="extend",
+        nargs="+",
+        metavar="MODEL",
+        help="model.safetensors, or the run folder of a finished training; several for an ensemble",
     )
-    add("--input", required=True, help="a scan, a folder of scans, or a .txt that lists one case a line")
-    add("--output", required=True, help="folder of the masks and summary.json")
+    add("-i", "--input", required=True, help="a scan, a folder of scans, or a .txt that lists one case a line")
+    add("-o", "--output", required=True, help="folder of the masks and summary.json; or a mask's file, for one scan")
+    add("--format", dest="mask_format", choices=MASK_FORMATS, help="format of the masks (default: that of each scan)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--tta", action="store_true", help="average over mirrored copies (test-time augmentation)")
     add("--no-skip-air", dest="skip_air", action="store_false", help="also predict windows that hold only air")
@@ -85,6 +88,7 @@ def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
             tta=args.tta,
             skip_air=args.skip_air,
             max_memory=args.max_memory,
+            mask_format=args.mask_format,
             split_classes=args.split_classes,
             probabilities=args.probabilities,
             uncertainty=args.uncertainty,

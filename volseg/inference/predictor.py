@@ -20,6 +20,7 @@ from volseg.geometry.volume import Mask, Volume
 from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
 from volseg.inference.maps import probability_file, uncertainty_file
 from volseg.inference.options import PredictOptions
+from volseg.inference.predicted_mask import PredictedMask
 from volseg.inference.restore import Member, SliceOutput, restore_mask
 from volseg.inference.sliding.columns import Flips
 from volseg.inference.sliding.memory import choose_schedule
@@ -27,7 +28,9 @@ from volseg.inference.sliding.slabs import ScanSlabs
 from volseg.inference.sliding.stream import Counts, stream_logits
 from volseg.inference.sliding.windows import Layout
 from volseg.inference.timing import StageTimer
+from volseg.io.cases import list_images
 from volseg.io.checks import check_channels
+from volseg.io.model_file import model_file_of
 from volseg.io.volumes import check_image, read_channels
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
@@ -92,13 +95,13 @@ class Predictor:
 
     @classmethod
     def from_file(cls, path: ModelFiles, device: str | torch.device = "auto") -> Predictor:
-        """Read a model file, or several whose probabilities are averaged.
+        """Read a model file, or several whose probabilities are averaged; a run folder stands for its model.
 
         Raises:
             ModelFileError: A file is missing, damaged, not a model file, or inconsistent.
             ConfigError: The device is not available, or the models have different classes or channels.
         """
-        paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+        paths = [model_file_of(Path(one)) for one in ([path] if isinstance(path, str | Path) else path)]
         device = choose_device(device)
         networks = [read_network(one, device, prediction_dtype(device)) for one in paths]
         check_ensemble(networks, paths)
@@ -115,16 +118,17 @@ class Predictor:
         """Wrap a network in memory. The network is moved to the device and set to eval mode."""
         return cls([Network(model, plan, postprocessing or Postprocessing())], device=device)
 
-    def predict(self, scan: Scan, affine: ArrayLike | None = None, *, tta: bool = False) -> Mask:
+    def predict(self, scan: Scan, affine: ArrayLike | None = None, *, tta: bool = False) -> PredictedMask:
         """Segment one scan.
 
         Args:
-            scan: A file, one file per channel, or an array (D, H, W) or (C, D, H, W).
+            scan: A file, with its sister channels (``x_0000``, ``x_0001`` ...) if the model has several; one file per
+                channel; or an array (D, H, W) or (C, D, H, W).
             affine: (4, 4) voxel index to RAS+ millimetres; required for an array, invalid for files.
             tta: Test-time augmentation: average over mirrored copies along the plan's mirror axes.
 
         Returns:
-            The mask on the scan's own grid, with the label values of the training data.
+            The mask on the scan's own grid, with the label values of the training data. Its ``save(path)`` writes it.
 
         Raises:
             DataError: The scan cannot be read, has other channels than the model, or is constant or not finite.
@@ -132,10 +136,12 @@ class Predictor:
                 of magnitude than the plan's.
             ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`.
         """
-        volume = self.read(scan, affine)
+        paths = [] if isinstance(scan, np.ndarray) else self._files_of(scan)
+        volume = self.read(paths or scan, affine)
         for text in self.unusual(volume):
             logger.warning("%s: %s", "the array" if isinstance(scan, np.ndarray) else scan, text)
-        return self.segment(volume, PredictOptions(tta=tta)).mask
+        mask = self.segment(volume, PredictOptions(tta=tta)).mask
+        return PredictedMask(mask.labels, mask.grid, self.plan.labels, paths[0] if paths else None)
 
     def read(self, scan: Scan, affine: ArrayLike | None = None, *, resample_channels: bool = False) -> Volume:
         """Read and check a scan; see :meth:`predict` and :class:`PredictOptions`."""
@@ -144,7 +150,7 @@ class Predictor:
         if isinstance(scan, np.ndarray):
             volume, paths = _from_array(scan, affine), []
         else:
-            paths = [Path(scan)] if isinstance(scan, str | Path) else [Path(path) for path in scan]
+            paths = self._files_of(scan)
             volume = read_channels(paths, resample=resample_channels)
         name = paths[0] if paths else None
         check_channels(volume, self.plan.channels, name)
@@ -152,6 +158,20 @@ class Predictor:
             check_spacing(volume.grid, plan, name)
         check_image(volume, paths or ["array"])
         return volume
+
+    def _files_of(self, scan: str | Path | Sequence[str | Path]) -> list[Path]:
+        """Return the files of one scan: those given, or a file with its sister channels.
+
+        Raises:
+            DataError: There is no scan, or there are several.
+        """
+        if not isinstance(scan, str | Path):
+            return [Path(path) for path in scan]
+        cases = list_images(scan, self.plan.num_channels)
+        if len(cases) > 1:
+            found, hint = f"{len(cases)} scans", "volseg.predict writes the masks of a folder or list"
+            raise DataError("this is not one scan", file=scan, found=found, hint=hint)
+        return list(cases[0].images)
 
     def unusual(self, volume: Volume) -> list[str]:
         """Return in what a scan differs from all training scans, as far as the plan knows them."""

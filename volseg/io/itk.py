@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from volseg.config.sizes import format_size
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
+from volseg.io.label_table import slicer_fields
 from volseg.io.paths import is_file
 from volseg.io.stored import DEFLATE_RATIO, HINT
 
@@ -27,6 +28,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 HEADER_BYTES = 1 << 16
 HEADER_END = re.compile(rb"\r?\n\r?\n|ElementDataFile[ \t]*=[^\n]*\n")
 DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
+SEGMENTATION = ".seg.nrrd"
+SPACE = re.compile(rb"^(space(?: directions| origin)?): *([^\r\n]*)", re.MULTILINE)
 COMPRESSED = re.compile(r"^(?:CompressedData[ \t]*=[ \t]*T|encoding:[ \t]*(?!raw))", re.MULTILINE | re.IGNORECASE)
 
 
@@ -91,40 +94,87 @@ def files_of(path: Path) -> list[Path]:
         raise _broken(path, error) from error
 
 
-def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
+def write_voxels(
+    path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, labels: Mapping[str, int] | None
+) -> None:
     """Write ``(D, H, W)`` atomically and compressed, header and voxels in one file.
 
     Args:
         path: The ``.nrrd`` or ``.mha`` file to write.
         voxels: Labels or values, in the type to store.
         grid: Their grid.
-        source: Not needed: these formats store the affine in float64.
-        description: What the file is.
+        source: A file of these formats on this grid, whose affine is copied, or ``None``.
+        labels: Name -> value, stored with their colours in a ``.seg.nrrd`` file as 3D Slicer does; ``None`` for values
+            that are not labels.
 
     Raises:
         OutputError: The file cannot be written, its header would lie in a file of its own, or the grid has shear.
+        DataError: The source cannot be read.
     """
     import SimpleITK
 
     if path.suffix.lower() in (".nhdr", ".mhd"):
         raise OutputError("masks are written as one file", file=path, expected=".nrrd or .mha")
+    spacing, direction, origin = _affine_parts(path, grid) if source is None else _parts_of(source)
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    image.SetOrigin(origin)
+    image.SetMetaData("volseg", "map" if labels is None else "mask")
+    if labels and path.name.lower().endswith(SEGMENTATION):
+        for key, text in slicer_fields(labels, voxels).items():
+            image.SetMetaData(key, text)
+    content = _content(image, path)
+    if source is not None:
+        content = _with_space_of(source, content)
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def _content(image: SimpleITK.Image, path: Path) -> bytes:
+    """Return the compressed file of an image; SimpleITK writes to paths only."""
+    import SimpleITK
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder, f"mask{path.suffix.lower()}")
+        try:
+            SimpleITK.WriteImage(image, str(whole), useCompression=True)
+            return whole.read_bytes()
+        except (OSError, RuntimeError) as error:
+            raise OutputError("the file cannot be written", file=path, found=_reason(error)) from error
+
+
+def _affine_parts(path: Path, grid: Grid) -> tuple[list[float], list[float], list[float]]:
+    """Return spacing, direction and origin of a grid in ITK's axes (LPS+)."""
     spacing = np.asarray(grid.spacing_mm)
     direction = LPS_TO_RAS @ grid.affine[:3, :3] / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-5):
         raise OutputError("this format stores no shear", file=path, hint="write .nii.gz")
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection(direction.ravel().tolist())
-    image.SetOrigin((LPS_TO_RAS @ grid.affine[:3, 3]).tolist())
-    image.SetMetaData("volseg", description)
-    with tempfile.TemporaryDirectory() as folder, atomic_file(path) as file:
-        whole = Path(folder, f"mask{path.suffix.lower()}")  # SimpleITK writes to paths only
-        try:
-            SimpleITK.WriteImage(image, str(whole), useCompression=True)
-        except RuntimeError as error:
-            raise OutputError("the file cannot be written", file=path, found=_reason(error)) from error
-        with whole.open("rb") as content:
-            shutil.copyfileobj(content, file)
+    return spacing.tolist(), direction.ravel().tolist(), (LPS_TO_RAS @ grid.affine[:3, 3]).tolist()
+
+
+def _parts_of(source: Path) -> tuple[list[float], list[float], list[float]]:
+    """Return spacing, direction and origin of a file's first three axes, bitwise as SimpleITK reads them."""
+    reader = _header(source)
+    axes = reader.GetDimension()
+    direction = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3]
+    return list(reader.GetSpacing()[:3]), direction.ravel().tolist(), list(reader.GetOrigin()[:3])
+
+
+def _with_space_of(source: Path, content: bytes) -> bytes:
+    """Return an NRRD file with the text of the source's affine.
+
+    ITK divides the directions by the spacing when it reads them and multiplies them when it writes, which changes the
+    last digit. Other files are returned as they are.
+    """
+    theirs = dict(SPACE.findall(_header_text(source).encode("latin-1")))
+    directions = re.findall(rb"\([^)]*\)", theirs.get(b"space directions", b""))
+    end = HEADER_END.search(content)
+    if not content.startswith(b"NRRD") or end is None or len(directions) != 3 or len(theirs) != 3:
+        return content
+    theirs[b"space directions"] = b" ".join(directions)
+    header = SPACE.sub(lambda field: field[1] + b": " + theirs[field[1]], content[: end.end()])
+    return header + content[end.end() :]
 
 
 def _header(path: Path) -> SimpleITK.ImageFileReader:

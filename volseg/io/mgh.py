@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from volseg.io.stored import HINT, channels_first, check_shape, native, open_str
 SUFFIXES = (".mgz", ".mgh")
 KIND = "MGH"
 HEADER_BYTES = 284
+LABEL_TYPES = (np.uint8, np.int16, np.int32)  # the integers that MGH has
+GEOMETRY = ("delta", "Mdc", "Pxyz_c")
 DIRECTIONS_FLAG = slice(28, 30)  # goodRASFlag; nibabel would invent directions where it is 0
 Header = Any  # nibabel's MGHHeader, which has no annotations
 
@@ -69,24 +72,40 @@ def files_of(path: Path) -> list[Path]:
     return [path]
 
 
-def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
+def write_voxels(
+    path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, labels: Mapping[str, int] | None
+) -> None:
     """Write ``(D, H, W)`` atomically, compressed if the name ends in ``.mgz``.
 
     Args:
         path: The file to write.
-        voxels: Labels or values; stored as uint8, int16, int32 or float32.
+        voxels: Labels or values; integers are stored as the first of uint8, int16 and int32 that holds them, other
+            values as float32.
         grid: Their grid.
-        source: Not needed.
-        description: Not stored: the format has no place for it.
+        source: An MGH file on this grid, whose voxel sizes, directions and centre are copied, or ``None``.
+        labels: Not stored: the format has no place for them.
 
     Raises:
         OutputError: The file cannot be written.
+        DataError: The source cannot be read.
     """
-    dtype = next((one for one in (np.uint8, np.int16, np.int32) if np.can_cast(voxels.dtype, one)), np.float32)
-    image = MGHImage(voxels.astype(dtype), grid.affine)
+    image = MGHImage(voxels.astype(_stored_type(voxels), copy=False), grid.affine)
+    if source is not None:
+        with open_stream(source, KIND) as stream:
+            theirs = _header(stream, source)
+        for name in GEOMETRY:
+            image.header[name] = theirs[name]
     with atomic_file(path) as file:
         content = image.to_bytes()
         file.write(gzip.compress(content, 6, mtime=0) if path.suffix.lower() == ".mgz" else content)
+
+
+def _stored_type(voxels: NDArray[Any]) -> type[np.generic]:
+    if voxels.dtype.kind not in "iu":
+        return np.float32
+    low, high = int(voxels.min()), int(voxels.max())
+    fitting = (dtype for dtype in LABEL_TYPES if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
+    return next(fitting, np.float32)
 
 
 def _header(stream: BufferedIOBase, path: Path) -> Header:

@@ -23,6 +23,27 @@ _KEY = "volseg"
 _REQUIRED = ("config", "plan", "labels")
 _OPTIONAL = ("postprocessing", "versions", "training")
 _HINT = "give a model.safetensors written by tools/train.py"
+MODEL_NAME, BEST_NAME = "model.safetensors", "model_best.safetensors"
+"""Names in a run folder: the averaged weights of the last step, and those that were best on validation."""
+
+
+def model_file_of(path: Path) -> Path:
+    """Return the model file: the path itself, or for a run folder its final model.
+
+    Raises:
+        ModelFileError: The folder holds no final model.
+    """
+    if not is_folder(path):
+        return path
+    if is_file(path / MODEL_NAME):
+        return path / MODEL_NAME
+    best = path / BEST_NAME
+    raise ModelFileError(
+        "the folder holds no trained model",
+        file=path,
+        expected=MODEL_NAME,
+        hint=f"training has not finished; give {best} to use it nevertheless" if is_file(best) else _HINT,
+    )
 
 
 def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Mapping
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,12 +17,16 @@ from numpy.typing import NDArray
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
+from volseg.io.label_table import caret_extension
 from volseg.io.stored import HINT, channels_first, check_shape, native, open_stream, stored_voxels
 
 KIND = "NIfTI"
 SUFFIXES = (".nii.gz", ".nii", ".img")
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron; unknown is taken as mm
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+LABELS_CODE = (
+    0  # of the extension with the names of the labels, as in TotalSegmentator; nibabel cannot decode 30 (Caret)
+)
 
 Header = Any  # nibabel's Nifti1Header (that of NIfTI-2 is a subclass); its annotations are incomplete
 
@@ -200,7 +205,9 @@ def header_of(grid: Grid) -> Header:
     return header
 
 
-def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
+def write_voxels(
+    path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, labels: Mapping[str, int] | None
+) -> None:
     """Write ``(D, H, W)`` atomically, compressed if the name ends in ``.gz``.
 
     Args:
@@ -208,7 +215,8 @@ def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | No
         voxels: Labels or values, in the type to store.
         grid: Their grid.
         source: A NIfTI file on this grid whose header is copied, or ``None``.
-        description: What the file is, at most 79 characters.
+        labels: Name -> value, stored with their colours as an extension of the header; ``None`` for values that are
+            not labels.
 
     Raises:
         OutputError: The file cannot be written.
@@ -221,9 +229,13 @@ def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | No
     pixdim = header["pixdim"].copy()
     header.set_data_shape(voxels.shape)
     header["pixdim"] = pixdim  # nibabel has set the entries beyond the third axis to 1
-    header["scl_slope"], header["scl_inter"], header["descrip"] = 1, 0, description.encode()
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["descrip"] = b"volseg map" if labels is None else b"volseg mask"
     header["magic"] = header.single_magic
-    header.set_data_offset(header.single_vox_offset)
+    header.extensions.clear()
+    if labels:
+        header.extensions.append(nibabel.nifti1.Nifti1Extension(LABELS_CODE, caret_extension(labels)))
+    header.set_data_offset(header.single_vox_offset + header.extensions.get_sizeondisk())
     with atomic_file(path) as file:
         if not path.name.lower().endswith(".gz"):
             _write_parts(file, voxels, header)
@@ -235,8 +247,9 @@ def write_voxels(path: Path, voxels: NDArray[Any], grid: Grid, source: Path | No
 
 
 def _write_parts(file: BinaryIO | gzip.GzipFile, voxels: NDArray[Any], header: Header) -> None:
-    """Write header, the mark for no extensions, and the voxels in Fortran order, slab by slab to bound memory."""
+    """Write header, extensions, and the voxels in Fortran order, slab by slab to bound memory."""
     file.write(header.binaryblock)
-    file.write(b"\0\0\0\0")
+    file.write(b"\1\0\0\0" if len(header.extensions) else b"\0\0\0\0")
+    header.extensions.write_to(file, byteswap=False)
     for start in range(0, voxels.shape[2], 16):
         file.write(voxels[:, :, start : start + 16].tobytes(order="F"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,14 +52,16 @@ class FileFormat(Protocol):
     def files_of(self, path: Path) -> list[Path]:
         """Return the files that hold header and voxels: often the path alone."""
 
-    def write_voxels(self, path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, description: str) -> None:
-        """Write ``(D, H, W)``; a source of the same format gives the header."""
+    def write_voxels(
+        self, path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, labels: Mapping[str, int] | None
+    ) -> None:
+        """Write ``(D, H, W)``; a source of the same format gives the header. Labels (name -> value) go along."""
 
 
 FORMATS: tuple[FileFormat, ...] = (nifti, itk, mgh)
 """The file formats. A new one is a module like `volseg.io.nifti` and an entry here."""
 OUTPUT_SUFFIX = ".nii.gz"
-"""Format in which masks and maps are written."""
+"""Format in which maps are written."""
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
 LONGEST_PATH = 300  # in messages
 SLAB_VOXELS = 1 << 22
@@ -271,17 +273,20 @@ def check_image(volume: Volume, paths: Sequence[str | Path]) -> None:
             )
 
 
-def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -> None:
-    """Write labels atomically, in the smallest integer type that holds them.
+def write_mask(
+    path: str | Path, mask: Mask, source: str | Path | None = None, labels: Mapping[str, int] | None = None
+) -> None:
+    """Write labels atomically, in the smallest integer type of the format that holds them.
 
-    With a source of the same format, affine and shape are bitwise identical to the source's: sform, qform, their codes,
-    the voxel sizes and the units are copied. Otherwise the affine is written as the sform in mm (NIfTI stores float32,
-    so each entry is rounded once, by at most 6e-8 of its size).
+    With a source of the same format, affine and shape are bitwise identical to the source's; NIfTI also keeps sform,
+    qform, their codes, the voxel sizes and the units. Otherwise NIfTI and MGH round each entry of the affine to float32
+    (by at most 6e-8 of its size), NRRD and MetaImage to the last digit of float64.
 
     Args:
-        path: The ``.nii`` or ``.nii.gz`` file to write; its folder is created if needed.
+        path: The file to write, in the format of its ending; its folder is created if needed.
         mask: The labels, on the source's grid.
         source: The scan whose header is copied.
+        labels: Class name -> value; NIfTI and ``.seg.nrrd`` store names and colours.
 
     Raises:
         OutputError: The file cannot be written, has another suffix, or a label does not fit in 32 bits.
@@ -294,7 +299,7 @@ def write_mask(path: str | Path, mask: Mask, source: str | Path | None = None) -
         if not grid.same_as(mask.grid):
             found, expected = mask.grid.describe(), grid.describe()
             raise GeometryError("the mask is not on the grid of its scan", file=source, found=found, expected=expected)
-    _write(path, _smallest(mask.labels, path), mask.grid, source, "volseg mask")
+    _write(path, _smallest(mask.labels, path), mask.grid, source, labels or {})
 
 
 def write_map(path: str | Path, values: NDArray[Any], grid: Grid) -> None:
@@ -303,15 +308,17 @@ def write_map(path: str | Path, values: NDArray[Any], grid: Grid) -> None:
     Raises:
         OutputError: The file cannot be written, or has another suffix.
     """
-    _write(Path(path), values, grid, None, "volseg map")
+    _write(Path(path), values, grid, None, None)
 
 
-def _write(path: Path, voxels: NDArray[Any], grid: Grid, source: str | Path | None, description: str) -> None:
+def _write(
+    path: Path, voxels: NDArray[Any], grid: Grid, source: str | Path | None, labels: Mapping[str, int] | None
+) -> None:
     file_format = _format(path)
     if file_format is None:
         raise OutputError("this format is not written", file=path, expected=_suffixes())
     same_format = source is not None and _format(Path(source)) is file_format
-    file_format.write_voxels(path, voxels, grid, Path(source) if source and same_format else None, description)
+    file_format.write_voxels(path, voxels, grid, Path(source) if source and same_format else None, labels)
 
 
 def _smallest(labels: NDArray[Any], path: Path) -> NDArray[Any]:

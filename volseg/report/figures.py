@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.io.label_table import Rgb, label_colour
 from volseg.metrics.table import HEADLINE, ClassScores, Metric
 from volseg.report.planes import CaseViews, View
 from volseg.report.tables import number_text
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-COLOURS = ("#ff6b6b", "#4dabf7", "#ffd43b", "#51cf66", "#cc5de8", "#ff922b", "#22d3c5", "#f783ac", "#a9e34b", "#91a7ff")
 BACKGROUND, _TEXT, _FAINT = "#101317", "#e9ecef", "#98a1ab"
 _ROWS = 12  # classes listed next to a picture
 _HEIGHT_INCHES = 3.4
@@ -60,15 +60,22 @@ def draw_case(
         1, 4, width_ratios=[*widths, table_width], left=0.01, right=0.99, bottom=0.02, top=0.88, wspace=0.04
     )
     figure.suptitle(title, color=_TEXT, x=0.01, y=0.985, ha="left", fontsize=11, parse_math=False)
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(classes)}
+    colours = class_colours(classes)
     for number, view in enumerate(views.planes):
         _draw_plane(figure.add_subplot(layout[number]), view, classes, colours, views.window(modality))
     _draw_scores(figure.add_subplot(layout[3]), colours, scores)
     return figure
 
 
+def class_colours(classes: Classes) -> dict[str, Rgb]:
+    """Return the colour of each class: that of its first label value in written masks, if no other class has it."""
+    firsts = [min(values) for values in classes.values()]
+    keys = firsts if len(set(firsts)) == len(firsts) else range(1, len(firsts) + 1)
+    return {name: label_colour(key) for name, key in zip(classes, keys, strict=True)}
+
+
 def _draw_plane(
-    axes: Axes, view: View, classes: Classes, colours: Mapping[str, str], window: tuple[float, float]
+    axes: Axes, view: View, classes: Classes, colours: Mapping[str, Rgb], window: tuple[float, float]
 ) -> None:
     axes.set_title(view.name, color=_FAINT, fontsize=10.5, pad=3)
     axes.set_facecolor("black")
@@ -88,7 +95,7 @@ def _draw_plane(
 
 
 def _draw_contour(
-    axes: Axes, inside: NDArray[np.bool_], view: View, colour: str, *, width: float, alpha: float
+    axes: Axes, inside: NDArray[np.bool_], view: View, colour: Rgb, *, width: float, alpha: float
 ) -> None:
     if not inside.any():
         return
@@ -100,7 +107,7 @@ def _draw_contour(
     axes.contour(columns, heights, closed, levels=[0.5], colors=[colour], linewidths=width, alpha=alpha)
 
 
-def _draw_scores(axes: Axes, colours: Mapping[str, str], scores: Mapping[str, ClassScores]) -> None:
+def _draw_scores(axes: Axes, colours: Mapping[str, Rgb], scores: Mapping[str, ClassScores]) -> None:
     """Draw the table next to the planes; if there are too many classes, those of the lowest Dice."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)

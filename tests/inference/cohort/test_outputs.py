@@ -18,6 +18,7 @@ from volseg.inference.cohort import outputs as outputs_module
 from volseg.inference.cohort.outputs import Outputs
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
+from volseg.io.cases import Case
 from volseg.io.content import file_sha256
 from volseg.io.labels import make_label_map
 from volseg.io.volumes import read_mask
@@ -158,10 +159,11 @@ def test_what_postprocessing_removed_is_in_the_summary(
 
 def test_names_of_outputs(tmp_path: Path) -> None:
     outputs = Outputs(folder=tmp_path, split_classes=True, probabilities=True, uncertainty=True)
+    case = Case("a [1].b", (tmp_path / "scan.nii.gz",), None)
     names = ["a [1].b", "a [1].b_probabilities.npy", "a [1].b_uncertainty.nii.gz"]
-    assert [path.name for path in outputs.all_of("a [1].b")] == names
+    assert [path.name for path in outputs.all_of(case)] == names
     (tmp_path / "a [1].b.nii.gz").touch()  # the other form of the mask
     (tmp_path / "a 1.b_probabilities.npy").touch()
-    assert outputs.existing("a [1].b") == []
+    assert outputs.existing(case) == []
     (tmp_path / "a [1].b_probabilities.npy").touch()
-    assert outputs.existing("a [1].b") == [tmp_path / "a [1].b_probabilities.npy"]
+    assert outputs.existing(case) == [tmp_path / "a [1].b_probabilities.npy"]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from volseg.errors import DataError, OutputError
+from volseg.config.mask_formats import MASK_FORMATS, default_ending, ending_of
+from volseg.errors import ConfigError, DataError, OutputError, suggestion
 from volseg.geometry.volume import Mask
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case
 from volseg.io.content import file_sha256
-from volseg.io.volumes import OUTPUT_SUFFIX, write_mask
+from volseg.io.volumes import OUTPUT_SUFFIX, has_volume_suffix, write_mask
 
 LONGEST_NAME = 200
 """Most bytes of a case or class in a file name; file systems allow 255 with the suffix."""
@@ -23,10 +24,12 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """The files that are written for each case.
+    """The files that are written for each case. ``.nii.gz`` below stands for the ending of the mask's format.
 
     Attributes:
         folder: Output folder.
+        mask_format: Format of the masks, a key of ``MASK_FORMATS``; ``None`` takes that of each scan.
+        file_name: Name of the mask, where one scan is predicted into one file; ``None`` names masks by their cases.
         split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``. Not
             both: evaluation would find two masks of a case in one folder.
         probabilities: Write ``<case>_probabilities.npy``, all classes.
@@ -34,28 +37,37 @@ class Outputs:
     """
 
     folder: Path
+    mask_format: str | None = None
+    file_name: str | None = None
     split_classes: bool = False
     probabilities: bool = False
     uncertainty: bool = False
 
-    def mask(self, case: str) -> Path:
+    @property
+    def file_stem(self) -> str | None:
+        """Name of the only mask without its ending; ``None`` where masks are named by their cases."""
+        return None if self.file_name is None else self.file_name[: -len(ending_of(self.file_name) or "")]
+
+    def mask(self, case: Case) -> Path:
         """Return the path of the label map, or the folder of the class files."""
-        return self.folder / (case if self.split_classes else f"{case}{OUTPUT_SUFFIX}")
+        if self.file_name is not None:
+            return self.folder / self.file_name
+        return self.folder / (case.id if self.split_classes else f"{case.id}{self._ending(case)}")
 
-    def probabilities_of(self, case: str) -> Path | None:
+    def probabilities_of(self, case: Case) -> Path | None:
         """Return the path of the probabilities, or ``None`` if they are not requested."""
-        return self.folder / f"{case}_probabilities.npy" if self.probabilities else None
+        return self.folder / f"{self.file_stem or case.id}_probabilities.npy" if self.probabilities else None
 
-    def uncertainty_of(self, case: str) -> Path | None:
+    def uncertainty_of(self, case: Case) -> Path | None:
         """Return the path of the uncertainty map, or ``None`` if it is not requested."""
-        return self.folder / f"{case}_uncertainty{OUTPUT_SUFFIX}" if self.uncertainty else None
+        return self.folder / f"{self.file_stem or case.id}_uncertainty{OUTPUT_SUFFIX}" if self.uncertainty else None
 
-    def all_of(self, case: str) -> list[Path]:
+    def all_of(self, case: Case) -> list[Path]:
         """Return all paths that are requested for a case, the mask first."""
         extras = (self.probabilities_of(case), self.uncertainty_of(case))
         return [self.mask(case), *(path for path in extras if path is not None)]
 
-    def existing(self, case: str) -> list[Path]:
+    def existing(self, case: Case) -> list[Path]:
         """Return the requested paths that exist, the mask first."""
         return [path for path in self.all_of(case) if path.exists()]
 
@@ -70,7 +82,7 @@ class Outputs:
         scans = {image.resolve() for image in images}
         scans_and_folders = scans.union(*(scan.parents for scan in scans))
         beside = [image for image in images if self.folder.resolve() in _folders_of(image)]
-        if beside:
+        if beside and self.file_name is None:
             raise OutputError(
                 "the masks would lie among the scans, and the next run would take them for scans",
                 file=self.folder,
@@ -81,7 +93,7 @@ class Outputs:
         for case in cases:
             if not is_file_name(case.id):
                 raise DataError("the id of a case is not a file name", found=repr(case.id))
-            for path in self.all_of(case.id):
+            for path in self.all_of(case):
                 if path.resolve() in scans_and_folders:
                     raise OutputError("an output would replace a scan", file=path, hint="choose another output folder")
                 if owners.setdefault(path, case.id) != case.id:
@@ -92,7 +104,7 @@ class Outputs:
                         hint="rename one of the scans, or predict them into different folders",
                     )
 
-    def check_mask_path(self, case: str) -> None:
+    def check_mask_path(self, case: Case) -> None:
         """Check that the path of the mask is free or holds a mask of the same form.
 
         Raises:
@@ -119,17 +131,48 @@ class Outputs:
         Raises:
             OutputError: The mask cannot be written.
         """
-        path = self.mask(case.id)
+        path = self.mask(case)
         first = case.images[0]
         source = first if first.is_file() else None
         if not self.split_classes:
-            write_mask(path, mask, source=source)
+            write_mask(path, mask, source=source, labels=labels)
             return
         with atomic_folder(path) as folder:
             for name, value in labels.items():
                 if value != 0:
                     binary = Mask((mask.labels == value).view(np.uint8), mask.grid)
-                    write_mask(folder / f"{name}{OUTPUT_SUFFIX}", binary, source=source)
+                    write_mask(folder / f"{name}{self._ending(case)}", binary, source=source, labels={name: 1})
+
+    def _ending(self, case: Case) -> str:
+        """Return the ending of the name of a case's mask."""
+        return MASK_FORMATS[self.mask_format] if self.mask_format else default_ending(case.images[0].name)
+
+
+def output_place(output: Path, mask_format: str | None) -> tuple[Path, str | None]:
+    """Return the folder of the masks and, if the output is a file, its name.
+
+    An output with the ending of a mask (``x.nii.gz``, ``x.seg.nrrd`` ...) is a file, unless it is an existing folder.
+
+    Raises:
+        ConfigError: There is no such format, or it is not that of the file's ending.
+    """
+    if mask_format is not None and mask_format not in MASK_FORMATS:
+        raise ConfigError(
+            "this format of masks does not exist",
+            found=mask_format,
+            expected=", ".join(MASK_FORMATS),
+            hint=suggestion(mask_format, MASK_FORMATS),
+        )
+    ending = ending_of(output.name)
+    if ending is None or output.is_dir():
+        return output, None
+    if mask_format is not None and ending != MASK_FORMATS[mask_format]:
+        raise ConfigError(
+            "the ending of the output file is not that of the format",
+            found=f"{output.name} and the format {mask_format}",
+            expected=MASK_FORMATS[mask_format],
+        )
+    return output.parent, output.name
 
 
 def check_class_names(labels: Mapping[str, int]) -> None:
@@ -166,4 +209,4 @@ def _folders_of(image: Path) -> set[Path]:
 
 
 def _is_class_file(path: Path) -> bool:
-    return path.name.endswith(OUTPUT_SUFFIX) and path.is_file()
+    return has_volume_suffix(path) and path.is_file()

@@ -69,6 +69,8 @@ class Summary:
         model_files: The model's files.
         provenance: What the masks depend on, see :func:`mask_provenance`.
         shard: ``(i, n)`` of a run that predicts every n-th case; each shard has its own files.
+        file_stem: Name of the only mask without its ending, where one file is written instead of a folder.
+        labels: Class name -> value in the masks.
 
     Attributes:
         path: Path of the summary.
@@ -79,15 +81,25 @@ class Summary:
     """
 
     def __init__(
-        self, folder: Path, model_files: Sequence[Path], provenance: Mapping[str, Any], shard: tuple[int, int] | None
+        self,
+        folder: Path,
+        model_files: Sequence[Path],
+        provenance: Mapping[str, Any],
+        shard: tuple[int, int] | None,
+        *,
+        file_stem: str | None = None,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
+        prefix = "" if file_stem is None else f"{file_stem}."
         suffix = "" if shard is None else f"_{shard[0]}_of_{shard[1]}"
-        self.path = folder / f"summary{suffix}.json"
+        self.path = folder / f"{prefix}summary{suffix}.json"
         self.results: list[CaseRecord] = []
-        self._records_path = folder / f"records{suffix}.jsonl"
-        self._header = {"format": FORMAT, "volseg": __version__, "model_files": [str(file) for file in model_files]}
+        self._records_path = folder / f"{prefix}records{suffix}.jsonl"
+        self._labels = {"labels": dict(labels or {})}
+        files = {"model_files": [str(file) for file in model_files]}
+        self._header = {"format": FORMAT, "volseg": __version__, **files, **self._labels}
         self._provenance = dict(provenance)
-        others = folder.glob("records_*_of_*.jsonl")
+        others = (*folder.glob("records_*_of_*.jsonl"), *folder.glob("*.records.jsonl"))
         paths = sorted({folder / "records.jsonl", self._records_path, *others})
         for path in (self.path, self._records_path):
             if exists(path) and not is_file(path):
@@ -131,7 +143,7 @@ class Summary:
         """
         self.results.append(record)
         if record.status != "skipped":
-            self._append(record.case, asdict(record) | self._provenance)
+            self._append(record.case, asdict(record) | self._provenance | self._labels)
 
     def count(self, status: Status) -> int:
         """Return the number of this run's cases with a status."""

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import DataError, OutputError, VolsegError
+from volseg.errors import ConfigError, DataError, OutputError, VolsegError
 from volseg.geometry.volume import Volume
-from volseg.inference.cohort.outputs import Outputs, check_class_names, output_sha256
+from volseg.inference.cohort.outputs import Outputs, check_class_names, output_place, output_sha256
 from volseg.inference.cohort.pipeline import pipeline
 from volseg.inference.cohort.records import (
     CaseRecord,
@@ -44,6 +44,7 @@ def predict_folder(
     output: str | Path,
     *,
     options: PredictOptions = _DEFAULTS,
+    mask_format: str | None = None,
     split_classes: bool = False,
     probabilities: bool = False,
     uncertainty: bool = False,
@@ -52,7 +53,7 @@ def predict_folder(
     strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Write ``<case>.nii.gz`` on each scan's own grid, ``records.jsonl`` and ``summary.json``.
+    """Write a mask for each case on the scan's own grid, ``records.jsonl`` and ``summary.json``.
 
     While the network segments a scan, the next scan is read and the previous mask is written. A case whose files
     exist is skipped if its record shows the same model, input and options and its mask is unchanged; otherwise it
@@ -63,8 +64,11 @@ def predict_folder(
         predictor: The model.
         scans: A scan, a folder of scans, a list file (see :func:`volseg.io.datasets.list_images`), or cases, whose
             ids become file names.
-        output: Folder of the masks; created if missing.
+        output: Folder of the masks, created if missing; or the file of the mask, for one scan. Beside a file
+            ``x.nii.gz``, records and summary are ``x.records.jsonl`` and ``x.summary.json``.
         options: Settings of the prediction.
+        mask_format: A key of :data:`volseg.config.mask_formats.MASK_FORMATS`; ``None`` takes that of each scan, or that
+            of the output file.
         split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``.
         probabilities: Also write ``<case>_probabilities.npy``.
         uncertainty: Also write ``<case>_uncertainty.nii.gz``.
@@ -77,13 +81,27 @@ def predict_folder(
         A record of each case.
 
     Raises:
+        ConfigError: There is no such format, or a file is given for several scans, classes or shards.
         DataError: No scan was found, or two scans have the same name.
         OutputError: The output folder is not writable, holds the scans, or is held by another process; two cases would
             write the same file; or a class name is not a valid file name.
     """
     cases = list_images(scans, predictor.plan.num_channels) if isinstance(scans, str | Path) else scans
-    output = Path(output)
-    outputs = Outputs(folder=output, split_classes=split_classes, probabilities=probabilities, uncertainty=uncertainty)
+    folder, file_name = output_place(Path(output), mask_format)
+    outputs = Outputs(
+        folder=folder,
+        mask_format=mask_format,
+        file_name=file_name,
+        split_classes=split_classes,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+    )
+    if file_name is not None and (len(cases) > 1 or split_classes or shard is not None):
+        raise ConfigError(
+            "the output is one file, but several would be written",
+            found=f"{output}: {f'{len(cases)} scans' if len(cases) > 1 else 'one file per class or shard'}",
+            hint="give a folder as the output",
+        )
     if split_classes:
         check_class_names(predictor.plan.labels)
     outputs.check(cases)
@@ -93,8 +111,15 @@ def predict_folder(
     if options.resample_channels:  # absent otherwise, as in the records of earlier versions
         changing["resample_channels"] = True
     provenance = mask_provenance(predictor.model_files, changing)
-    with _locked_output(output, shard, str(provenance)) as staging:
-        summary = Summary(output, predictor.model_files, provenance, shard)
+    with _locked_output(folder, shard, str(provenance), file_name) as staging:
+        summary = Summary(
+            folder,
+            predictor.model_files,
+            provenance,
+            shard,
+            file_stem=outputs.file_stem,
+            labels=predictor.plan.labels,
+        )
         job = _Job(predictor, options, outputs, overwrite, strict, summary, staging)
         try:
             with closing(pipeline([_CaseRun(case, job) for case in cases])) as finished_runs:
@@ -107,13 +132,14 @@ def predict_folder(
 
 
 @contextmanager
-def _locked_output(output: Path, shard: Shard | None, run: str) -> Iterator[Path]:
+def _locked_output(output: Path, shard: Shard | None, run: str, file_name: str | None) -> Iterator[Path]:
     """Create the output folder, hold it, and yield an empty folder in it for files that wait for their mask.
 
     Args:
         output: The output folder.
         shard: Part of the cases that this process predicts.
         run: Text that is the same for all shards of one prediction.
+        file_name: The only file that is written, so that other such files may be written to the folder meanwhile.
 
     Raises:
         OutputError: The folder cannot be written, or another process predicts into it.
@@ -127,11 +153,15 @@ def _locked_output(output: Path, shard: Shard | None, run: str) -> Iterator[Path
         ) from error
     with ExitStack() as stack:
         lock = partial(folder_lock, output, "volseg predict")
-        stack.enter_context(lock(shared_by=None if shard is None else f"{shard[1]} shards of {run}"))
+        shared_by = "single files" if file_name is not None else None
+        part = file_name
         if shard is not None:
-            stack.enter_context(lock(name=f"{LOCK_NAME}-{shard[0]}"))
+            shared_by, part = f"{shard[1]} shards of {run}", str(shard[0])
+        stack.enter_context(lock(shared_by=shared_by))
+        if part is not None:
+            stack.enter_context(lock(name=f"{LOCK_NAME}-{part}"))
         remove_stale(output)
-        name = "staging" if shard is None else f"staging-{shard[0]}-of-{shard[1]}"
+        name = f"staging-{shard[0]}-of-{shard[1]}" if shard is not None else "-".join(filter(None, ("staging", part)))
         yield stack.enter_context(scratch_folder(output / name))
 
 
@@ -208,10 +238,10 @@ class _CaseRun:
         volume, self._volume = self._volume, None
         if volume is None:
             return
-        outputs, case_id = self._job.outputs, self._case.id
+        outputs, case = self._job.outputs, self._case
         probabilities, uncertainty = (
             path and self._job.staging / path.name
-            for path in (outputs.probabilities_of(case_id), outputs.uncertainty_of(case_id))
+            for path in (outputs.probabilities_of(case), outputs.uncertainty_of(case))
         )
         with self._stage("segment"):
             self._segmentation = self._job.predictor.segment(
@@ -227,11 +257,11 @@ class _CaseRun:
             with self._stage("write"):
                 self._write(segmentation)
             if self._status == "failed":
-                self._begin(self._job.outputs.existing(self._case.id))  # files that were not written are not ours
+                self._begin(self._job.outputs.existing(self._case))  # files that were not written are not ours
         self._job.summary.add(self._record(segmentation))
 
     def _write(self, segmentation: Segmentation) -> None:
-        mask, *extras = self._job.outputs.all_of(self._case.id)
+        mask, *extras = self._job.outputs.all_of(self._case)
         self._begin([mask, *extras])
         self._job.outputs.write_mask(self._case, segmentation.mask, self._job.predictor.plan.labels)
         for path in extras:
@@ -266,8 +296,8 @@ class _CaseRun:
             OutputError: A file exists that another model, input or option produced, or that was changed.
         """
         outputs, summary, case = self._job.outputs, self._job.summary, self._case.id
-        outputs.check_mask_path(case)
-        existing = outputs.existing(case)
+        outputs.check_mask_path(self._case)
+        existing = outputs.existing(self._case)
         if self._job.overwrite:
             self._check_recorded(existing)
             return False
@@ -284,7 +314,7 @@ class _CaseRun:
         self._earlier_record = record
         folder = self._job.outputs.folder
         self._outputs = {name: sha256 for name, sha256 in record["outputs"].items() if _matches(record, folder / name)}
-        return len(existing) == len(self._job.outputs.all_of(self._case.id))
+        return len(existing) == len(outputs.all_of(self._case))
 
     def _check_recorded(self, existing: Sequence[Path]) -> None:
         """Check that files which are going to be replaced are those that volseg wrote.

@@ -1,0 +1,39 @@
+"""The kinds of files in which prediction writes masks, and the endings of their names."""
+
+from __future__ import annotations
+
+MASK_FORMATS = {
+    "nii.gz": ".nii.gz",
+    "nrrd": ".nrrd",
+    "seg.nrrd": ".seg.nrrd",
+    "mha": ".mha",
+    "mgz": ".mgz",
+}
+"""The choices of ``--format`` and the ending of a mask's name in each."""
+DEFAULT_FORMATS = {
+    ".nii.gz": "nii.gz",
+    ".nii": "nii.gz",
+    ".img": "nii.gz",
+    ".seg.nrrd": "seg.nrrd",
+    ".nrrd": "seg.nrrd",
+    ".nhdr": "seg.nrrd",
+    ".mha": "mha",
+    ".mhd": "mha",
+    ".mgz": "mgz",
+    ".mgh": "mgz",
+}
+"""Ending of a scan's name -> format of its mask, unless another is requested; DICOM and others: ``nii.gz``."""
+MASK_ENDINGS = (*MASK_FORMATS.values(), ".nii", ".mgh")
+"""Endings of file names under which a mask can be written."""
+
+
+def ending_of(name: str, endings: tuple[str, ...] = MASK_ENDINGS) -> str | None:
+    """Return the longest of some endings that a file name has, in any capitalisation."""
+    fitting = [ending for ending in endings if name.lower().endswith(ending)]
+    return max(fitting, key=len, default=None)
+
+
+def default_ending(scan_name: str) -> str:
+    """Return the ending of the mask of a scan in the scan's own kind of file."""
+    ending = ending_of(scan_name, tuple(DEFAULT_FORMATS))
+    return MASK_FORMATS[DEFAULT_FORMATS[ending] if ending else "nii.gz"]
