@@ -24,9 +24,8 @@ KIND = "NIfTI"
 SUFFIXES = (".nii.gz", ".nii", ".img")
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron; unknown is taken as mm
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
-LABELS_CODE = (
-    0  # of the extension with the names of the labels, as in TotalSegmentator; nibabel cannot decode 30 (Caret)
-)
+LABELS_CODE = 0
+"""Of the extension with the names of labels, as in TotalSegmentator; nibabel cannot decode that of Caret (30)."""
 
 Header = Any  # nibabel's Nifti1Header (that of NIfTI-2 is a subclass); its annotations are incomplete
 
