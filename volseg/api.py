@@ -75,19 +75,19 @@ class TrainingResult:
     Attributes:
         model_file: The trained model.
         folder: The run folder.
-        scores: Scores of the held-out cases, also in ``validation/scores/``.
+        scores: Scores of the held-out cases, also in ``validation/scores/``; ``None`` if no case is held out.
         failed: Held-out cases that could not be predicted; they are not scored.
     """
 
     model_file: Path
     folder: Path
-    scores: EvaluationResult
+    scores: EvaluationResult | None
     failed: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
         """That of the scores, and at least 1 if a held-out case could not be predicted."""
-        return max(self.scores.exit_code, 1 if self.failed else 0)
+        return max(self.scores.exit_code if self.scores is not None else 0, 1 if self.failed else 0)
 
 
 def plan(
@@ -136,38 +136,48 @@ def train(
     config: PathLike | Mapping[str, Any] | Config | None = None,
     overrides: Sequence[str] = (),
     *,
-    resume: bool = False,
+    resume: bool | PathLike = False,
     progress: StageProgress | None = None,
 ) -> TrainingResult:
     """Train a model on a data set, then predict and score the held-out cases.
 
     Args:
-        config: YAML file, nested mapping or configuration; ``None`` starts from the defaults.
+        config: YAML file, nested mapping or configuration; ``None`` starts from the defaults, or from the resumed run.
         overrides: ``key=value`` strings that override it, such as ``data.root=DIR`` or ``train.max_minutes=30``.
-        resume: Continue an interrupted run in the same ``output`` folder.
+        resume: Continue the interrupted run in this folder, or with ``True`` in the folder ``output``. What is not
+            given is taken from the run.
         progress: Called with a stage (``fingerprint``, ``preprocess``, ``tokens``, ``train``, ``predict``,
             ``evaluate``) and the number of finished and of all cases or steps.
 
     Raises:
-        ConfigError: A setting is invalid or does not fit the data.
-        DataError: The data set or one of its cases cannot be used.
+        ConfigError: A setting is invalid, does not fit the data, or is not that of the resumed run.
+        DataError: The data set or one of its cases cannot be used, or changed since the resumed run began.
         ModelFileError: The weight file or the checkpoint cannot be used.
         OutputError: The run folder exists already, or cannot be written.
     """
-    from volseg.config.load import load_config
+    from volseg.config.load import given_values, load_config
     from volseg.config.schema import Config
 
     _check_type("config", config, str, Path, Mapping, Config, type(None))
+    _check_type("resume", resume, bool, str, Path)
     _check_overrides(overrides)
-    settings = load_config(config, overrides)  # before anything heavy is imported: a typo shows at once
+    if resume:
+        given_values(config, overrides)  # before anything heavy is imported: a typo shows at once
+        from volseg.training.resume import config_to_resume
+
+        settings = config_to_resume(config, overrides, None if resume is True else Path(resume))
+    else:
+        settings = load_config(config, overrides)
 
     from volseg.errors import VolsegError
     from volseg.training.experiment import prepare
     from volseg.training.loop import train as train_model
 
-    with prepare(settings, progress, resume=resume) as experiment:
+    with prepare(settings, progress, resume=bool(resume)) as experiment:
         model_file = train_model(experiment, progress)
         validation, cases = experiment.folder / "validation", experiment.val_cases
+        if not cases:
+            return TrainingResult(model_file=model_file, folder=experiment.folder, scores=None)
         masks = validation / "masks"
         summary = predict(model_file, cases, masks, device=settings.device, overwrite=True, progress=progress)
         failed = tuple(record.case for record in summary.results if record.status == "failed")

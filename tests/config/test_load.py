@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from volseg.config.load import config_from_dict, config_to_dict, load_config, save_config
+from volseg.config.load import config_from_dict, config_to_dict, config_to_yaml, load_config
 from volseg.config.schema import Config
-from volseg.errors import ConfigError, OutputError
+from volseg.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
@@ -46,7 +46,9 @@ def test_the_later_stop_rule_replaces_the_earlier(tmp_path: Path) -> None:
         ("train=3", "group of keys"),
         ("train.lr", "key=value"),
         ("=3", "key=value"),
-        ("data.fold=5", "data.fold"),
+        ("data.fold=-1", "data.fold"),
+        ("data.fold=five", "data.fold"),
+        ("data.patient_pattern='(p'", "not a regular expression"),
         ("augment.noise=1.5", "not a probability"),
         ("train.clip_norm=.inf", "train.clip_norm is out of range"),
         ("train.max_minutes=.nan", "train.max_minutes is out of range"),
@@ -76,14 +78,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_saved_and_stored_configurations_come_back(tmp_path: Path) -> None:
     config = load_config(None, ["train.max_steps=5", "plan.token_stride=4", "model.encoder=tiny"])
-    save_config(config, tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text(config_to_yaml(config), encoding="utf-8")
     assert load_config(tmp_path / "c.yaml") == config
     assert config_from_dict(config_to_dict(config)) == config
-
-
-def test_a_configuration_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"none/c\.yaml"):
-        save_config(Config(), tmp_path / "none" / "c.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volseg.data.splits import choose_shots, make_splits
+from volseg.data.splits import choose_shots, make_splits, nnunet_splits
 from volseg.errors import ConfigError, DataError
 
 NAMES = [f"case_{number:03d}" for number in range(23)]
@@ -48,6 +48,49 @@ def test_one_case_cannot_be_split(ids: list[str]) -> None:
 def test_equal_names_are_refused() -> None:
     with pytest.raises(DataError, match="found: a"):
         make_splits(["a", "b", "a"], 0)
+
+
+@given(names, st.integers(0, 1000), st.integers(2, 12))
+def test_a_patient_is_held_out_whole_and_once(ids: list[str], seed: int, count: int) -> None:
+    patients = {name: f"p{number % count}" for number, name in enumerate(ids)}
+    splits = make_splits(ids, seed, patients=patients)
+    for split in splits:
+        assert sorted(split["train"] + split["val"]) == sorted(ids)
+        assert split["train"]
+        assert not {patients[name] for name in split["train"]} & {patients[name] for name in split["val"]}
+    held_out = [name for split in splits[: len({*patients.values()})] for name in split["val"]]
+    assert sorted(held_out) == sorted(ids)
+    assert make_splits(ids[::-1], seed, patients=patients) == splits
+
+
+def test_a_case_each_is_a_split_by_case() -> None:
+    assert make_splits(NAMES, 3, patients={name: name for name in NAMES}) == make_splits(NAMES, 3)
+
+
+def test_one_patient_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="different patients"):
+        make_splits(["a", "b"], 0, patients={"a": "p", "b": "p"})
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out"),
+    [
+        (5, [[0], [4], [3], [1], [2]]),
+        (7, [[3, 6], [0, 4], [1], [5], [2]]),
+        (13, [[0, 7, 9], [3, 6, 10], [8, 11, 12], [1, 4], [2, 5]]),
+    ],
+)
+def test_the_folds_of_nnunet(count: int, held_out: list[list[int]]) -> None:
+    """What scikit-learn 1.9.1 gives for ``KFold(5, shuffle=True, random_state=12345)``."""
+    names = [f"case_{number:03d}" for number in range(count)]
+    splits = nnunet_splits(names[::-1])
+    assert [split["val"] for split in splits] == [[names[index] for index in part] for part in held_out]
+    assert all(sorted(split["train"] + split["val"]) == names for split in splits)
+
+
+def test_nnunet_needs_five_cases() -> None:
+    with pytest.raises(DataError, match="at least five"):
+        nnunet_splits(NAMES[:4])
 
 
 @given(names, st.integers(0, 5), st.data())

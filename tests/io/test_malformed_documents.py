@@ -17,6 +17,7 @@ import yaml
 
 from tests.made.prepared_cases import made_plan
 from volseg.config.load import load_config
+from volseg.data.split_files import read_run_split
 from volseg.errors import ConfigError, VolsegError
 from volseg.evaluation.sources import read_case_names
 from volseg.inference.cohort.history import read_history, repair
@@ -26,7 +27,6 @@ from volseg.io.description import read_description
 from volseg.io.json_files import encoded, read_json
 from volseg.io.model_file import read_metadata
 from volseg.planning.plan import Plan
-from volseg.training.experiment import read_split
 from volseg.training.run_log import RunLog
 
 PLAN = made_plan()
@@ -86,7 +86,7 @@ DOCUMENTS = {
         read_description,
     ),
     "plan": Document("plan.json", PLAN.to_dict(), Plan.load),
-    "split": Document("splits.json", {"fold": 0, "train": ["a", "b"], "val": ["c"]}, read_split),
+    "split": Document("splits.json", {"fold": 0, "train": ["a", "b"], "val": ["c"]}, read_run_split),
     "case names": Document("splits.json", {"fold": 0, "train": ["a"], "val": ["c", "d"]}, read_case_names),
     "model": Document("model.safetensors", MODEL, read_model_metadata),
     "cached case": Document("meta.json", {"files": {}, "crc32": "0"}, lambda path: read_array_folder(path.parent)),

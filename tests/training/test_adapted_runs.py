@@ -128,7 +128,7 @@ def test_the_learning_rate_that_is_logged_is_the_networks(experiment: Experiment
     state.step(make_batch(), 0, spent=0.25)
     assert state.lr == pytest.approx(0.005)
     state.save(tmp_path, RunProgress(step=1))
-    with pytest.raises(ConfigError, match="other parameter groups"):
+    with pytest.raises(ConfigError, match=r"train\.layer_decay: the run has 0\.5, given 1\.0"):
         TrainingState(make_config(model), experiment.plan).restore(tmp_path)
     path.unlink()  # to go on it is not needed
     config = make_config(model, layer_decay=0.5, warmup_fraction=0.5)

@@ -29,7 +29,7 @@ def made(step: int) -> Checkpoint:
         average=weights,
         average_updates=step,
         optimizer=optimizer,
-        model_config={"encoder": "identity"},
+        config={"seed": 3},
         progress=progress,
     )
 

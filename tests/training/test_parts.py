@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from volseg.config.schema import TrainConfig
+from volseg.data.split_files import read_run_split
 from volseg.errors import ConfigError, OutputError
 from volseg.training.ema import WeightAverage
-from volseg.training.experiment import read_split
 from volseg.training.provenance import provenance
 from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget, learning_rate_factor
@@ -78,12 +78,12 @@ def test_a_split_file_holds_lists_of_cases(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     split = {"fold": 0, "train": ["a", "b"], "val": ["c"]}
     path.write_text(json.dumps(split))
-    assert read_split(path) == split
+    assert read_run_split(path) == split
     changes: list[dict[str, object]] = [{"train": 3}, {"train": [1]}, {"val": None}, {"val": []}, {"val": "abc"}]
     for wrong in ([], 3, *({**split, **change} for change in changes)):
         path.write_text(json.dumps(wrong))
         with pytest.raises(ConfigError, match=r"no list of cases under(.|\n)*splits\.json"):
-            read_split(path)
+            read_run_split(path)
 
 
 def test_each_step_draws_its_own_numbers() -> None:

@@ -7,6 +7,7 @@ import gc
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from volseg.api import train
 from volseg.cli.heap import reuse_freed_memory
@@ -20,8 +21,15 @@ from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = "All settings, their defaults and meanings: volseg settings [WORD]"
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, for example configs/default.yaml")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument("--config", metavar="FILE", help="YAML file, for example configs/default.yaml")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="RUN",
+        help="continue the run in this folder, or in output=; settings that are not given are those of the run",
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -38,6 +46,11 @@ def run(args: argparse.Namespace) -> int:
         SystemExit: Ctrl-C (130) or SIGTERM (143); the checkpoint of the last finished step is written.
     """
     refuse_several_devices(torchrun_rank(os.environ))
+    if isinstance(args.resume, str) and "=" in args.resume and not Path(args.resume).is_dir():
+        args.overrides, args.resume = [args.resume, *args.overrides], True  # --resume key=value
+    if args.config is None and not args.resume:
+        hint = "for example --config configs/default.yaml, or --resume RUN"
+        raise ConfigError("no configuration is given", expected="--config FILE", hint=hint)
     reuse_freed_memory()
     try:
         with stops_in_order(f"continue with: {resuming_command(args)}"), progress_bars() as progress:
@@ -46,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         gc.freeze()  # Python's last collection of garbage would take seconds with all libraries of training
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         raise SystemExit(code) from None  # how to continue stays the last line
-    print_scores(result.scores)
+    if result.scores is not None:
+        print_scores(result.scores)
     for case in result.failed:
         print(f"not predicted, not scored: {case}", file=sys.stderr)
     print(f"model: {result.model_file}")
@@ -55,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
 def resuming_command(args: argparse.Namespace) -> str:
     """Return the command that continues a run, as text for a shell."""
-    return shlex.join(["volseg", "train", "--config", args.config, *args.overrides, "--resume"])
+    config = [] if args.config is None else ["--config", args.config]
+    run = [args.resume] if isinstance(args.resume, str) else []
+    return shlex.join(["volseg", "train", *config, *args.overrides, "--resume", *run])
 
 
 def refuse_several_devices(rank: TorchrunRank | None) -> None:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from volseg.config.schema import Config
-from volseg.errors import ConfigError, OutputError, suggestion
+from volseg.errors import ConfigError, suggestion
 
 DEEPEST = 64
 """Most levels of nested lists and mappings."""
@@ -29,7 +29,11 @@ _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndTo
 _STOPS = ("max_steps", "max_minutes")
 
 
-def load_config(source: str | Path | Mapping[str, Any] | Config | None, overrides: Sequence[str] = ()) -> Config:
+Source = str | Path | Mapping[str, Any] | Config | None
+"""A YAML file, a nested mapping or a configuration; ``None`` is the defaults."""
+
+
+def load_config(source: Source, overrides: Sequence[str] = (), *, base: Config | None = None) -> Config:
     """Read a configuration, apply ``key=value`` overrides and check everything.
 
     An override of ``train.max_steps`` also replaces ``train.max_minutes`` of the file, and vice versa.
@@ -38,6 +42,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config | None, override
         source: YAML file, nested mapping or configuration, of which a file or mapping holds only what differs from the
             defaults; ``None`` starts from the defaults.
         overrides: ``key=value`` strings with values in YAML syntax.
+        base: Configuration in place of the defaults.
 
     Returns:
         The validated configuration.
@@ -47,21 +52,40 @@ def load_config(source: str | Path | Mapping[str, Any] | Config | None, override
             invalid.
     """
     origin = source if isinstance(source, str | Path) else None
-    if isinstance(source, Config):
-        base: Mapping[str, Any] = config_to_dict(source)
-    else:
-        base = source if isinstance(source, Mapping) else _read_yaml(Path(source)) if source is not None else {}
-    merged: dict[str, Any] = {}
-    for values, where in ((base, origin), (_parse_overrides(overrides), "command line")):
-        _check_keys(values, where)
-        _clear_other_stop(merged, values)
-        merged = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(merged, dict(values))))
+    values = _source_values(source)
+    merged = _merged(values, origin, overrides, {} if base is None else config_to_dict(base))
     try:
         return config_from_dict(merged, origin=origin)
     except ConfigError as error:
-        if origin is not None and error.file is None and str(error) == _error_of(base):
+        if origin is not None and error.file is None and str(error) == _error_of(values):
             raise error.in_file(origin) from error
         raise
+
+
+def given_values(source: Source, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values that a source and overrides give, nested, without defaults; only their keys are checked.
+
+    Raises:
+        ConfigError: The file is missing or unreadable, or a key is unknown.
+    """
+    return _merged(_source_values(source), source if isinstance(source, str | Path) else None, overrides, {})
+
+
+def _source_values(source: Source) -> Mapping[str, Any]:
+    if isinstance(source, Config):
+        return config_to_dict(source)
+    return source if isinstance(source, Mapping) else _read_yaml(Path(source)) if source is not None else {}
+
+
+def _merged(
+    values: Mapping[str, Any], origin: str | Path | None, overrides: Sequence[str], base: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the values of a base, a source and overrides; the later count."""
+    for layer, where in ((values, origin), (_parse_overrides(overrides), "command line")):
+        _check_keys(layer, where)
+        _clear_other_stop(base, layer)
+        base = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(base, dict(layer))))
+    return base
 
 
 def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None) -> Config:
@@ -86,16 +110,9 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration as YAML.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    try:
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config))), encoding="utf-8")
-    except OSError as error:
-        raise OutputError("the configuration cannot be written", file=path, found=error) from error
+def config_to_yaml(config: Config) -> str:
+    """Return every setting of a configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))
 
 
 def _error_of(values: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,13 @@ def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
         )
 
 
+def _check_pattern(key: str, pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(f"{key} is not a regular expression", found=f"{pattern}: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Data set, split and token cache.
@@ -42,7 +50,14 @@ class DataConfig:
     Attributes:
         root: Dataset folder, or a CSV of cases; see :func:`volseg.io.datasets.read_dataset`.
         cache: Folder of the preprocessed cases; the default is ``preprocessed`` beside the run folder.
-        fold: Which of the five folds is held out for validation (0..4).
+        fold: Which fold is held out for validation: 0 to 4 of five folds, or a fold of the data set or the split file.
+            ``all`` trains on every case, holds out none and gives no scores.
+        splits: Split file: nnU-Net's ``splits_final.json``, a CSV with ``case`` and ``fold``, or the ``splits.json`` of
+            a run. Or ``random``: five folds, also where the data set states its own; ``nnunet``: nnU-Net's five folds.
+            ``None`` takes the folds that the data set states, or else five folds by patient where patients are known,
+            or else by case.
+        patient_pattern: Regular expression that finds the patient in the name of a case: its first group, or the whole
+            match. All cases of a patient are in one fold. ``None`` takes the patients that the data set states.
         shots: Number of training cases (few-shot); ``None`` uses all.
         workers: Processes that cut and augment patches; 0 uses the main process.
         cache_tokens: Store the tokens of a frozen encoder on disk and train on them; the encoder runs once per variant.
@@ -52,7 +67,9 @@ class DataConfig:
 
     root: str | None = None
     cache: str | None = None
-    fold: int = 0
+    fold: int | str = 0
+    splits: str | None = None
+    patient_pattern: str | None = None
     shots: int | None = None
     workers: int = 2
     cache_tokens: bool = False
@@ -60,7 +77,9 @@ class DataConfig:
     cache_limit: str = "20GB"
 
     def __post_init__(self) -> None:
-        _one_of("data.fold", self.fold, (0, 1, 2, 3, 4))
+        if self.fold != "all" and not (type(self.fold) is int and self.fold >= 0):
+            raise ConfigError("data.fold has no such choice", found=self.fold, expected="a number from 0 on, or all")
+        _check_pattern("data.patient_pattern", self.patient_pattern)
         _positive("data.shots", self.shots)
         _positive("data.workers", self.workers, zero=True)
         _positive("data.token_variants", self.token_variants)
@@ -310,6 +329,9 @@ class Config:
         _one_of("precision", self.precision, PRECISIONS)
         if not 0 <= self.seed < 2**63:
             raise ConfigError("seed is out of range", found=self.seed, expected="0 <= seed < 2**63")
+        if self.data.fold == "all" and self.train.keep_best:
+            hint = "set train.keep_best=false, or a fold"
+            raise ConfigError("train.keep_best needs held-out cases", found="data.fold=all", hint=hint)
         if self.data.cache_tokens:
             _check_token_cache(self.model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from volseg.io.cases import Case, case_names
 from volseg.io.json_files import read_json
 from volseg.io.labels import LabelMap, make_label_map
 from volseg.io.paths import is_folder
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "dataset.json"
 LONGEST_NAME = 200
@@ -161,17 +164,26 @@ def _cases(content: Mapping[str, Any], file: Path) -> tuple[Case, ...] | None:
     if "training" not in content:
         return None
     with _expecting(file, '"training": [{"image": ..., "label": ...}]'):
-        entries = [*content["training"], *(content.get("validation") or ())]
-        folds = [None if number < len(content["training"]) else 0 for number in range(len(entries))]
+        training, validation = content["training"], content.get("validation") or ()
+        folds = [entry.get("fold") for entry in training]
+        folds += _validation_folds(validation, file, stated=any(fold is not None for fold in folds))
+        entries = [*training, *validation]
         names = case_names([_files(entry["image"], file.parent) for entry in entries])
         return tuple(
             _case(name, entry, fold, file.parent) for name, entry, fold in zip(names, entries, folds, strict=True)
         )
 
 
-def _case(name: str, entry: Mapping[str, Any], fold: int | None, folder: Path) -> Case:
-    """Return the case of an entry; ``fold`` counts where the entry states none (MONAI's data lists do)."""
-    fold, patient = entry.get("fold", fold), entry.get("patient")
+def _validation_folds(validation: Any, file: Path, *, stated: bool) -> list[Any]:
+    """Return the folds of entries under ``validation``: 0, or their own where entries under ``training`` have some."""
+    if not stated and any(entry.get("fold") not in (None, 0) for entry in validation):
+        logger.warning("%s: the cases under validation are held out in fold 0; their own folds are not used", file)
+    return [entry.get("fold", 0) if stated else 0 for entry in validation]
+
+
+def _case(name: str, entry: Mapping[str, Any], fold: Any, folder: Path) -> Case:
+    """Return the case of an entry that is held out in a fold, if MONAI's list states one."""
+    patient = entry.get("patient")
     if not (fold is None or (type(fold) is int and fold >= 0)):
         raise ValueError(f"fold: {fold!r}")
     patient = None if patient is None else str(patient)

@@ -68,7 +68,7 @@ class Checkpoint:
         average: State of the averaged network.
         average_updates: Number of updates of the average.
         optimizer: State of the optimizer.
-        model_config: The section ``model`` of the configuration.
+        config: The configuration of the run, as plain values.
         progress: Progress of the run.
     """
 
@@ -76,7 +76,7 @@ class Checkpoint:
     average: dict[str, Any]
     average_updates: int
     optimizer: dict[str, Any]
-    model_config: dict[str, Any]
+    config: dict[str, Any]
     progress: RunProgress
 
 
@@ -191,7 +191,7 @@ def _checked(content: Any, path: Path) -> Checkpoint:
         ModelFileError: A key is missing or unknown, or a value is of another type or out of range.
     """
     expected = {
-        **dict.fromkeys(("model", "average", "optimizer", "model_config", "progress"), _is_mapping),
+        **dict.fromkeys(("model", "average", "optimizer", "config", "progress"), _is_mapping),
         "average_updates": _is_count,
         "losses": lambda value: isinstance(value, Tensor) and value.ndim == 1,
     }

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from volseg.config.load import save_config
 from volseg.config.schema import Config
-from volseg.data.splits import choose_shots, make_splits
+from volseg.data.split_rules import choose_split
 from volseg.device import choose_device, training_dtype
-from volseg.errors import ConfigError, DataError, OutputError
+from volseg.errors import ConfigError, OutputError
 from volseg.io.atomic import remove_stale
 from volseg.io.datasets import Case, Dataset, read_dataset
-from volseg.io.json_files import read_json, write_json
+from volseg.io.json_files import write_json
 from volseg.io.locks import folder_lock
 from volseg.models.build import check_attention
 from volseg.models.start import weight_file
@@ -26,16 +24,16 @@ from volseg.planning.plan import Plan, make_plan, read_overrides
 from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
+from volseg.training.inputs import INPUTS_FILE, PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
+from volseg.training.resume import CONFIG_FILE, save_config
 from volseg.training.schedule import Budget
 
 logger = logging.getLogger(__name__)
 
-BEFORE_STEP_1 = ("config.yaml", "plan.json", "splits.json", "provenance.json")
+BEFORE_STEP_1 = (CONFIG_FILE, PLAN_FILE, SPLIT_FILE, INPUTS_FILE, "provenance.json")
 """Files of a run folder before the first step; a new run replaces them."""
 RUN_FILES = ("checkpoint", "metrics.jsonl", "model.safetensors", "model_best.safetensors", "progress.png", "validation")
 """Files of a run folder that only ``--resume`` may change."""
-
-SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Experiment:
         dataset: The data set with its labels.
         plan: The plan.
         train_cases: Preprocessed training cases.
-        val_cases: Held-out cases, as files.
+        val_cases: Held-out cases, as files; none with ``data.fold=all``.
         resumed: Whether it continues an interrupted run from its checkpoint.
     """
 
@@ -86,8 +84,9 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
         The experiment.
 
     Raises:
-        ConfigError: No data folder, a setting that cannot work here, or a value that does not fit the data.
-        DataError: The data set or one of its cases cannot be used.
+        ConfigError: No data folder, a setting that cannot work here, a value that does not fit the data, or a file of
+            the resumed run is missing or changed.
+        DataError: The data set or one of its cases cannot be used, or is not as it was when the run began.
         ModelFileError: The weight file does not exist, or cannot be downloaded.
         OutputError: There is a run in the folder already, another process trains there, or it cannot be written.
     """
@@ -116,14 +115,15 @@ def _experiment(
     """
     folder, workers = Path(config.output), config.data.workers
     if resumed:
-        plan, split = Plan.load(folder / "plan.json"), read_split(folder / "splits.json")
+        dataset, plan, split = read_inputs(folder, dataset, config)
     else:
-        split = choose_split(dataset, config)
+        split = choose_split(dataset, config.data, config.seed)
         measured = fingerprint(dataset, stage_progress(progress, "fingerprint"), workers=workers)
         plan = make_plan(measured, config.plan)
-        plan.save(folder / "plan.json")
-        write_json(folder / "splits.json", split)
-        save_config(config, folder / "config.yaml")
+        plan.save(folder / PLAN_FILE)
+        write_json(folder / SPLIT_FILE, split)
+        write_inputs(folder, dataset, workers)
+        save_config(config, folder)
     cache = Path(config.data.cache) if config.data.cache else folder.parent / "preprocessed"
     with cache_in_use(cache, plan):
         preprocess_progress = stage_progress(progress, "preprocess")
@@ -145,40 +145,6 @@ def check_settings(config: Config, *, resumed: bool) -> None:
     check_attention(config.model, device, training_dtype(config.precision, device))
     if not resumed:
         weight_file(config.model)
-
-
-def choose_split(dataset: Dataset, config: Config) -> dict[str, Any]:
-    """Return the training and validation cases of this run's fold, as written to ``splits.json``.
-
-    The folds do not depend on the run's seed, so that runs of several seeds are scored on the same cases; which few
-    shots are taken does.
-    """
-    split = make_splits([case.id for case in dataset.cases], SPLIT_SEED)[config.data.fold]
-    train = choose_shots(split["train"], config.data.shots, config.seed)
-    return {"fold": config.data.fold, "train": train, "val": split["val"]}
-
-
-def read_split(path: Path) -> dict[str, Any]:
-    """Read the ``splits.json`` of a run.
-
-    Raises:
-        ConfigError: It is missing or damaged, or a part of it is no list of cases.
-    """
-    split = read_json(path, "split")
-    for part in ("train", "val"):
-        names = split.get(part) if isinstance(split, dict) else split
-        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-            raise ConfigError(
-                f"the split file has no list of cases under {part!r}",
-                file=path,
-                found=str(names)[:80],
-                hint="restore the file, or choose another output=",
-            )
-    both = sorted(set(split["train"]) & set(split["val"]))
-    if both:
-        hint = "restore the file, or choose another output="
-        raise ConfigError("cases are both trained on and held out", file=path, found=", ".join(both[:5]), hint=hint)
-    return dict(split)
 
 
 @contextmanager
@@ -219,9 +185,4 @@ def _run_folder(folder: Path, *, resume: bool, resumed: bool) -> Iterator[None]:
 
 def _cases(dataset: Dataset, ids: list[str]) -> tuple[Case, ...]:
     by_id = {case.id: case for case in dataset.cases}
-    missing = [name for name in ids if name not in by_id]
-    if missing:
-        raise DataError(
-            "cases of the run's split are missing from the data set", file=dataset.root, found=", ".join(missing)
-        )
     return tuple(by_id[name] for name in ids)

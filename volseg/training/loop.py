@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from volseg.config.load import config_to_dict
 from volseg.device import choose_device, training_dtype
-from volseg.errors import VolsegError
+from volseg.errors import ConfigError, VolsegError
 from volseg.io.content import file_sha256
 from volseg.io.json_files import read_json, write_json
 from volseg.io.model_file import save_model
@@ -27,6 +27,7 @@ from volseg.preprocessing.cache import data_hash
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
 from volseg.training.provenance import provenance
+from volseg.training.resume import Change, save_config
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches, training_samples
 from volseg.training.schedule import Budget
@@ -58,8 +59,10 @@ def train(experiment: Experiment, progress: StageProgress | None = None) -> Path
         VolsegError: The loss is not finite, or a worker died; the last checkpoint is from before.
     """
     state = TrainingState(experiment.config, experiment.plan, read_weights=not experiment.resumed)
-    record = write_provenance(experiment, count_parameters(state.model))
     run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
+    record = write_provenance(experiment, count_parameters(state.model), state.changes)
+    if state.changes:
+        save_config(experiment.config, experiment.folder)
     samples = training_samples(experiment, state.model, progress)
     log, first_step = RunLog(experiment.folder, run.step), run.step
     with StopSignals() as signals:
@@ -103,7 +106,7 @@ def training_steps(
     settings = experiment.config.train
     budget = Budget.from_config(settings)
     started = time.perf_counter() - run.elapsed_s
-    if run.step > 0 and run.step % settings.validate_every == 0 and not log.is_validated(run.step):
+    if is_validation_due(experiment, run.step) and not log.is_validated(run.step):
         run_validation(experiment, state, run, log, record, started)
     for batch in batches(samples, experiment.config, run.step):
         spent = budget.progress(run.step, run.elapsed_s)
@@ -116,12 +119,17 @@ def training_steps(
             if run.step % LOG_EVERY == 0:
                 log.train(training_row(run.losses, state.lr, run))
                 run.losses.clear()
-        if run.step % settings.validate_every == 0:
+        if is_validation_due(experiment, run.step):
             run_validation(experiment, state, run, log, record, started)
         if run.step % settings.checkpoint_every == 0:
             with signals.delayed():
                 state.save(experiment.checkpoint_folder, run)
         yield
+
+
+def is_validation_due(experiment: Experiment, step: int) -> bool:
+    """Return whether a validation follows a step; there is none without held-out cases."""
+    return bool(experiment.val_cases) and step > 0 and step % experiment.config.train.validate_every == 0
 
 
 def run_validation(
@@ -144,19 +152,41 @@ def training_row(losses: list[Tensor], lr: float, run: RunProgress) -> dict[str,
     return {"step": run.step, "loss": loss, "lr": lr, "elapsed_s": round(run.elapsed_s, 2)}
 
 
-def write_provenance(experiment: Experiment, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Log and store what the run is made with; a resumed run keeps the hash of the file it started from."""
+def write_provenance(
+    experiment: Experiment, parameters: dict[str, Any], changes: Sequence[Change] = ()
+) -> dict[str, Any]:
+    """Log and store what the run is made with; a resumed run keeps its record and adds how it goes on.
+
+    Raises:
+        ConfigError: The record of the resumed run is missing or damaged.
+    """
     config, path = experiment.config, experiment.folder / "provenance.json"
     logger.info("parameters: %s", parameter_text(parameters))
-    if experiment.resumed:
-        former = read_json(path, "provenance")
-        weights_hash = former.get("weights_sha256") if isinstance(former, dict) else None
-    else:
-        start = weight_file(config.model)
-        weights_hash = file_sha256(start) if start is not None else None
+    former = read_provenance(path) if experiment.resumed else None
+    start = weight_file(config.model) if former is None else None
+    weights_hash = file_sha256(start) if start is not None else None
     precision = training_dtype(config.precision, choose_device(config.device))
     record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
+    if former is not None:
+        now = {name: record[name] for name in ("volseg", "commit", "created", "command", "precision", "hardware")}
+        if now["precision"] != former.get("precision"):
+            logger.warning("precision: %s at the start, %s from here on", former.get("precision"), now["precision"])
+        now["changes"] = {change.key: [change.before, change.after] for change in changes}
+        record = {**former, "resumed": [*former.get("resumed", ()), now]}
     write_json(path, record)
+    return record
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Read the ``provenance.json`` of a run.
+
+    Raises:
+        ConfigError: It is missing or damaged.
+    """
+    record = read_json(path, "provenance")
+    if not isinstance(record, dict) or not isinstance(record.get("resumed", []), list):
+        hint = "restore the file from a copy"
+        raise ConfigError("this is not the provenance of a run", file=path, found=str(record)[:80], hint=hint)
     return record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from volseg.config.load import config_from_dict, config_to_dict
 from volseg.config.schema import Config
 from volseg.device import choose_device, training_dtype
-from volseg.errors import ConfigError, ModelFileError, VolsegError
+from volseg.errors import ModelFileError, VolsegError
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
 from volseg.training.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.frozen_encoder import training_inputs
 from volseg.training.losses import SegmentationLoss
+from volseg.training.resume import VALIDATED, Change, changes, log_changes, refuse_changes
 from volseg.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class TrainingState:
         model: The trained network.
         average: Its averaged weights.
         device: Device of both.
+        changes: Settings in which this run differs from the one it was restored from.
     """
 
     def __init__(self, config: Config, plan: NetworkPlan, *, read_weights: bool = True) -> None:
@@ -59,6 +62,7 @@ class TrainingState:
         self.average = WeightAverage(self.model, settings.ema_decay)
         self._loss = SegmentationLoss()
         self._saved_step: int | None = None
+        self.changes: tuple[Change, ...] = ()
 
     @property
     def lr(self) -> float:
@@ -98,7 +102,7 @@ class TrainingState:
             raise VolsegError(
                 "loss or gradient is not finite",
                 found=f"step {step}: loss {loss.item()}, gradient norm {norm.item()}",
-                hint="lower train.lr, then continue with --resume",
+                hint="start a new run with a lower train.lr in another output=",
             )
         self._optimizer.step()
         self.average.update(self.model)
@@ -117,7 +121,7 @@ class TrainingState:
             average=self.average.model.state_dict(),
             average_updates=self.average.updates,
             optimizer=self._optimizer.state_dict(),
-            model_config=asdict(self._config.model),
+            config=config_to_dict(self._config),
             progress=progress,
         )
         save_checkpoint(folder, checkpoint)
@@ -127,35 +131,29 @@ class TrainingState:
         """Load the checkpoint, or its predecessor if it is damaged, and return the progress of the run.
 
         Raises:
-            ConfigError: The checkpoint is of another model, or of an optimizer with other parameter groups.
+            ConfigError: The checkpoint is of a run with other settings, of those that may not change.
             ModelFileError: There is none, or all are damaged.
         """
         checkpoint = load_checkpoint(folder)
-        hint = "resume with the run's own configuration, or choose another output="
-        if checkpoint.model_config != asdict(self._config.model):
-            raise ConfigError(
-                "the checkpoint belongs to another model",
-                file=folder,
-                found=checkpoint.model_config,
-                expected=asdict(self._config.model),
-                hint=hint,
-            )
+        hint = "restore the checkpoint folder of the run, or choose another output="
+        before = config_from_dict(checkpoint.config, origin=folder)
+        found = changes(before, self._config)
+        refuse_changes(found, folder)
         try:
             self.model.load_state_dict(checkpoint.model)
             self.average.model.load_state_dict(checkpoint.average)
             self._optimizer.load_state_dict(checkpoint.optimizer)
-        except ValueError as error:  # train.layer_decay decides how many groups there are
-            raise ConfigError(
-                "the checkpoint has other parameter groups", file=folder, found=error, hint=hint
-            ) from error
-        except (RuntimeError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ModelFileError(
                 "the checkpoint does not fit the network", file=folder, found=error, hint=hint
             ) from error
         self.average.updates = checkpoint.average_updates
+        self.changes = tuple(found)
         progress = checkpoint.progress
         logger.info("resumed at step %d", progress.step)
-        return replace(progress, losses=[loss.to(self.device) for loss in progress.losses])
+        log_changes(found, before, self._config, progress.step, progress.elapsed_s)
+        best_dice = -1.0 if any(change.key == VALIDATED for change in found) else progress.best_dice
+        return replace(progress, best_dice=best_dice, losses=[loss.to(self.device) for loss in progress.losses])
 
 
 def make_fabric(config: Config) -> Fabric:

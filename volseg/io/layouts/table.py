@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from volseg.io.cases import Case, case_names, listed, refuse
 from volseg.io.description import Description
 from volseg.io.layouts.found import Found, channel_order, modality_name
 from volseg.io.paths import is_file
+from volseg.io.rows import read_rows
 from volseg.io.volumes import has_volume_suffix
 
 logger = logging.getLogger(__name__)
@@ -67,14 +67,7 @@ def find(file: Path, description: Description | None) -> Found:
 
 def _read(file: Path) -> tuple[list[str], list[Row]]:
     """Return the headers and the rows by header."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            start = stream.readline()
-            stream.seek(0)
-            separator = max(",;\t", key=start.count)
-            lines = [line for line in csv.reader(stream, delimiter=separator, strict=True) if any(map(str.strip, line))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError("the table cannot be read", file=file, found=error, expected="CSV text in UTF-8") from error
+    lines = read_rows(file)
     header = [_column(name) for name in lines[0]] if lines else []
     if "label" not in header or len(lines) < 2:
         found = ", ".join(header)[:200] or "an empty file"
@@ -82,7 +75,7 @@ def _read(file: Path) -> tuple[list[str], list[Row]]:
     refuse("headers that stand twice", file, sorted({name for name in header if name and header.count(name) > 1}))
     uneven = [f"row {n}: {len(line)}" for n, line in enumerate(lines[1:], start=2) if len(line) != len(header)]
     refuse(f"rows without exactly {len(header)} columns", file, uneven, hint="quote paths that hold the separator")
-    return header, [dict(zip(header, map(str.strip, line), strict=True)) for line in lines[1:]]
+    return header, [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
 def _column(name: str) -> str:

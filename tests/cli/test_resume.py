@@ -1,0 +1,60 @@
+"""Resuming through the command: a run goes on with its own settings, or is left as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.made.datasets import write_dataset
+from volseg.cli.main import main
+from volseg.config.load import load_config
+from volseg.io.model_file import read_metadata
+
+SETTINGS = ["model.encoder=identity", "model.weights=random", "model.features=4", "train.batch_size=1", "device=cpu"]
+SETTINGS += ["plan.patch_size=[8,16,16]", "plan.token_stride=8", "data.workers=0", "train.max_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng, label = np.random.default_rng(0), np.zeros((16, 16, 8), np.uint8)
+    label[4:9, 5:11, 2:6] = 1
+    images = [rng.normal(size=label.shape).astype(np.float32) + 3 * label for _ in range(3)]
+    return write_dataset(tmp_path_factory.mktemp("made") / "data", images, [label] * 3, names=("background", "organ"))
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    assert main(["train", f"data.root={data}", f"output={folder}", *SETTINGS, "data.fold=all", "--resume"]) == 0
+    return folder
+
+
+def test_a_run_goes_on_by_its_folder_alone_and_records_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not (run / "validation").exists()  # no case is held out
+    assert read_metadata(run / "model.safetensors")["training"]["step"] == 1
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert main(["train", "--resume", str(run), "data.fold=0", "train.lr=0.1", "train.max_steps=3"]) == 2
+    error = capsys.readouterr().err
+    assert "data.fold: the run has all, given 0" in error
+    assert "train.lr: the run has 0.001, given 0.1" in error
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    moved = run.rename(run.parent / "moved")
+    assert main(["train", "--resume", str(moved), "train.max_steps=2"]) == 0
+    assert read_metadata(moved / "model.safetensors")["training"]["step"] == 2
+    assert load_config(moved / "config.yaml").train.max_steps == 2
+    (resumed,) = json.loads((moved / "provenance.json").read_text())["resumed"]
+    assert resumed["changes"] == {"output": [str(run), str(moved)], "train.max_steps": [1, 2]}
+    text = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(text.replace("lr: 0.001", "lr: 0.002"))
+    assert main(["train", "--resume", str(moved)]) == 2  # the checkpoint knows better
+    assert "train.lr: the run has 0.001, given 0.002" in capsys.readouterr().err
+
+
+def test_a_configuration_or_a_run_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "train.max_steps=1"]) == 2
+    assert "no configuration is given" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    assert "there is no run in this folder" in capsys.readouterr().err
