@@ -45,7 +45,7 @@ def test_what_has_the_name_of_a_scan_is_a_case_and_fails_when_read(tmp_path) -> 
     (folder / "link.nii.gz").symlink_to(folder / "gone.nii.gz")
     os.mkfifo(folder / "pipe.nii")
     cases = {case.id: case.images[0] for case in list_images(folder)}
-    reasons = {"folder": "a folder is not read", "link": r"leads to nothing(\n.*)*gone", "pipe": "not a regular file"}
+    reasons = {"folder": "no DICOM series", "link": r"leads to nothing(\n.*)*gone", "pipe": "not a regular file"}
     assert cases.keys() == {"a", *reasons}
     for name, reason in reasons.items():
         for read in (read_volume, lambda path: scan_sha256([path])):

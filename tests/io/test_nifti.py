@@ -356,8 +356,8 @@ BROKEN = {
     "NaN affine": (lambda f: with_affine(f / "scan.nii", np.full((3, 4), np.nan)), "affine"),
     "zero affine": (lambda f: with_affine(f / "scan.nii", np.zeros((3, 4))), "affine"),
     "picture": (lambda f: plain(f / "scan.png", b"\x89PNG"), "format"),
-    "DICOM": (lambda f: plain(f / "scan.dcm", b"x"), "format"),
-    "folder": (lambda f: f, "folder"),
+    "no DICOM": (lambda f: plain(f / "scan.dcm", b"x"), "no DICOM object"),
+    "folder": (lambda f: f, "no DICOM series"),
     "no suffix": (lambda f: plain(f / "scan", b"x"), "no suffix"),
 }
 

@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     with suppress(ValueError):  # outside of the main thread
         signal.signal(signal.SIGTERM, _stop)
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what matters of a file becomes an error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         code = int(args.run(args))

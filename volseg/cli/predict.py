@@ -27,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model.safetensors, or the run folder of a finished training; several for an ensemble",
     )
-    add("-i", "--input", required=True, help="a scan, a folder of scans, or a .txt that lists one case a line")
+    add(
+        *("-i", "--input"),
+        required=True,
+        help="a scan (a file, or a DICOM series: folder, zip or one of its files), a folder of scans, or a .txt that "
+        "lists one case a line",
+    )
     add("-o", "--output", required=True, help="folder of the masks and summary.json; or a mask's file, for one scan")
     add("--format", dest="mask_format", choices=MASK_FORMATS, help="format of the masks (default: that of each scan)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")

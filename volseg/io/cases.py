@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import DataError, GeometryError
+from volseg.io.dicom import is_series_folder
 from volseg.io.paths import exists, is_file, is_folder
-from volseg.io.volumes import LONGEST_PATH, check_file, count_channels, has_volume_suffix, volume_stem
+from volseg.io.volumes import LONGEST_PATH, check_path, count_channels, has_volume_suffix, is_scan, volume_stem
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Case:
 
     Attributes:
         id: Name of the case, unique in its dataset.
-        images: One file per channel, in their order, or one file with all channels.
+        images: One file (or DICOM series: a folder, a zip or one of its files) per channel, in their order, or one file
+            with all channels.
         label: File of the reference labels.
         patient: Whose scan it is, where the data set says so. Cases of one patient belong on one side of a split.
         fold: The fold in which the case is held out, where the data set states its folds; there, a case without one is
@@ -50,7 +52,7 @@ class Case:
 
 
 def case_name(path: str | Path) -> str:
-    """Return the case name of a scan: its file name without suffix (``.nii.gz`` counts as one)."""
+    """Return the case name of a scan: its file name without suffix (``.nii.gz`` counts as one), or its folder."""
     return volume_stem(path)
 
 
@@ -62,33 +64,43 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
     is a case; ``_0000`` is removed from the names if all files have it. A case that lacks a channel is listed with the
     file that is missing, so that only this case fails.
 
+    A folder that holds DICOM files is one case; otherwise each of its sub-folders and zips that holds a DICOM series
+    is one.
+
     A list (``.txt``) has one case per line: a file as above, or one path per channel, separated by commas or tabs.
     Paths are relative to the list; ``#`` begins a comment. The first path gives the name of the case (see
     :func:`case_names`). A path that does not exist is logged with its line and listed, so that only its case fails.
 
     Args:
-        path: A file (with its sister channels), a folder of scans, or a list of scans.
+        path: A file (with its sister channels), a folder of scans, the folder of a DICOM series, or a list of scans.
         channels: Image channels of the model.
 
     Returns:
         The cases by name, without labels.
 
     Raises:
-        DataError: There is no scan, two files have the same case name, or a list is invalid.
+        DataError: There is no scan, two files have the same case name, a list is invalid, or a folder holds scans
+            beside the slices of a series.
     """
     path = Path(path)
     if path.suffix.lower() == LIST_SUFFIX and is_file(path):
         return list(_read_list(path, channels))
-    if is_folder(path):
+    if is_series_folder(path):
+        beside = [file.name for file in list_folder(path) if has_volume_suffix(file)]
+        hint = "move them to folders of their own, or list the scans to predict in a .txt file"
+        refuse("the folder holds scans beside the slices of a DICOM series", path, beside, hint=hint)
+        files = [path]
+    elif is_folder(path):
         files = find_volumes(path)
         log_passed_over(path)
     elif is_file(path):
         files = _sister_channels(path, channels)
     else:
-        check_file(path)
+        check_path(path)
         files = [path]
     if not files:
-        raise DataError("the folder holds no scans", file=path, expected=".nii.gz or .nii files")
+        expected = ".nii.gz or .nii files, or folders or zips of DICOM series"
+        raise DataError("the folder holds no scans", file=path, expected=expected)
     first = [case_name(file).endswith(FIRST_CHANNEL) for file in files]
     numbered = any(first) and not _holds_channels(files[first.index(True)]) if channels > 1 else all(first)
     groups = group_channels(files) if numbered else {}
@@ -101,13 +113,15 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
 def find_volumes(folder: Path) -> list[Path]:
     """Return the scans of a folder, sorted by name; hidden files (``._x`` of macOS) are skipped.
 
+    A sub-folder or zip that holds a DICOM series is a scan.
+
     Links that lead to nothing, and folders or pipes with the name of a scan, are returned too: reading them is an error
     that names them.
 
     Raises:
         DataError: The folder does not exist, or reading it is not permitted.
     """
-    return [path for path in list_folder(folder) if has_volume_suffix(path)]
+    return [path for path in list_folder(folder) if is_scan(path)]
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -125,7 +139,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 def log_passed_over(folder: Path) -> None:
     """Warn of entries that are not scans and not files that tools write beside scans."""
-    entries = [path for path in list_folder(folder) if not has_volume_suffix(path) and not path.name.startswith(".")]
+    entries = [path for path in list_folder(folder) if not is_scan(path) and not path.name.startswith(".")]
     others = [path.name for path in entries if is_folder(path) or path.suffix.lower() not in BESIDE_SCANS]
     if others:
         logger.warning("%s: not read as scans: %s", folder, listed(others))

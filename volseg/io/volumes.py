@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
 from volseg.geometry.resample import resample_onto
 from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
-from volseg.io import itk, mgh, nifti
+from volseg.io import dicom, dicom_files, itk, mgh, nifti
 from volseg.io.paths import exists, is_file, is_folder, is_link
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "count_channels",
     "files_of",
     "has_volume_suffix",
+    "is_scan",
     "read_channels",
     "read_grid",
     "read_mask",
@@ -33,12 +35,8 @@ __all__ = [
 ]
 
 
-class FileFormat(Protocol):
-    """Functions of a module that implements a file format."""
-
-    @property
-    def SUFFIXES(self) -> tuple[str, ...]:
-        """Endings of its file names, lower case."""
+class Readable(Protocol):
+    """Functions of a module that reads a format."""
 
     def read_voxels(self, path: Path) -> tuple[NDArray[Any], Grid]:
         """Read ``(C, D, H, W)`` in the file's own axis order and stored type, and the grid."""
@@ -52,6 +50,14 @@ class FileFormat(Protocol):
     def files_of(self, path: Path) -> list[Path]:
         """Return the files that hold header and voxels: often the path alone."""
 
+
+class FileFormat(Readable, Protocol):
+    """Functions of a module that implements a file format."""
+
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:
+        """Endings of its file names, lower case."""
+
     def write_voxels(
         self, path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, labels: Mapping[str, int] | None
     ) -> None:
@@ -59,7 +65,8 @@ class FileFormat(Protocol):
 
 
 FORMATS: tuple[FileFormat, ...] = (nifti, itk, mgh)
-"""The file formats. A new one is a module like `volseg.io.nifti` and an entry here."""
+"""The file formats. A new one is a module like `volseg.io.nifti` and an entry here. DICOM series, which are folders and
+files of any name, are recognised by their content."""
 OUTPUT_SUFFIX = ".nii.gz"
 """Format in which maps are written."""
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
@@ -76,7 +83,7 @@ def _suffix(path: Path) -> str | None:
 
 
 def _format(path: Path) -> FileFormat | None:
-    """Return the format of a file by its name; ``None`` if it is not read."""
+    """Return the format of a file by its name; ``None`` for any other name."""
     return next((one for one in FORMATS if _suffix(path) in one.SUFFIXES), None)
 
 
@@ -90,18 +97,27 @@ def has_volume_suffix(path: str | Path) -> bool:
     return _suffix(path) is not None and not path.name.startswith(".")
 
 
+def is_scan(path: Path) -> bool:
+    """Return whether a path is named as a scan or mask, or is a folder or zip of a DICOM series; and is not hidden."""
+    is_container = is_folder(path) or path.suffix.lower() == dicom_files.ZIP
+    return has_volume_suffix(path) or (is_container and not path.name.startswith(".") and dicom.is_series(path))
+
+
 def volume_stem(path: str | Path) -> str:
-    """Return the file name without folder and suffix (``.nii.gz`` counts as one)."""
+    """Return the file name without folder and suffix (``.nii.gz`` counts as one); the whole name of a folder."""
     path = Path(path)
     suffix = _suffix(path)
-    return path.name[: -len(suffix)] if suffix else path.stem
+    if suffix:
+        return path.name[: -len(suffix)]
+    return Path(os.path.abspath(path)).name if is_folder(path) else path.stem  # noqa: PTH100 (resolve follows links)
 
 
 def read_volume(path: str | Path) -> Volume:
     """Read a scan.
 
     Args:
-        path: A NIfTI file with axes (X, Y, Z), or (X, Y, Z, C) with the channels last.
+        path: A NIfTI file with axes (X, Y, Z), or (X, Y, Z, C) with the channels last; a file of another of the
+            ``FORMATS``; or a DICOM series: its folder, a zip of it, or one of its files.
 
     Returns:
         ``(C, D, H, W)`` in the file's own axis order and stored type (float where the header scales the values),
@@ -135,7 +151,7 @@ def count_channels(path: str | Path) -> int:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Return the files that hold a scan or mask: header and voxels may have a file each.
+    """Return the files that hold a scan or mask: header and voxels, or the slices of a series, may have files each.
 
     Raises:
         DataError: A file is missing or no regular file, or the format is not read.
@@ -143,31 +159,31 @@ def files_of(path: str | Path) -> list[Path]:
     path = Path(path)
     files = _readable(path).files_of(path)
     for file in files:
-        check_file(file)
+        check_path(file)
     return files
 
 
-def _readable(path: Path) -> FileFormat:
-    """Return the format of an existing file; raise a DataError for any other path."""
-    check_file(path)
-    file_format = _format(path)
-    if file_format is None:
-        found = _suffix(path) or path.suffix or "no suffix"
-        hint = "convert to NIfTI"
-        raise DataError("this format is not read", file=path, found=found, expected=_suffixes(), hint=hint)
-    return file_format
+def _readable(path: Path) -> Readable:
+    """Return the format of an existing scan; raise a DataError for any other path."""
+    check_path(path)
+    if is_file(path) and (file_format := _format(path)) is not None:
+        return file_format
+    if dicom.is_series(path):
+        return dicom
+    if is_folder(path):
+        raise DataError("the folder holds no DICOM series", file=path, hint="give a folder of one series, or a file")
+    found, expected = _suffix(path) or path.suffix or "no suffix", f"{_suffixes()}, or {dicom.EXPECTED}"
+    raise DataError("this format is not read", file=path, found=found, expected=expected, hint="convert to NIfTI")
 
 
-def check_file(path: Path) -> None:
-    """Check that a path leads to a regular file, without opening it.
+def check_path(path: Path) -> None:
+    """Check that a path leads to a regular file or a folder, without opening it.
 
     Raises:
-        DataError: It leads to nothing, a folder, or something that may never end, such as a pipe.
+        DataError: It leads to nothing, or to something that may never end, such as a pipe.
     """
-    if is_file(path):
+    if is_file(path) or is_folder(path):
         return
-    if is_folder(path):
-        raise DataError("a folder is not read as a scan", file=path, hint="convert a DICOM series to NIfTI")
     if exists(path):
         raise DataError("this is not a regular file", file=path, hint="remove it, or give the file itself")
     if is_link(path):

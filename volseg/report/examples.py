@@ -18,7 +18,7 @@ from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.geometry.grid import Grid
 from volseg.io.description import Description
 from volseg.io.modality import looks_like_ct
-from volseg.io.volumes import has_volume_suffix, read_volume, volume_stem
+from volseg.io.volumes import is_scan, read_volume, volume_stem
 from volseg.report.figures import case_png
 from volseg.report.planes import CaseViews
 
@@ -75,14 +75,14 @@ def find_images(
     if images is None and description is not None and description.cases:
         listed = {volume_stem(case.label): case.images[0] for case in description.cases if case.label is not None}
         listed |= {case.id: case.images[0] for case in description.cases}  # the name of the scored case
-        return Images({case: path for case, path in listed.items() if path.is_file()}, modality)
+        return Images({case: path for case, path in listed.items() if path.exists()}, modality)
     ref_folder = Path(ref).resolve() if ref is not None else None
     folder = (
         Path(images) if images else ref_folder and ref_folder.with_name(ref_folder.name.replace("labels", "images", 1))
     )
     if folder is None or not folder.is_dir() or folder.resolve() == ref_folder:
         return Images({}, modality)
-    files = {volume_stem(path): path for path in sorted(folder.iterdir()) if has_volume_suffix(path)}
+    files = {volume_stem(path): path for path in sorted(folder.iterdir()) if is_scan(path)}
     first_channels = {name.removesuffix("_0000"): path for name, path in files.items() if name.endswith("_0000")}
     return Images({**files, **first_channels}, modality)
 

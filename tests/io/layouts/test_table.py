@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.io.layouts.test_layouts import describe, refused, touch
+from tests.made.dicom_files import stored_values, write_series
+from volseg import api
+from volseg.io.checks import load_case
 from volseg.io.datasets import read_dataset
+from volseg.io.volumes import read_grid, read_volume, write_map
 
 
 def table(root: Path, text: str, **content: object) -> Path:
@@ -80,3 +87,44 @@ def test_tables_that_are_refused(tmp_path: Path, text: str, words: list[str]) ->
 def test_a_table_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_bytes(b"\xff\xfe\x00")
     refused(tmp_path / "cases.csv", "cannot be read", "cases.csv")
+
+
+@pytest.mark.parametrize("column", ["image", "CT"])
+def test_dicom_series(column: str, tmp_path: Path) -> None:
+    """A folder, a zip and a file of a series, with labels on their grids, through the check of a case."""
+    series = write_series(tmp_path / "a" / "series")[0].parent
+    second = write_series(tmp_path / "b", stored_values(seed=1), suffix="")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        for path in second:
+            archive.write(path, path.name)
+    write_map(tmp_path / "l.nii.gz", np.ones((6, 4, 5), np.uint8), read_grid(series))
+    rows = ("a/series", second[0].relative_to(tmp_path).as_posix(), "c.zip")
+    file = table(tmp_path, f"{column},label\n" + "".join(f"{row},l.nii.gz\n" for row in rows), modality=["CT"])
+    dataset = read_dataset(file)
+    assert dataset.labels == {"background": 0, "organ": 1}
+    assert sorted(case.id for case in dataset.cases) == [second[0].name, "c", "series"]
+    for case in dataset.cases:
+        volume, mask = load_case(case, dataset.channels, dataset.label_map)
+        assert volume.grid.shape == mask.labels.shape == (6, 4, 5)
+    copy = api.convert(file, tmp_path / "out")
+    assert [len(case.images) for case in copy.cases] == [1, 1, 1]
+    converted = read_volume(next(case.images[0] for case in copy.cases if case.id == "series"))
+    assert np.array_equal(converted.data, read_volume(series).data)
+
+
+def test_dicom_series_in_other_layouts(tmp_path: Path) -> None:
+    """Folders and zips of series stand for files: plain folders, a folder per case, and lists of ``dataset.json``."""
+    label = np.ones((6, 4, 5), np.uint8)
+    for number, name in enumerate(("p1", "p2")):
+        series = write_series(tmp_path / "plain" / "images" / name, stored_values(seed=number))[0].parent
+        write_map(tmp_path / "plain" / "labels" / f"{name}.nii.gz", label, read_grid(series))
+        shutil.copytree(series, tmp_path / "cases" / name / "CT")
+        shutil.copy(tmp_path / "plain" / "labels" / f"{name}.nii.gz", tmp_path / "cases" / name / "seg.nii.gz")
+    pairs = [{"image": f"../cases/{name}/CT", "label": f"../cases/{name}/seg.nii.gz"} for name in ("p1", "p2")]
+    describe(tmp_path / "listed", training=pairs, labels={"background": 0, "all": 1}, modality={"0": "CT"})
+    for layout in ("plain", "cases", "listed"):
+        dataset = read_dataset(tmp_path / layout)
+        assert [case.id for case in dataset.cases] == ["p1", "p2"]
+        for number, case in enumerate(dataset.cases):
+            volume, _ = load_case(case, dataset.channels, dataset.label_map)
+            assert np.array_equal(volume.data[0], stored_values(seed=number).T)

@@ -204,8 +204,8 @@ def output_sha256(path: Path) -> str:
 
 
 def _folders_of(image: Path) -> set[Path]:
-    """Return the folder of a scan, and that of the file which it links to."""
-    return {image.parent.resolve(), image.resolve().parent}
+    """Return the folder of a scan, that of the file which it links to, and the folder that is a DICOM series."""
+    return {image.parent.resolve(), image.resolve().parent, image.resolve()}
 
 
 def _is_class_file(path: Path) -> bool:

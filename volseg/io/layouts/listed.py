@@ -24,7 +24,8 @@ def find(root: Path, description: Description | None) -> Found | None:
         return None
     cases = tuple(replace(case, images=_channel_files(case.images)) for case in description.cases)
     files = [path for case in cases for path in (*case.images, case.label) if path is not None]
-    missing = [path for path in files if not is_file(path)]
+    missing = [path for case in cases for path in case.images if not _is_there(path)]
+    missing += [case.label for case in cases if case.label is not None and not is_file(case.label)]
     if len(missing) == len(files) and all(is_folder(root / name) for name in FOLDERS[0]):
         return None  # the description of the same cases in another layout
     hint = "restore the files, or remove the cases from the list"
@@ -34,11 +35,16 @@ def find(root: Path, description: Description | None) -> Found | None:
 
 
 def _exists(case: Case) -> bool:
-    return all(is_file(path) for path in case.images)
+    return all(map(_is_there, case.images))
+
+
+def _is_there(image: Path) -> bool:
+    """Return whether an image is a file, or a folder, which may hold a DICOM series."""
+    return is_file(image) or is_folder(image)
 
 
 def _channel_files(images: tuple[Path, ...]) -> tuple[Path, ...]:
     """Return the listed files; ``case`` may stand for ``case_0000``, ``case_0001`` ... beside it (nnU-Net v1)."""
-    if len(images) > 1 or is_file(images[0]) or not is_folder(images[0].parent):
+    if len(images) > 1 or _is_there(images[0]) or not is_folder(images[0].parent):
         return images
     return group_channels(find_volumes(images[0].parent)).get(case_name(images[0]), images)

@@ -10,9 +10,9 @@ from volseg.errors import DataError
 from volseg.io.cases import Case, case_names, listed, refuse
 from volseg.io.description import Description
 from volseg.io.layouts.found import Found, channel_order, modality_name
-from volseg.io.paths import is_file
+from volseg.io.paths import is_file, is_folder
 from volseg.io.rows import read_rows
-from volseg.io.volumes import has_volume_suffix
+from volseg.io.volumes import has_volume_suffix, is_scan
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def find(file: Path, description: Description | None) -> Found:
 
     - ``image``: the scan, with all its channels; or ``image_0``, ``image_1`` ...; or a column per channel, named as the
       channel (``T1``, ``CT``). Columns count as channels if they hold names of scans. The channels of ``dataset.json``
-      choose among these, and order them.
+      choose among these, and order them. A scan is a file, or the folder, a zip or a file of a DICOM series.
     - ``label``: the reference; empty for a scan without one.
     - ``id``: name of the case; otherwise it is named after its files.
     - ``patient``: whose scan it is. ``fold``: the fold in which it is held out.
@@ -53,7 +53,7 @@ def find(file: Path, description: Description | None) -> Found:
         f"row {line}: {path}"
         for line, paths, label in zip(lines, images, labels, strict=True)
         for path in (*paths, label)
-        if path is not None and not is_file(path)
+        if path is not None and not is_file(path) and not (path in paths and is_folder(path))  # a DICOM series
     ]
     refuse("files that the table names do not exist", file, missing, hint="paths are relative to the table's folder")
     names = case_names(images)
@@ -99,12 +99,16 @@ def _channels(
             raise DataError("columns of images are missing", file=file, found=", ".join(numbered), expected=expected)
         return tuple(numbered), None
     candidates = [name for name in header if name not in OTHER_COLUMNS]
-    named = [name for name in candidates if any(has_volume_suffix(row[name]) for row in rows)]
+    named = [name for name in candidates if any(_names_scan(row[name], file) for row in rows)]
     if not named:
         raise DataError("the table has no column of images", file=file, found=", ".join(header), expected=EXPECTED)
     order, source = channel_order(named, stated, file)
     logger.info("%s: channels %s (order: %s)", file, listed(order), source)
     return order, tuple(map(modality_name, order)) if stated is None else None
+
+
+def _names_scan(text: str, file: Path) -> bool:
+    return bool(text) and (has_volume_suffix(text) or is_scan(file.parent / text))
 
 
 def _number(name: str) -> int:
