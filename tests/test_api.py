@@ -100,7 +100,7 @@ def test_plan_takes_overrides_as_a_mapping_or_as_text(data: Path, tmp_path: Path
     assert plan.token_stride == 8
     assert plan == volseg.plan(data, ["plan.token_stride=8"], workers=0)
     assert plan == type(plan).load(tmp_path / "p.json")
-    assert told == [("fingerprint", n, 3) for n in (1, 2, 3)]
+    assert told == [("fingerprint", n, 4) for n in (1, 2, 3, 4)]  # the test scan, too
     with pytest.raises(ConfigError, match=r"did you mean plan\.token_stride"):
         volseg.plan(tmp_path / "no data", {"token_strid": 8})
     with pytest.raises(DataError, match="does not exist"):

@@ -22,16 +22,16 @@ from pathlib import Path
 from volseg.evaluation import case
 from volseg.planning import fingerprint
 
-load_case = fingerprint.load_case
+inspect_case = fingerprint.inspect_case
 
 def hold(*arguments, **settings):
     if parent_process() is None:  # the first case is measured in the main process
         time.sleep(0.7)
-        return load_case(*arguments, **settings)
+        return inspect_case(*arguments, **settings)
     Path(sys.argv[1], str(os.getpid())).touch()
     time.sleep(60)
 
-case.read_case_mask = fingerprint.load_case = hold
+case.read_case_mask = fingerprint.inspect_case = hold
 if __name__ == "__main__":
     from volseg.cli.main import main
     sys.exit(main(sys.argv[2:]))

@@ -1,5 +1,6 @@
-"""The Python interface: plan, train, predict, evaluate, convert, download and load. The commands call these functions.
+"""The Python interface: plan, check, train, predict, evaluate, convert, download and load.
 
+The commands call these functions.
 Importing this module is cheap; a function imports what it needs when it is called.
 """
 
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from volseg.evaluation.results import Evaluation
     from volseg.inference.cohort.records import Summary
     from volseg.inference.predictor import Predictor
+    from volseg.io.cases import GridRule
     from volseg.io.datasets import Dataset
+    from volseg.io.findings import Finding
     from volseg.io.labels import LabelMap
     from volseg.metrics.pair import HdMode
     from volseg.parallel import StageProgress
+    from volseg.planning.examine import Examination
     from volseg.planning.plan import Plan
 
 PathLike = str | Path
@@ -95,41 +99,95 @@ def plan(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     *,
     out: PathLike | None = None,
+    grid_tolerance_mm: float = 0.01,
+    accept_header_of: str | None = None,
     workers: int = 2,
     progress: StageProgress | None = None,
 ) -> Plan:
-    """Check every case of a data set and derive the plan that training uses.
+    """Check every case of a data set and derive the plan that training uses; warnings are logged.
 
     Args:
         dataset: Data set folder, or a CSV of cases (:func:`volseg.io.datasets.read_dataset` lists the layouts).
         overrides: Fields of the plan that are set by hand: ``["plan.token_stride=4"]`` or ``{"token_stride": 4}``.
         out: File to write the plan to.
+        grid_tolerance_mm: As the setting ``data.grid_tolerance_mm``.
+        accept_header_of: As the setting ``data.accept_header_of``.
         workers: Processes that read cases.
         progress: Called with the stage ``fingerprint`` and the number of finished and of all cases.
 
     Raises:
         ConfigError: An override is invalid.
-        DataError: The data set or some of its cases cannot be used; all invalid cases are reported together.
+        DataError: The data set or some of its cases cannot be used; all errors are reported together.
         OutputError: The plan cannot be written, or would replace a file that is no plan.
     """
+    from volseg.planning.plan import check_replaceable
+
+    if out is not None:
+        check_replaceable(out)
+    examination = _examine(dataset, overrides, grid_tolerance_mm, accept_header_of, workers, progress)
+    result = examination.checked()
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def check(
+    dataset: PathLike,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    grid_tolerance_mm: float = 0.01,
+    accept_header_of: str | None = None,
+    workers: int = 2,
+    progress: StageProgress | None = None,
+) -> tuple[Finding, ...]:
+    """Find everything that is wrong, doubtful or worth knowing in a data set; arguments as those of :func:`plan`.
+
+    Returns:
+        The findings, errors first. Training is refused if some ``finding.severity`` is ``"error"``.
+
+    Raises:
+        ConfigError: An override is invalid.
+        DataError: There is no such folder or CSV.
+    """
+    from volseg.errors import DataError
+    from volseg.io.findings import Finding
+    from volseg.io.paths import exists
+
+    try:
+        return _examine(dataset, overrides, grid_tolerance_mm, accept_header_of, workers, progress).findings
+    except DataError as error:
+        if not exists(Path(dataset)):
+            raise
+        return (Finding.of_error(error, Path(dataset), "layout"),)
+
+
+def _examine(
+    dataset: PathLike,
+    overrides: Sequence[str] | Mapping[str, Any],
+    grid_tolerance_mm: float,
+    accept_header_of: str | None,
+    workers: int,
+    progress: StageProgress | None,
+) -> Examination:
+    """Read a data set and check it; see :func:`plan` and :func:`check`."""
     from volseg.config.load import load_config
+    from volseg.config.schema import DataConfig
+    from volseg.io.cases import GridRule
     from volseg.io.datasets import read_dataset
     from volseg.parallel import stage_progress
-    from volseg.planning.fingerprint import fingerprint
-    from volseg.planning.plan import check_replaceable, make_plan, read_overrides
+    from volseg.planning.examine import examine
+    from volseg.planning.fingerprint import survey
+    from volseg.planning.plan import read_overrides
 
     _check_type("dataset", dataset, str, Path)
     if not isinstance(overrides, Mapping):
         _check_overrides(overrides)
     fields = dict(overrides) if isinstance(overrides, Mapping) else load_config(None, overrides).plan
     read_overrides(fields)  # an invalid override shows before the cases are read
-    if out is not None:
-        check_replaceable(out)
-    measured = fingerprint(read_dataset(dataset), stage_progress(progress, "fingerprint"), workers=workers)
-    result = make_plan(measured, fields)
-    if out is not None:
-        result.save(out)
-    return result
+    DataConfig(grid_tolerance_mm=grid_tolerance_mm, accept_header_of=accept_header_of)  # checks both
+    grids = GridRule(grid_tolerance_mm, label_takes_image_grid=accept_header_of == "image")
+    cases = read_dataset(dataset, strict=False, grids=grids)
+    return examine(survey(cases, stage_progress(progress, "fingerprint"), workers=workers), fields)
 
 
 def train(
@@ -190,6 +248,7 @@ def train(
             validation / "scores",
             labels=experiment.plan.label_map,
             images={case.id: case.images[0] for case in cases},
+            grids=cases[0].grids,
             progress=progress,
         )
     return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores, failed=failed)
@@ -289,6 +348,7 @@ def evaluate(
     hd_mode: HdMode = "max",
     nsd_tolerance_mm: float = 1.0,
     class_tolerance_mm: Mapping[str, float] | None = None,
+    grids: GridRule | None = None,
     workers: int = 0,
     report: bool = True,
     progress: StageProgress | None = None,
@@ -309,6 +369,7 @@ def evaluate(
         hd_mode: Definition of HD95: ``max``, ``pooled`` or ``surfel``.
         nsd_tolerance_mm: Tolerance of NSD.
         class_tolerance_mm: Tolerances of single classes, by name.
+        grids: When the grids of prediction and reference count as the same; default: within 0.01 mm.
         workers: Processes that score cases; 0 works in this one.
         report: Write ``report.html`` and its pictures.
         progress: Called with the stage ``evaluate`` and the number of finished and of all cases.
@@ -344,6 +405,7 @@ def evaluate(
         class_tolerance_mm=class_tolerance_mm,
         cases=read_case_names(cases) if isinstance(cases, str | Path) else cases,
         pairs=(description.cases or ()) if description is not None else (),
+        grids=grids,
         workers=workers,
         progress=stage_progress(progress, "evaluate"),
     )

@@ -19,6 +19,7 @@ class VolsegError(Exception):
         found: What was found there.
         expected: What is valid.
         hint: How to fix it.
+        kind: Which of the findings of a data set (``volseg.io.findings.KINDS``) it is.
     """
 
     def __init__(
@@ -29,11 +30,14 @@ class VolsegError(Exception):
         found: object = None,
         expected: object = None,
         hint: str | None = None,
+        kind: str | None = None,
     ) -> None:
         parts = {"file": file, "found": found, "expected": expected, "hint": hint}
         self._parts = {key: str(value) for key, value in parts.items() if value is not None}
         self.problem = problem
+        self.kind = kind
         self.file = self._parts.get("file")
+        self.found, self.expected, self.hint = (self._parts.get(key) for key in ("found", "expected", "hint"))
         lines = [problem] + [f"  {key}: {value}" for key, value in self._parts.items()]
         super().__init__("\n".join(lines))
 
@@ -41,7 +45,7 @@ class VolsegError(Exception):
         """Return the same error with its file, if it has none yet."""
         if file is None or self.file is not None:
             return self
-        parts: dict[str, Any] = {**self._parts, "file": file}
+        parts: dict[str, Any] = {**self._parts, "file": file, "kind": self.kind}
         return type(self)(self.problem, **parts)
 
 

@@ -49,7 +49,15 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_folder_holds_what_it_should(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    assert names >= {"config.yaml", "plan.json", "splits.json", "provenance.json", "metrics.jsonl", "progress.png"}
+    assert names >= {
+        "config.yaml",
+        "plan.json",
+        "splits.json",
+        "findings.json",
+        "provenance.json",
+        "metrics.jsonl",
+        "progress.png",
+    }
     assert names >= {"checkpoint", "model.safetensors", "validation"}
     split = json.loads((run / "splits.json").read_text())
     assert len(split["train"]) == 4

@@ -8,6 +8,8 @@ from pkgutil import resolve_name
 
 import pytest
 
+from volseg.io.findings import KINDS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
@@ -70,3 +72,8 @@ def test_modules_of_the_design_exist() -> None:
             folder = package / name
         missing += [name for name in re.findall(r"\b\w+\.py\b", line) if not (folder / name).is_file()]
     assert missing == []
+
+
+def test_the_table_of_findings() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| (\w+) \| (.+) \| (.+) \|$", read(ROOT / "docs" / "checks.md"), re.MULTILINE)
+    assert rows == [(name, kind.severity, kind.title, kind.hint) for name, kind in KINDS.items()]

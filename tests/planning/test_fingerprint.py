@@ -13,7 +13,15 @@ from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
-from volseg.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, fingerprint, labels_in_air, midline, spread
+from volseg.planning.fingerprint import (
+    SAMPLES_PER_CASE,
+    Fingerprint,
+    fingerprint,
+    labels_in_air,
+    midline,
+    spread,
+    survey,
+)
 from volseg.planning.plan import make_plan
 
 RAS = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -82,11 +90,15 @@ def test_all_bad_cases_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         fingerprint(read_dataset(root))
     message = str(caught.value)
-    assert message.startswith("4 of 5 cases cannot be used")
-    for name, reason in [("c1", "NaN"), ("c2", "found: 9"), ("c3", "different grids"), ("c4", str(truncated))]:
-        assert f"- {name}: " in message
-        assert reason in message
-    assert "- c0" not in message
+    assert message.startswith(f"the data set {root} has 4 errors")
+    for file, reason in [
+        ("imagesTr/c1.nii.gz", "found: NaN"),
+        ("labelsTr/c2.nii.gz", "found: 9 (1 voxel); expected: 0, 1, 2"),
+        ("labelsTr/c3.nii.gz", "found: 10 x 12 x 8 voxels of 1 x 1 x 1.1 mm"),
+        ("imagesTr/c4.nii.gz", "the file is"),
+    ]:
+        assert f"  {root / file}: {reason}" in message
+    assert "c0.nii.gz: " not in message
 
 
 def test_a_wrong_number_of_channels_is_named(tmp_path: Path) -> None:
@@ -104,7 +116,7 @@ def test_a_set_without_foreground_is_refused(tmp_path: Path) -> None:
 
 def test_a_case_without_foreground_is_fine_beside_others(tmp_path: Path) -> None:
     image, label = made_case()
-    measured = fingerprint(read_dataset(write_dataset(tmp_path, [image] * 2, [label * 0, label])))
+    measured = fingerprint(read_dataset(write_dataset(tmp_path, [image + 1, image], [label * 0, label])))
     assert measured.cases[0].classes == {}
     assert make_plan(measured).labels == {"background": 0, "organ": 1, "lesion": 2}
 
@@ -220,18 +232,18 @@ def test_all_cases_decide_what_an_unnamed_modality_is(tmp_path: Path, caplog: py
     ct = [rng.normal(40, 20, (10, 11, 12)) for _ in range(5)]
     for image in ct[1:]:
         image[0] = -1000
-    measured = fingerprint(read_dataset(plain_folder(tmp_path / "ct", ct)))
+    found = survey(read_dataset(plain_folder(tmp_path / "ct", ct)))
+    measured = found.checked()
     assert (measured.modality, measured.channels) == ("ct", ("CT",))
     assert [case.labels_in_air for case in measured.cases] == [False] * 5
-    assert "1 of 5 cases do not look like CT: c0" in caplog.text
-    caplog.clear()
+    assert [finding.message for finding in found.findings if finding.kind == "modality"] == ["do not look like CT: c0"]
     mri = [rng.normal(400, 20, (10, 11, 12)) for _ in range(5)]
     mri[0][0, 0, 0] = -300
     with caplog.at_level("INFO"):
-        measured = fingerprint(read_dataset(plain_folder(tmp_path / "mri", mri)))
-    assert (measured.modality, measured.channels) == ("mri", ("MRI",))
+        found = survey(read_dataset(plain_folder(tmp_path / "mri", mri)))
+    assert (found.checked().modality, found.checked().channels) == ("mri", ("MRI",))
     assert "taken for MRI" in caplog.text
-    assert "do not look like" not in caplog.text
+    assert "modality" not in {finding.kind for finding in found.findings}
 
 
 def test_the_share_of_a_label_outside_the_nonzero_voxels(tmp_path: Path) -> None:
@@ -246,12 +258,17 @@ def test_the_share_of_a_label_outside_the_nonzero_voxels(tmp_path: Path) -> None
     assert {name: shape.outside_nonzero for name, shape in classes.items()} == {"label_1": 0.5, "label_2": 0.0}
 
 
-def test_a_ct_that_is_not_called_ct_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    image = np.random.default_rng(0).normal(40, 20, (10, 11, 12))
-    image[0] = -1000
-    root = plain_folder(tmp_path, [image] * 2)
+def test_a_ct_that_is_not_called_ct_is_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.normal(40, 20, (10, 11, 12)) for _ in range(2)]
+    for image in images:
+        image[0] = -1000
+    root = plain_folder(tmp_path, images)
     (root / "dataset.json").write_text('{"modality": {"0": "ct scan"}, "labels": {"background": 0, "a": 1}}')
-    assert fingerprint(read_dataset(root)).modality == "mri"
-    assert "channel ct scan has the values of CT" in caplog.text
+    found = survey(read_dataset(root))
+    assert found.checked().modality == "mri"
+    assert [finding.message for finding in found.findings if finding.kind == "modality"] == [
+        'channel ct scan has the values of CT (below -200); only "CT" is normalised as CT'
+    ]
     (root / "dataset.json").write_text('{"modality": {}, "labels": {"background": 0, "a": 1}}')
     assert fingerprint(read_dataset(root)).modality == "ct"

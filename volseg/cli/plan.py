@@ -4,26 +4,83 @@ from __future__ import annotations
 
 import argparse
 
-from volseg.api import plan
+from volseg.api import check, plan
 from volseg.cli.progress import progress_bars
+
+DEFAULT_OUT = "plan.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("dataset", metavar="DATASET", help="data set folder, or a CSV of cases")
-    parser.add_argument("--out", default="plan.json", metavar="FILE", help="where to write the plan (%(default)s)")
-    parser.add_argument("--check-only", action="store_true", help="check the cases, write nothing")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help=f"where to write the plan ({DEFAULT_OUT}); with --check-only, where to write the findings as JSON",
+    )
+    parser.add_argument(
+        "--check-only",
+        action="store_true",
+        help="list all findings and write no plan; exit code 1 if there are errors, 0 if there are only warnings",
+    )
+    parser.add_argument(
+        "--grid-tolerance-mm",
+        type=float,
+        default=0.01,
+        metavar="MM",
+        help="grids of image, channels and label are the same if their corners are this close (%(default)s)",
+    )
+    parser.add_argument(
+        "--accept-header-of",
+        choices=["image"],
+        help="take labels of the same shape to lie on the grid of the image, whatever their header states",
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read cases (%(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="plan.key=value", help="for example plan.token_stride=4")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and print the plan; an error reports all invalid cases."""
+    """Plan and print the plan, or check and print the findings; errors are reported together."""
+    if args.check_only:
+        return _check(args)
     with progress_bars() as progress:
-        out = None if args.check_only else args.out
-        result = plan(args.dataset, args.overrides, out=out, workers=args.workers, progress=progress)
+        result = plan(
+            args.dataset,
+            args.overrides,
+            out=args.out or DEFAULT_OUT,
+            grid_tolerance_mm=args.grid_tolerance_mm,
+            accept_header_of=args.accept_header_of,
+            workers=args.workers,
+            progress=progress,
+        )
 
     from volseg.io.json_files import to_json
 
     print(to_json(result.to_dict()))
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Print the findings; 1 if there are errors."""
+    from volseg.planning.examine import check_replaceable, write_findings
+
+    if args.out is not None:
+        check_replaceable(args.out)
+    with progress_bars() as progress:
+        findings = check(
+            args.dataset,
+            args.overrides,
+            grid_tolerance_mm=args.grid_tolerance_mm,
+            accept_header_of=args.accept_header_of,
+            workers=args.workers,
+            progress=progress,
+        )
+
+    from volseg.io.findings import counts, errors_of, report
+
+    if findings:
+        print(report(findings))
+    print(f"{args.dataset}: {counts(findings)}")
+    if args.out is not None:
+        write_findings(args.out, findings)
+    return 1 if errors_of(findings) else 0

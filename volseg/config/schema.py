@@ -17,6 +17,7 @@ ATTENTIONS = ("sdpa", "xformers", "math")
 ADAPTATIONS = ("frozen", "linear", "lora", "bitfit", "full")
 DECODERS = ("unetr", "linear", "unet2d")
 BASELINES = ("dynunet",)
+HEADERS = (None, "image")
 PRECISIONS = ("auto", "32", "bf16")
 FROZEN = ("frozen", "linear")
 """Adaptations that do not change the encoder."""
@@ -63,6 +64,10 @@ class DataConfig:
         cache_tokens: Store the tokens of a frozen encoder on disk and train on them; the encoder runs once per variant.
         token_variants: Stored variants per case: the first is the case itself, the others are augmented.
         cache_limit: Largest size of the token cache, for example ``20GB``, ``500MB``, or bytes.
+        grid_tolerance_mm: Largest distance of the corners of image, channels and label that still count as one grid;
+            more than rounding (0.001 mm) is a warning.
+        accept_header_of: ``image`` accepts labels of the same shape whose header states another grid; they take that of
+            the image.
     """
 
     root: str | None = None
@@ -75,6 +80,8 @@ class DataConfig:
     cache_tokens: bool = False
     token_variants: int = 4
     cache_limit: str = "20GB"
+    grid_tolerance_mm: float = 0.01
+    accept_header_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.fold != "all" and not (type(self.fold) is int and self.fold >= 0):
@@ -83,6 +90,8 @@ class DataConfig:
         _positive("data.shots", self.shots)
         _positive("data.workers", self.workers, zero=True)
         _positive("data.token_variants", self.token_variants)
+        _positive("data.grid_tolerance_mm", self.grid_tolerance_mm)
+        _one_of("data.accept_header_of", self.accept_header_of, HEADERS)
         try:
             parse_size(self.cache_limit)
         except ConfigError as error:

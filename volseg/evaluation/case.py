@@ -9,11 +9,10 @@ from volseg.errors import DataError, GeometryError, VolsegError
 from volseg.evaluation.masks import CaseMask, empty_case_mask, read_case_mask
 from volseg.evaluation.results import CaseResult, Settings
 from volseg.evaluation.sources import MaskSource
+from volseg.io.cases import GridRule
 from volseg.io.labels import LabelMap
 from volseg.metrics.scores import case_scores
 from volseg.metrics.table import ClassScores
-
-GRID_TOLERANCE_MM = 0.01  # allows for the rounding of affines in files
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class CaseTask:
         label_map: The classes; ``None`` uses the values that occur in the masks.
         settings: How scores are computed.
         extra_values: Method -> additional valid values of its predictions, which are not scored.
+        grids: When the grids of prediction (that of the image) and reference (the label) count as the same.
     """
 
     case: str
@@ -35,6 +35,7 @@ class CaseTask:
     label_map: LabelMap | None
     settings: Settings
     extra_values: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    grids: GridRule = field(default_factory=GridRule)
 
 
 def score_case(task: CaseTask) -> list[CaseResult]:
@@ -103,8 +104,11 @@ def _score_method(task: CaseTask, method: str, source: MaskSource | None, refere
         prediction = _read(source, label_map, "prediction", task.extra_values.get(method, frozenset()))
         if prediction.missing_classes:
             notes.append("no file, scored as empty: " + ", ".join(prediction.missing_classes))
-        prediction = prediction.in_order_of(reference.grid, GRID_TOLERANCE_MM)
-        if not prediction.grid.same_as(reference.grid, GRID_TOLERANCE_MM):
+        tolerance_mm = task.grids.tolerance_mm
+        prediction = prediction.in_order_of(reference.grid, tolerance_mm)
+        if task.grids.label_takes_image_grid and not prediction.grid.same_as(reference.grid, tolerance_mm):
+            reference = reference.on(prediction.grid)
+        if not prediction.grid.same_as(reference.grid, tolerance_mm):
             raise GeometryError(
                 "prediction and reference lie on different grids",
                 file=source.describe(),

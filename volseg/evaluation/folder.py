@@ -11,7 +11,7 @@ from volseg.errors import DataError, suggestion
 from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.results import CaseResult, Evaluation, Settings
 from volseg.evaluation.sources import MaskFolder, find_masks, find_references
-from volseg.io.cases import Case
+from volseg.io.cases import Case, GridRule
 from volseg.io.description import read_label_map
 from volseg.io.labels import LabelMap, check_agreement, make_label_map
 from volseg.metrics.pair import HD_MODES, HdMode
@@ -34,6 +34,7 @@ def evaluate_folder(
     class_tolerance_mm: Mapping[str, float] | None = None,
     cases: Sequence[str] | None = None,
     pairs: Sequence[Case] = (),
+    grids: GridRule | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -50,6 +51,7 @@ def evaluate_folder(
         cases: Score these reference cases only.
         pairs: Cases that a ``dataset.json`` lists; they take precedence over file names, see
             :func:`~volseg.evaluation.sources.find_references`.
+        grids: When the grids of prediction and reference count as the same.
         workers: Number of processes; 0 uses the current process.
         progress: Called after each case with the numbers of finished and of all cases.
 
@@ -81,6 +83,7 @@ def evaluate_folder(
             label_map,
             settings,
             extra_values,
+            grids or GridRule(),
         )
         for name in names
     ]

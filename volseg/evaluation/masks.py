@@ -48,6 +48,10 @@ class CaseMask:
         layers = tuple(Layer(labels[0], layer.classes) for (labels, _), layer in zip(ordered, self.layers, strict=True))
         return replace(self, grid=ordered[0][1], layers=layers)
 
+    def on(self, grid: Grid) -> CaseMask:
+        """Return the masks on another grid of the same shape; unchanged if the shapes differ."""
+        return replace(self, grid=grid) if grid.shape == self.grid.shape else self
+
 
 def read_case_mask(source: MaskSource, label_map: LabelMap | None) -> CaseMask:
     """Read the masks of one case.

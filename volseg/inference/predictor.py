@@ -31,7 +31,7 @@ from volseg.inference.timing import StageTimer
 from volseg.io.cases import list_images
 from volseg.io.checks import check_channels
 from volseg.io.model_file import model_file_of
-from volseg.io.volumes import check_image, read_channels
+from volseg.io.volumes import GRID_MM, check_image, read_channels
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 from volseg.planning.ranges import unusual
@@ -77,11 +77,18 @@ class Predictor:
         model_files: Files of the networks; empty for a network in memory.
         autocast: Reduced precision of the networks, ``None`` for float32.
         postprocessing: Postprocessing of the masks, that of the (first) network.
+        tolerance_mm: Largest distance of the corners of channels that count as one grid, where `read` is given none.
     """
 
     def __init__(
-        self, networks: Sequence[Network], *, device: str | torch.device = "auto", model_files: Sequence[Path] = ()
+        self,
+        networks: Sequence[Network],
+        *,
+        device: str | torch.device = "auto",
+        model_files: Sequence[Path] = (),
+        tolerance_mm: float = GRID_MM,
     ) -> None:
+        self.tolerance_mm = tolerance_mm
         self.plan = networks[0].plan
         self.postprocessing = networks[0].postprocessing
         self.device = choose_device(device)
@@ -114,9 +121,11 @@ class Predictor:
         plan: Plan,
         device: str | torch.device = "auto",
         postprocessing: Postprocessing | None = None,
+        tolerance_mm: float = GRID_MM,
     ) -> Predictor:
         """Wrap a network in memory. The network is moved to the device and set to eval mode."""
-        return cls([Network(model, plan, postprocessing or Postprocessing())], device=device)
+        networks = [Network(model, plan, postprocessing or Postprocessing())]
+        return cls(networks, device=device, tolerance_mm=tolerance_mm)
 
     def predict(self, scan: Scan, affine: ArrayLike | None = None, *, tta: bool = False) -> PredictedMask:
         """Segment one scan.
@@ -143,7 +152,14 @@ class Predictor:
         mask = self.segment(volume, PredictOptions(tta=tta)).mask
         return PredictedMask(mask.labels, mask.grid, self.plan.labels, paths[0] if paths else None)
 
-    def read(self, scan: Scan, affine: ArrayLike | None = None, *, resample_channels: bool = False) -> Volume:
+    def read(
+        self,
+        scan: Scan,
+        affine: ArrayLike | None = None,
+        *,
+        resample_channels: bool = False,
+        tolerance_mm: float | None = None,
+    ) -> Volume:
         """Read and check a scan; see :meth:`predict` and :class:`PredictOptions`."""
         if affine is not None and not isinstance(scan, np.ndarray):
             raise DataError("affine is for arrays only; a file has its own", found=scan, hint="leave affine out")
@@ -151,7 +167,8 @@ class Predictor:
             volume, paths = _from_array(scan, affine), []
         else:
             paths = self._files_of(scan)
-            volume = read_channels(paths, resample=resample_channels)
+            tolerance_mm = self.tolerance_mm if tolerance_mm is None else tolerance_mm
+            volume = read_channels(paths, resample=resample_channels, tolerance_mm=tolerance_mm)
         name = paths[0] if paths else None
         check_channels(volume, self.plan.channels, name)
         for plan, _ in self._groups:

@@ -13,7 +13,7 @@ from pathlib import Path
 from volseg.errors import DataError, GeometryError
 from volseg.io.dicom import is_series_folder
 from volseg.io.paths import exists, is_file, is_folder
-from volseg.io.volumes import LONGEST_PATH, check_path, count_channels, has_volume_suffix, is_scan, volume_stem
+from volseg.io.volumes import GRID_MM, LONGEST_PATH, check_path, count_channels, has_volume_suffix, is_scan, volume_stem
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,22 @@ BESIDE_SCANS = (
     *(".npy", ".npz", ".pkl", ".raw", ".zraw", ".hdr"),
 )
 """Endings of files that tools write beside scans and masks; they are skipped without a warning."""
+SYSTEM_FILES = ("desktop.ini", "thumbs.db", "ehthumbs.db", "icon\r")
+"""Names of files, lower case, that Windows and macOS put into folders."""
 LISTED = 20  # most items in one message
+
+
+@dataclass(frozen=True)
+class GridRule:
+    """When the grids of a case's files count as the same.
+
+    Attributes:
+        tolerance_mm: Largest distance of corresponding corners.
+        label_takes_image_grid: Take a label whose header differs, but not its shape, to lie on the image's grid.
+    """
+
+    tolerance_mm: float = GRID_MM
+    label_takes_image_grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,7 @@ class Case:
         patient: Whose scan it is, where the data set says so. Cases of one patient belong on one side of a split.
         fold: The fold in which the case is held out, where the data set states its folds; there, a case without one is
             trained on in every fold.
+        grids: When the grids of its files count as the same.
     """
 
     id: str
@@ -49,6 +65,7 @@ class Case:
     label: Path | None
     patient: str | None = None
     fold: int | None = None
+    grids: GridRule = GridRule()
 
 
 def case_name(path: str | Path) -> str:
@@ -139,10 +156,16 @@ def list_folder(folder: Path) -> list[Path]:
 
 def log_passed_over(folder: Path) -> None:
     """Warn of entries that are not scans and not files that tools write beside scans."""
-    entries = [path for path in list_folder(folder) if not is_scan(path) and not path.name.startswith(".")]
-    others = [path.name for path in entries if is_folder(path) or path.suffix.lower() not in BESIDE_SCANS]
+    others = [path.name for path in passed_over(folder)]
     if others:
         logger.warning("%s: not read as scans: %s", folder, listed(others))
+
+
+def passed_over(folder: Path) -> list[Path]:
+    """Return the entries that are not scans and not files that tools and systems write beside scans."""
+    entries = [path for path in list_folder(folder) if not is_scan(path) and not path.name.startswith(".")]
+    entries = [path for path in entries if path.name.lower() not in SYSTEM_FILES]
+    return [path for path in entries if is_folder(path) or path.suffix.lower() not in BESIDE_SCANS]
 
 
 def _all_channels(name: str, images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from volseg.errors import DataError, GeometryError
+from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import Mask, Volume
-from volseg.io.cases import Case
+from volseg.io.cases import Case, listed
+from volseg.io.findings import Finding
 from volseg.io.labels import LabelMap
-from volseg.io.volumes import check_image, read_channels, read_mask
+from volseg.io.volumes import as_mask, image_errors, read_mask, read_volume, stack_channels
+
+ROUNDING_MM = 1e-3
+"""Grids whose corners differ by less are the same: the affines of files are rounded."""
+SHEAR = 0.01
+"""Cosine of the angle of two axes above which a grid is sheared: 0.6 degrees from a right angle."""
+
+CaseError = DataError | GeometryError
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A case that was read and checked.
+
+    Attributes:
+        volume: The image (C, D, H, W); ``None`` if a file cannot be read or the channels do not fit.
+        mask: The label (D, H, W) on the image's grid, in its voxel order; ``None`` if it cannot be read.
+        errors: What makes the case unusable.
+        findings: What is accepted, and worth knowing.
+    """
+
+    volume: Volume | None
+    mask: Mask | None
+    errors: tuple[CaseError, ...]
+    findings: tuple[Finding, ...]
 
 
 def load_case(
@@ -36,22 +63,136 @@ def load_case(
     """
     if case.label is None:
         raise DataError("the case has no label", file=case.images[0], hint="add its label file or remove the image")
-    volume = read_channels(case.images, resample=resample_channels)
-    check_channels(volume, channels, case.images[0])
-    check_image(volume, case.images)
-    mask = read_mask(case.label)
-    labels, grid = in_order_of(mask.labels[None], mask.grid, volume.grid)
-    mask = Mask(labels[0], grid)
-    if not volume.grid.same_as(mask.grid):
-        raise GeometryError(
-            "image and label lie on different grids",
-            file=case.label,
-            found=mask.grid.describe(),
-            expected=f"{volume.grid.describe()} ({case.images[0].name})",
-            hint="export both again on one grid",
+    inspection = inspect_case(case, channels, label_map, resample_channels=resample_channels)
+    for error in inspection.errors:
+        raise error
+    assert inspection.volume is not None  # there would be an error
+    assert inspection.mask is not None
+    return inspection.volume, inspection.mask
+
+
+def inspect_case(
+    case: Case, channels: Sequence[str], label_map: LabelMap, *, resample_channels: bool = False
+) -> Inspection:
+    """Read a case, with or without a label, and find everything that is wrong with it.
+
+    Args:
+        case: Its files, and when their grids count as the same.
+        channels: Names of the data set's channels.
+        label_map: The classes.
+        resample_channels: Resample channels on other grids onto that of the first.
+    """
+    errors: list[CaseError] = []
+    findings: list[Finding] = []
+    volume = _image(case, channels, errors, findings, resample=resample_channels)
+    mask = None if case.label is None else _label(case.label, label_map, errors)
+    if volume is not None and mask is not None:
+        mask = _on_grid_of(volume.grid, mask, case, errors, findings)
+    return Inspection(volume, mask, tuple(errors), tuple(findings))
+
+
+def read_label(case: Case, grid: Grid) -> Mask:
+    """Read the label of a case in the voxel order of its image; values are not checked.
+
+    Args:
+        case: The case, with a label.
+        grid: The grid of its image.
+
+    Raises:
+        DataError: The file cannot be read.
+        GeometryError: It lies on another grid.
+    """
+    assert case.label is not None  # the caller's cases are labelled
+    errors: list[CaseError] = []
+    mask = _on_grid_of(grid, read_mask(case.label), case, errors, [])
+    for error in errors:
+        raise error
+    assert mask is not None  # there would be an error
+    return mask
+
+
+def _image(
+    case: Case, channels: Sequence[str], errors: list[CaseError], findings: list[Finding], *, resample: bool
+) -> Volume | None:
+    """Read and check the image of a case; what is wrong is appended to ``errors`` or ``findings``."""
+    volumes = []
+    for path in case.images:
+        try:
+            volumes.append(read_volume(path))
+        except (DataError, GeometryError) as error:
+            errors.append(error.in_file(path))
+    if len(volumes) < len(case.images):
+        return None
+    for path, volume in zip(case.images[1:], volumes[1:], strict=True):
+        findings += _deviation(volume.grid, volumes[0].grid, path, case, "the first channel")
+    findings += _shear(volumes[0].grid, case.images[0])
+    try:
+        volume = stack_channels(volumes, case.images, resample=resample, tolerance_mm=case.grids.tolerance_mm)
+        check_channels(volume, channels, case.images[0])
+    except (DataError, GeometryError) as error:
+        errors.append(error)
+        return None
+    errors += image_errors(volume, case.images)
+    return volume
+
+
+def _label(path: Path, label_map: LabelMap, errors: list[CaseError]) -> Mask | None:
+    """Read and check a label; what is wrong is appended to ``errors``."""
+    try:
+        mask = as_mask(read_volume(path), path)
+    except (DataError, GeometryError) as error:
+        errors.append(error.in_file(path))
+        return None
+    try:
+        check_label_values(mask, label_map, path)
+    except DataError as error:
+        errors.append(error)
+    return mask
+
+
+def _on_grid_of(grid: Grid, mask: Mask, case: Case, errors: list[CaseError], findings: list[Finding]) -> Mask | None:
+    """Return a label on the grid of its image; ``None`` if it lies on another."""
+    assert case.label is not None
+    rule = case.grids
+    labels, ordered = in_order_of(mask.labels[None], mask.grid, grid, rule.tolerance_mm)
+    both = f"{mask.grid.describe()}; image: {grid.describe()} ({case.images[0].name})"
+    if not ordered.same_as(grid, rule.tolerance_mm):
+        if rule.label_takes_image_grid and mask.grid.shape == grid.shape:
+            findings.append(Finding("label-header", (case.label,), both))
+            return Mask(mask.labels, grid)
+        errors.append(
+            GeometryError(
+                "image and label lie on different grids",
+                file=case.label,
+                found=mask.grid.describe(),
+                expected=f"{grid.describe()} ({case.images[0].name})",
+                hint="export both again on one grid",
+                kind="grid",
+            )
         )
-    check_label_values(mask, label_map, case.label)
-    return volume, mask
+        return None
+    if not mask.grid.same_as(grid, rule.tolerance_mm):
+        findings.append(Finding("voxel-order", (case.label,), both))
+    findings += _deviation(ordered, grid, case.label, case, "the image")
+    return Mask(labels[0], grid)
+
+
+def _deviation(grid: Grid, expected: Grid, path: Path, case: Case, of: str) -> list[Finding]:
+    """Return a finding if a grid is within the tolerance of another, but not for rounding alone."""
+    if not grid.same_as(expected, case.grids.tolerance_mm) or grid.same_as(expected, ROUNDING_MM):
+        return []
+    distance_mm = np.linalg.norm(grid.corners_mm() - expected.corners_mm(), axis=1).max()
+    text = f"corners up to {distance_mm:.4g} mm from those of {of}; tolerance: {case.grids.tolerance_mm:g} mm"
+    return [Finding("grid-tolerance", (path,), text)]
+
+
+def _shear(grid: Grid, path: Path) -> list[Finding]:
+    axes = grid.affine[:3, :3] / np.asarray(grid.spacing_mm)
+    cosine = float(np.abs(np.triu(axes.T @ axes, 1)).max())
+    if cosine <= SHEAR:
+        return []
+    degrees = np.degrees(np.arcsin(min(cosine, 1.0)))
+    return [Finding("shear", (path,), f"{degrees:.1f} degrees from a right angle")]
 
 
 def check_channels(volume: Volume, channels: Sequence[str], file: str | Path | None = None) -> None:
@@ -72,6 +213,7 @@ def check_channels(volume: Volume, channels: Sequence[str], file: str | Path | N
             found=len(volume.data),
             expected=f"{len(channels)} ({', '.join(channels)})",
             hint="give the same channels in the same order as in training",
+            kind="dimensions" if len(channels) == 1 else "channels",
         )
 
 
@@ -79,14 +221,20 @@ def check_label_values(mask: Mask, label_map: LabelMap, file: str | Path) -> Non
     """Check that a label file holds only values of the data set.
 
     Raises:
-        DataError: It holds another value.
+        DataError: It holds another value; the message counts its voxels.
     """
-    unknown = sorted(set(np.unique(mask.labels).tolist()) - label_map.known_values)
+    values, voxels = np.unique(mask.labels, return_counts=True)
+    unknown = [
+        f"{value} ({count} voxel{'s' * (count != 1)})"
+        for value, count in zip(values.tolist(), voxels.tolist(), strict=True)
+        if value not in label_map.known_values
+    ]
     if unknown:
         raise DataError(
             "the label holds a value that the data set does not declare",
             file=file,
-            found=", ".join(map(str, unknown)),
+            found=listed(unknown),
             expected=", ".join(map(str, sorted(label_map.known_values))),
             hint="correct the label file, or name the value in dataset.json",
+            kind="undeclared-value",
         )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from volseg.errors import DataError, VolsegError
-from volseg.io.cases import Case, case_name, list_images, sorted_cases
+from volseg.io.cases import Case, GridRule, case_name, list_images, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
+from volseg.io.findings import Finding, errors_of, refuse_errors, report
 from volseg.io.labels import LabelMap, check_exclusive, make_label_map
 from volseg.io.layouts import bids, case_folders, listed, nnunet, plain, table
 from volseg.io.layouts.found import USE_CSV, Found
 from volseg.io.modality import UNKNOWN
 from volseg.io.paths import is_file, is_folder
 from volseg.io.volumes import count_channels, read_mask
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Case", "Dataset", "case_name", "list_images", "read_dataset"]
 
@@ -45,6 +49,8 @@ class Dataset:
         channels: What each channel is, e.g. ``("CT",)`` or ``("T1", "FLAIR")``; ``"unknown"`` where nothing states it.
         label_map: The classes, each of one value unless regions were requested.
         unlabelled: Scans without labels, such as those of ``imagesTs``, sorted by id.
+        test_split: Whether the scans without labels are a test set.
+        findings: What is wrong with files and folders, or worth knowing.
     """
 
     name: str
@@ -53,6 +59,8 @@ class Dataset:
     channels: tuple[str, ...]
     label_map: LabelMap
     unlabelled: tuple[Case, ...] = ()
+    test_split: bool = False
+    findings: tuple[Finding, ...] = ()
 
     @property
     def labels(self) -> dict[str, int]:
@@ -70,7 +78,9 @@ class Dataset:
         return modality_of(self.channels)
 
 
-def read_dataset(root: str | Path, *, regions: bool = False) -> Dataset:
+def read_dataset(
+    root: str | Path, *, regions: bool = False, strict: bool = True, grids: GridRule | None = None
+) -> Dataset:
     """Find the cases of a data set; the layout is detected automatically.
 
     - Decathlon: ``dataset.json`` lists pairs under ``training``.
@@ -87,10 +97,13 @@ def read_dataset(root: str | Path, *, regions: bool = False) -> Dataset:
     Args:
         root: The folder, or the CSV.
         regions: Accept classes of several values, which cannot be trained.
+        strict: Raise an error for files that are missing or without a partner, and log what is doubtful. Otherwise
+            both are among the ``findings`` of the data set, and only the other cases are among its cases.
+        grids: When the grids of a case's files count as the same.
 
     Raises:
-        DataError: There is no data set, it has no cases, a file is missing or without its partner, several files may
-            be the label of a case, or ``dataset.json`` is not valid.
+        DataError: There is no data set, it has no cases, several files may be the label of a case, ``dataset.json`` is
+            not valid, or, if ``strict``, a file is missing or without its partner.
     """
     root = Path(root)
     is_table = is_file(root) and root.suffix.lower() in table.SUFFIXES
@@ -99,14 +112,24 @@ def read_dataset(root: str | Path, *, regions: bool = False) -> Dataset:
     folder = root.parent if is_table else root
     description = read_description(folder) if is_file(folder / FILE_NAME) else None
     found = table.find(root, description) if is_table else _find(root, description)
-    if not found.cases:
+    if strict:
+        refuse_errors(found.findings, root)
+        if found.findings:
+            logger.warning("%s:\n%s", root, report(found.findings))
+    if not found.cases and not errors_of(found.findings):
         raise DataError(
             "the dataset has no labelled cases",
             file=root,
             expected="scans with labels; in a Decathlon folder, listed under 'training' in dataset.json",
             hint="add labelled cases, or list them",
         )
-    return _dataset(root, description, found, regions)
+    dataset = _dataset(root, description, found, regions=regions, strict=strict)
+    if grids is not None:
+        cases, unlabelled = (
+            tuple(replace(case, grids=grids) for case in group) for group in (dataset.cases, dataset.unlabelled)
+        )
+        dataset = replace(dataset, cases=cases, unlabelled=unlabelled)
+    return dataset
 
 
 def _find(root: Path, description: Description | None) -> Found:
@@ -119,34 +142,46 @@ def _find(root: Path, description: Description | None) -> Found:
     raise DataError("there is no dataset in this folder", file=root, found=entries, expected=EXPECTED, hint=USE_CSV)
 
 
-def _dataset(root: Path, description: Description | None, found: Found, regions: bool) -> Dataset:
-    """Complete what a layout found by ``dataset.json`` and the files themselves."""
+def _dataset(root: Path, description: Description | None, found: Found, *, regions: bool, strict: bool) -> Dataset:
+    """Complete what a layout found by ``dataset.json`` and the files themselves.
+
+    If not ``strict``, damaged files that would state classes or channels give no class, or one channel.
+    """
     cases = sorted_cases(found.cases, root)
     label_map, source = found.label_map, root
     if description is not None and (description.labels is not None or found.labels_required):
         label_map, source = required_labels(description), description.file
-    label_map = label_map or _discovered_labels(cases)
-    if not regions:
+    label_map = label_map or _discovered_labels(cases, strict=strict)
+    if not regions and label_map.classes:
         check_exclusive(label_map, source)
     name = description.name if description is not None else None
     channels = found.channels or (description.channels if description is not None else None)
-    channels = channels or (UNKNOWN,) * _channel_count(cases)
+    channels = channels or (UNKNOWN,) * _channel_count(cases, strict=strict)
     unlabelled = sorted_cases(found.unlabelled, root)
-    return Dataset(name or root.resolve().stem, root, cases, channels, label_map, unlabelled)
+    return Dataset(
+        name=name or root.resolve().stem,
+        root=root,
+        cases=cases,
+        channels=channels,
+        label_map=label_map,
+        unlabelled=unlabelled,
+        test_split=found.test_split,
+        findings=found.findings,
+    )
 
 
-def _channel_count(cases: Sequence[Case]) -> int:
+def _channel_count(cases: Sequence[Case], *, strict: bool) -> int:
     """Return the number of channels of the first case that can be read; the others are checked with their voxels."""
     for case in cases:
         try:
             return sum(map(count_channels, case.images))
         except DataError:
-            if case is cases[-1]:
+            if strict and case is cases[-1]:
                 raise
-    raise AssertionError("there is a case")
+    return 1
 
 
-def _discovered_labels(cases: Iterable[Case]) -> LabelMap:
+def _discovered_labels(cases: Iterable[Case], *, strict: bool) -> LabelMap:
     """Return a class for every value in the label files; those that cannot be read are reported with their cases."""
     values: set[int] = set()
     errors: list[VolsegError] = []
@@ -155,6 +190,8 @@ def _discovered_labels(cases: Iterable[Case]) -> LabelMap:
             values |= set(map(int, np.unique(read_mask(path).labels)))
         except VolsegError as error:
             errors.append(error)
+    if not values and not strict:
+        return LabelMap({})
     if errors and not values:
         raise errors[0]
     return make_label_map({f"label_{value}": value for value in sorted(values - {0})})

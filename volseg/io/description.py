@@ -194,7 +194,11 @@ def _unlabelled(test: Any, file: Path) -> tuple[Case, ...]:
     """Return the cases of ``test``: paths, lists of paths, or objects with ``image``."""
     with _expecting(file, '"test": ["imagesTs/x.nii.gz"]'):
         rows = [_files(entry["image"] if isinstance(entry, Mapping) else entry, file.parent) for entry in test]
-        return tuple(Case(name, files, None) for name, files in zip(case_names(rows), rows, strict=True))
+        patients = [entry.get("patient") if isinstance(entry, Mapping) else None for entry in test]
+        return tuple(
+            Case(name, files, None, None if patient is None else str(patient))
+            for name, files, patient in zip(case_names(rows), rows, patients, strict=True)
+        )
 
 
 def _files(paths: Any, folder: Path) -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,16 +19,20 @@ from volseg.io import dicom, dicom_files, itk, mgh, nifti
 from volseg.io.paths import exists, is_file, is_folder, is_link
 
 __all__ = [
+    "GRID_MM",
     "OUTPUT_SUFFIX",
+    "as_mask",
     "check_image",
     "count_channels",
     "files_of",
     "has_volume_suffix",
+    "image_errors",
     "is_scan",
     "read_channels",
     "read_grid",
     "read_mask",
     "read_volume",
+    "stack_channels",
     "volume_stem",
     "write_map",
     "write_mask",
@@ -70,6 +74,8 @@ files of any name, are recognised by their content."""
 OUTPUT_SUFFIX = ".nii.gz"
 """Format in which maps are written."""
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
+GRID_MM = 0.01
+"""Largest distance of corresponding corners of two grids that count as the same, mm."""
 LONGEST_PATH = 300  # in messages
 SLAB_VOXELS = 1 << 22
 LARGEST_VALUE = float(np.finfo(np.float32).max) / 4  # differences of two values are float32 numbers, too
@@ -187,16 +193,18 @@ def check_path(path: Path) -> None:
     if exists(path):
         raise DataError("this is not a regular file", file=path, hint="remove it, or give the file itself")
     if is_link(path):
-        raise DataError("the link leads to nothing", file=path, found=path.readlink(), hint="restore the file it names")
-    raise DataError("the file does not exist", file=str(path)[:LONGEST_PATH])
+        hint = "restore the file it names"
+        raise DataError("the link leads to nothing", file=path, found=path.readlink(), hint=hint, kind="dangling-link")
+    raise DataError("the file does not exist", file=str(path)[:LONGEST_PATH], kind="missing-file")
 
 
-def read_channels(paths: Sequence[str | Path], *, resample: bool = False) -> Volume:
+def read_channels(paths: Sequence[str | Path], *, resample: bool = False, tolerance_mm: float = GRID_MM) -> Volume:
     """Read the channels of one case, one or more per file, and stack them.
 
     Args:
         paths: Files in the order of the channels, all on the same grid.
         resample: Resample files on other grids onto that of the first, linearly.
+        tolerance_mm: Largest distance of corresponding corners of grids that count as the same.
 
     Returns:
         ``(C, D, H, W)`` on the grid of the first file; files with the same voxels in another order are reordered.
@@ -204,13 +212,19 @@ def read_channels(paths: Sequence[str | Path], *, resample: bool = False) -> Vol
     Raises:
         DataError: A file cannot be read, or two files lie on different grids.
     """
-    volumes = [read_volume(path) for path in paths]
+    return stack_channels([read_volume(path) for path in paths], paths, resample=resample, tolerance_mm=tolerance_mm)
+
+
+def stack_channels(
+    volumes: Sequence[Volume], paths: Sequence[str | Path], *, resample: bool = False, tolerance_mm: float = GRID_MM
+) -> Volume:
+    """Stack the volumes of some files; arguments, result and errors as in :func:`read_channels`."""
     if not volumes:
         raise DataError("a case without image files")
     first = volumes[0].grid
-    volumes = [Volume(*in_order_of(volume.data, volume.grid, first)) for volume in volumes]
+    volumes = [Volume(*in_order_of(volume.data, volume.grid, first, tolerance_mm)) for volume in volumes]
     for number, (path, volume) in enumerate(zip(paths, volumes, strict=True)):
-        if volume.grid.same_as(first):
+        if volume.grid.same_as(first, tolerance_mm):
             continue
         if not resample:
             raise DataError(
@@ -219,6 +233,7 @@ def read_channels(paths: Sequence[str | Path], *, resample: bool = False) -> Vol
                 found=volume.grid.describe(),
                 expected=f"{first.describe()} ({paths[0]})",
                 hint="volseg convert and volseg predict resample them to the first with --resample-channels",
+                kind="channel-grid",
             )
         volumes[number] = Volume(np.stack([resample_onto(one, volume.grid, first) for one in volume.data]), first)
     return volumes[0] if len(volumes) == 1 else Volume(np.concatenate([v.data for v in volumes]), first)
@@ -231,15 +246,20 @@ def read_mask(path: str | Path) -> Mask:
         DataError: As ``read_volume``; or there are several channels, or values that are not integers or beyond
             ``LARGEST_LABEL``.
     """
-    volume = read_volume(path)
+    return as_mask(read_volume(path), path)
+
+
+def as_mask(volume: Volume, path: str | Path) -> Mask:
+    """Take the volume of a file as labels; errors as in :func:`read_mask`."""
     if len(volume.data) != 1:
-        raise DataError("a mask has one channel", file=path, found=len(volume.data), expected=1)
+        raise DataError("a mask has one channel", file=path, found=len(volume.data), expected=1, kind="dimensions")
     values = volume.data[0]
     low, high = (values.min(), values.max()) if values.dtype.itemsize > 2 else (0, 0)
     if max(-float(low), float(high)) > LARGEST_LABEL:
         found, expected = f"{low:.15g} to {high:.15g}", f"at most {LARGEST_LABEL}"
         hint = "renumber the labels"
-        raise DataError("a mask holds a value that is too large", file=path, found=found, expected=expected, hint=hint)
+        problem = "a mask holds a value that is too large"
+        raise DataError(problem, file=path, found=found, expected=expected, hint=hint, kind="label-too-large")
     return Mask(_whole_numbers(values, path), volume.grid)
 
 
@@ -252,7 +272,8 @@ def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
     if wrong.any():
         found = f"{values[wrong][0]:g} and {np.count_nonzero(wrong) - 1} more"
         hint = "export labels without interpolation, as an integer type"
-        raise DataError("a mask holds values that are not integers", file=path, found=found, hint=hint)
+        problem = "a mask holds values that are not integers"
+        raise DataError(problem, file=path, found=found, hint=hint, kind="label-not-integer")
     return np.asarray(rounded.astype(np.int64))
 
 
@@ -266,6 +287,12 @@ def check_image(volume: Volume, paths: Sequence[str | Path]) -> None:
     Raises:
         DataError: A channel holds NaN, infinite values, values too large for float32, or the same value everywhere.
     """
+    for error in image_errors(volume, paths):
+        raise error
+
+
+def image_errors(volume: Volume, paths: Sequence[str | Path]) -> Iterator[DataError]:
+    """Yield the error of every channel that :func:`check_image` refuses."""
     for number, channel in enumerate(volume.data):
         which = f" (channel {number})" if len(volume.data) > 1 else ""
         path = paths[number] if len(paths) == len(volume.data) else paths[0]
@@ -273,20 +300,21 @@ def check_image(volume: Volume, paths: Sequence[str | Path]) -> None:
         low, high = float(np.min([p.min() for p in parts])), float(np.max([p.max() for p in parts]))
         if not (np.isfinite(low) and np.isfinite(high)):
             found, hint = "NaN" if np.isnan(low) else f"{low} to {high}", "replace them by the value of the background"
-            raise DataError(f"the image holds values that are not finite{which}", file=path, found=found, hint=hint)
-        if max(-low, high) > LARGEST_VALUE:
-            raise DataError(
+            problem = f"the image holds values that are not finite{which}"
+            yield DataError(problem, file=path, found=found, hint=hint, kind="not-finite")
+        elif max(-low, high) > LARGEST_VALUE:
+            yield DataError(
                 f"the image holds values that are too large{which}",
                 file=path,
                 found=f"{low:g} to {high:g}",
                 expected=f"at most {LARGEST_VALUE:.2g}, for float32",
                 hint="check how the image was exported",
+                kind="too-large-value",
             )
-        if low == high:
+        elif low == high:
             hint = "check how the image was exported, or remove the case"
-            raise DataError(
-                f"the image is empty: all voxels have the same value{which}", file=path, found=low, hint=hint
-            )
+            problem = f"the image is empty: all voxels have the same value{which}"
+            yield DataError(problem, file=path, found=low, hint=hint, kind="constant")
 
 
 def write_mask(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from scipy import ndimage
 from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.ops import label_boxes, nonzero_box
-from volseg.io.cases import listed
-from volseg.io.checks import load_case
+from volseg.geometry.volume import Mask, Volume
+from volseg.io.checks import inspect_case
 from volseg.io.datasets import Case, Dataset
 from volseg.io.description import modality_of
+from volseg.io.findings import Finding, in_order, refuse_errors
 from volseg.io.labels import LabelMap
-from volseg.io.modality import CT_BELOW_HU, UNKNOWN
+from volseg.io.modality import UNKNOWN
 from volseg.parallel import Progress, for_each_case
+from volseg.planning.case_checks import CaseRecord, compare, looks_like_ct, make_record
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ AIR_WINDOW_HU = -500.0
 """A window whose CT values all lie below this holds only air or lung: lung is about -850 HU, fat about -100 HU."""
 AIR_CUBE_MM = 20.0
 """Edge of the cubes of air that are searched for labels: skipping windows of air would lose such labels."""
+
+UNUSABLE = {"constant", "not-finite"}
+"""Kinds of errors whose images are not compared with others."""
 
 Triple = tuple[float, float, float]
 Range = tuple[float, float]
@@ -103,53 +108,121 @@ class Fingerprint:
     cases: tuple[CaseFingerprint, ...]
 
 
-def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: int = 0) -> Fingerprint:
-    """Measure and check every case.
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What was measured and found in a data set.
 
-    Args:
-        dataset: Labelled cases.
-        progress: Called after every case with (done, in all).
-        workers: Processes that read; 0 reads in this one.
+    Attributes:
+        dataset: The data set.
+        fingerprint: The measurements of the cases without errors; ``None`` if there is no such case, or no foreground.
+        findings: Everything that is wrong, doubtful or worth knowing, in the order of reports.
+    """
+
+    dataset: Dataset
+    fingerprint: Fingerprint | None
+    findings: tuple[Finding, ...]
+
+    def checked(self) -> Fingerprint:
+        """Return the fingerprint.
+
+        Raises:
+            DataError: There are errors; all are listed.
+        """
+        refuse_errors(self.findings, self.dataset.root)
+        assert self.fingerprint is not None  # there would be an error
+        return self.fingerprint
+
+
+def fingerprint(dataset: Dataset, progress: Progress | None = None, *, workers: int = 0) -> Fingerprint:
+    """Measure and check every case; see :func:`survey`.
 
     Raises:
         DataError: There are no cases, invalid cases (each is named), or no foreground voxel in any case.
     """
-    if not dataset.cases:
+    return survey(dataset, progress, workers=workers).checked()
+
+
+def survey(dataset: Dataset, progress: Progress | None = None, *, workers: int = 0) -> Survey:
+    """Measure and check every case, and compare the cases with each other; every file is read once.
+
+    Args:
+        dataset: Labelled cases, and scans without labels, which are checked and compared.
+        progress: Called after every case with (done, in all).
+        workers: Processes that read; 0 reads in this one.
+
+    Raises:
+        DataError: There are no cases.
+    """
+    if not dataset.cases and not dataset.findings:
         raise DataError("the data set has no labelled case", file=dataset.root)
     work = partial(
-        _measure,
+        _examine,
         channels=dataset.channels,
         label_map=dataset.label_map,
         search_air=dataset.modality == "ct" or UNKNOWN in dataset.channels,
     )
-    measured = for_each_case(work, dataset.cases, workers=workers, progress=progress)
-    samples = np.concatenate([sample for _, sample in measured], axis=1)  # (C, N)
-    if samples.shape[1] == 0:
-        raise DataError(
-            "no label holds a foreground voxel",
-            file=dataset.root,
-            expected=", ".join(f"{name}={value}" for name, value in dataset.labels.items()),
-            hint="check the label files and the labels of dataset.json",
-        )
-    channels = dataset.channels
-    if UNKNOWN in channels:
-        channels = (_modality([case for case, _ in measured], dataset.root),) * len(channels)
-    _warn_of_ct([case for case, _ in measured], channels, dataset.root)
-    return Fingerprint(
+    cases = [*dataset.cases, *dataset.unlabelled]
+    examined = for_each_case(work, cases, workers=workers, progress=progress)
+    findings = [*dataset.findings, *(finding for one in examined for finding in one.findings)]
+    records = [one.record for one in examined if one.record is not None]
+    measured = [(one.case, one.samples) for one in examined if one.case is not None]
+    channels, shapes = dataset.channels, [case for case, _ in measured]
+    if UNKNOWN in channels and shapes:
+        channels = (_modality(shapes, dataset.root),) * len(channels)
+    findings += compare(dataset, channels, records, {case.id: case for case in shapes})
+    if not sum(samples.shape[1] for _, samples in measured):
+        if measured:
+            expected = ", ".join(f"{name}={value}" for name, value in dataset.labels.items())
+            findings.append(Finding("no-foreground", (dataset.root,), f"expected: {expected}"))
+        return Survey(dataset=dataset, fingerprint=None, findings=tuple(in_order(findings)))
+    result = Fingerprint(
         dataset=dataset.name,
         modality=modality_of(channels),
         channels=channels,
         label_map=dataset.label_map,
-        intensity=tuple(_statistics(channel) for channel in samples),
-        cases=tuple(case for case, _ in measured),
+        intensity=tuple(_statistics(channel) for channel in np.concatenate([part for _, part in measured], axis=1)),
+        cases=tuple(shapes),
     )
+    return Survey(dataset=dataset, fingerprint=result, findings=tuple(in_order(findings)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Examined:
+    """A case as a worker returns it.
+
+    Attributes:
+        findings: What is wrong with it.
+        record: What is compared with other cases; ``None`` if its image cannot be used.
+        case: Its fingerprint; ``None`` if it has errors or no label.
+        samples: Its foreground values (C, N) float32.
+    """
+
+    findings: tuple[Finding, ...]
+    record: CaseRecord | None = None
+    case: CaseFingerprint | None = None
+    samples: np.ndarray
+
+
+def _examine(case: Case, channels: tuple[str, ...], label_map: LabelMap, search_air: bool) -> _Examined:
+    """Read, check and measure a case."""
+    seen = inspect_case(case, channels, label_map)
+    findings = [*seen.findings, *(Finding.of_error(error, case.images[0]) for error in seen.errors)]
+    if case.label is None:  # nothing is trained on it
+        findings = [replace(finding, kind="test-scan") for finding in findings if finding.severity == "error"]
+    nothing = np.zeros((len(channels), 0), np.float32)
+    if seen.volume is None or UNUSABLE & {error.kind for error in seen.errors}:
+        return _Examined(findings=tuple(findings), samples=nothing)
+    record = make_record(case, seen.volume, seen.mask, intact=not seen.errors)
+    if seen.errors or seen.mask is None:
+        return _Examined(findings=tuple(findings), record=record, samples=nothing)
+    measured, samples = _measure(case, seen.volume, seen.mask, label_map, search_air)
+    return _Examined(findings=tuple(findings), record=record, case=measured, samples=samples)
 
 
 def _measure(
-    case: Case, channels: tuple[str, ...], label_map: LabelMap, search_air: bool
+    case: Case, volume: Volume, mask: Mask, label_map: LabelMap, search_air: bool
 ) -> tuple[CaseFingerprint, np.ndarray]:
     """Return the fingerprint of a case and its foreground samples (C, N) float32."""
-    volume, mask = load_case(case, channels, label_map)
     data, grid = ops.reorient(volume.data, volume.grid, "RAS")
     label = ops.reorient(mask.labels[None], volume.grid, "RAS")[0][0]  # (R, A, S)
     spacing = np.asarray(grid.spacing_mm, dtype=np.float64)
@@ -166,32 +239,15 @@ def _measure(
         midline_mm=round(midline(data[0]) * spacing[0], 3),
         ranges=tuple(channel_range(channel) for channel in data),
         identity_affine=np.array_equal(volume.grid.affine, np.eye(4)),
-    ), data.reshape(len(channels), -1)[:, samples].astype(np.float32)
+    ), data.reshape(len(data), -1)[:, samples].astype(np.float32)
 
 
 def _modality(cases: Sequence[CaseFingerprint], root: Path) -> str:
-    """Return ``CT`` if the values of most cases say so, else ``MRI``, and log which cases differ.
-
-    A case says CT if 0.5 % of the voxels of its first channel lie below :data:`CT_BELOW_HU`.
-    """
-    votes = {case.id: case.ranges[0][0] < CT_BELOW_HU for case in cases}
-    ct = 2 * sum(votes.values()) > len(votes)
-    name, hint = "CT" if ct else "MRI", 'state "modality" in dataset.json'
-    logger.info("%s: taken for %s by its values (to override it, %s)", root, name, hint)
-    others = [case for case, vote in votes.items() if vote != ct]
-    if others:
-        text = "%s: %d of %d cases do not look like %s: %s; if they are, %s"
-        logger.warning(text, root, len(others), len(cases), name, listed(others), hint)
+    """Return ``CT`` if the values of most cases say so, else ``MRI``."""
+    votes = [looks_like_ct(case.ranges[0]) for case in cases]
+    name = "CT" if 2 * sum(votes) > len(votes) else "MRI"
+    logger.info('%s: taken for %s by its values (to override it, state "modality" in dataset.json)', root, name)
     return name
-
-
-def _warn_of_ct(cases: Sequence[CaseFingerprint], channels: Sequence[str], root: Path) -> None:
-    """Warn of channels that are not called CT although the values of most cases are those of CT."""
-    for number, name in enumerate(channels):
-        looks_like_ct = 2 * sum(case.ranges[number][0] < CT_BELOW_HU for case in cases) > len(cases)
-        if looks_like_ct and name.strip().lower() not in ("ct", "nonorm"):
-            text = '%s: channel %s has the values of CT (below %d); it is normalised as CT only if it is called "CT"'
-            logger.warning(text, root, name, CT_BELOW_HU)
 
 
 def channel_range(channel: np.ndarray) -> Range:

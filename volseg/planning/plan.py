@@ -213,8 +213,6 @@ def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = No
         "decoder_strides", lambda: rules.decoder_strides(spacing, depth, stride, exact="patch_size" in overridden)
     )
     patch = pick("patch_size", lambda: rules.patch_size(median, spacing, strides[-1]))
-    for loss in rules.lost_labels(cases, axes, spacing, crop=crop):
-        logger.warning("%s: %s", fingerprint.dataset, loss)
     return Plan(
         dataset=fingerprint.dataset,
         modality=pick("modality", lambda: fingerprint.modality),

@@ -6,13 +6,12 @@ Triples are in the order of the plan's axes (D, H, W) unless said otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from volseg.io.cases import listed
 from volseg.planning import nnunet
 from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_WINDOW_HU, CaseFingerprint, Triple
 
@@ -161,8 +160,8 @@ def _is_one_sided(cases: Sequence[CaseFingerprint], name: str) -> bool:
 
 def lost_labels(
     cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float], *, crop: bool
-) -> list[str]:
-    """Return what cropping and resampling take away from the labels: one text per class, with the cases.
+) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yield what cropping and resampling take away from the labels.
 
     A class loses voxels outside the nonzero box if cases are cropped to it, and may vanish where its largest component
     is thinner than half a voxel of the working grid.
@@ -172,21 +171,20 @@ def lost_labels(
         axes: Index in (R, A, S) of each working axis.
         spacing_mm: Target spacing (D, H, W).
         crop: Whether cases are cropped to the nonzero box.
+
+    Yields:
+        Kind of finding (``lost-by-cropping`` or ``lost-by-resampling``), class, and case -> share or size.
     """
-    texts = []
     for name in sorted({name for case in cases for name in case.classes}):
         shapes = {case.id: case.classes[name] for case in cases if name in case.classes}
         outside = {case: shape.outside_nonzero for case, shape in shapes.items() if crop and shape.outside_nonzero > 0}
         extents = {case: np.array(shape.extent_mm)[list(axes)] for case, shape in shapes.items()}
         thin = {case: extent for case, extent in extents.items() if (extent < np.array(spacing_mm) / 2).any()}
         if outside:
-            lost = listed([f"{case} ({share:.1%})" for case, share in outside.items()])
-            texts.append(f"class {name}: labels lost by cropping to the nonzero voxels: {lost}")
+            yield "lost-by-cropping", name, {case: f"{share:.1%}" for case, share in outside.items()}
         if thin:
-            sizes = {case: " x ".join(f"{mm:.3g}" for mm in extent) for case, extent in thin.items()}
-            lost = listed([f"{case} ({size} mm)" for case, size in sizes.items()])
-            texts.append(f"class {name}: labels that resampling may remove, thinner than half a voxel: {lost}")
-    return texts
+            sizes = {case: " x ".join(f"{mm:.3g}" for mm in extent) + " mm" for case, extent in thin.items()}
+            yield "lost-by-resampling", name, sizes
 
 
 def rotate_in_plane_only(spacing_mm: Sequence[float], patch: Sequence[int]) -> bool:

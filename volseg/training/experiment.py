@@ -13,14 +13,17 @@ from volseg.data.split_rules import choose_split
 from volseg.device import choose_device, training_dtype
 from volseg.errors import ConfigError, OutputError
 from volseg.io.atomic import remove_stale
+from volseg.io.cases import GridRule
 from volseg.io.datasets import Case, Dataset, read_dataset
 from volseg.io.json_files import write_json
 from volseg.io.locks import folder_lock
 from volseg.models.build import check_attention
 from volseg.models.start import weight_file
 from volseg.parallel import StageProgress, stage_progress
-from volseg.planning.fingerprint import fingerprint
-from volseg.planning.plan import Plan, make_plan, read_overrides
+from volseg.planning.examine import FILE_NAME as FINDINGS
+from volseg.planning.examine import examine, write_findings
+from volseg.planning.fingerprint import survey
+from volseg.planning.plan import Plan, read_overrides
 from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
@@ -30,7 +33,7 @@ from volseg.training.schedule import Budget
 
 logger = logging.getLogger(__name__)
 
-BEFORE_STEP_1 = (CONFIG_FILE, PLAN_FILE, SPLIT_FILE, INPUTS_FILE, "provenance.json")
+BEFORE_STEP_1 = (CONFIG_FILE, PLAN_FILE, SPLIT_FILE, INPUTS_FILE, FINDINGS, "provenance.json")
 """Files of a run folder before the first step; a new run replaces them."""
 RUN_FILES = ("checkpoint", "metrics.jsonl", "model.safetensors", "model_best.safetensors", "progress.png", "validation")
 """Files of a run folder that only ``--resume`` may change."""
@@ -95,7 +98,9 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
     check_settings(config, resumed=resumed)
     if config.data.root is None:
         raise ConfigError("no data set is given", hint="add data.root=FOLDER")
-    dataset = read_dataset(config.data.root)
+    data = config.data
+    grids = GridRule(data.grid_tolerance_mm, label_takes_image_grid=data.accept_header_of == "image")
+    dataset = read_dataset(config.data.root, strict=resumed, grids=grids)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
     read_overrides(config.plan)
     with (
@@ -117,9 +122,11 @@ def _experiment(
     if resumed:
         dataset, plan, split = read_inputs(folder, dataset, config)
     else:
+        measured = survey(dataset, stage_progress(progress, "fingerprint"), workers=workers)
+        examination = examine(measured, config.plan)
+        plan = examination.checked()
         split = choose_split(dataset, config.data, config.seed)
-        measured = fingerprint(dataset, stage_progress(progress, "fingerprint"), workers=workers)
-        plan = make_plan(measured, config.plan)
+        write_findings(folder / FINDINGS, examination.findings)
         plan.save(folder / PLAN_FILE)
         write_json(folder / SPLIT_FILE, split)
         write_inputs(folder, dataset, workers)

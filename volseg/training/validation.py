@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from volseg.inference.predictor import Predictor
-from volseg.io.volumes import read_mask
+from volseg.io.checks import read_label
 from volseg.metrics import case_scores
 from volseg.models.contracts import SegmentationNetwork
 from volseg.training.experiment import Experiment
@@ -24,12 +24,13 @@ def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.d
     """
     plan = experiment.plan
     labels = {name: value for name, value in plan.labels.items() if value != 0}
-    predictor = Predictor.from_model(model, plan, device, experiment.postprocessing)
     cases = experiment.val_cases[:limit]
+    tolerance_mm = max(case.grids.tolerance_mm for case in cases)
+    predictor = Predictor.from_model(model, plan, device, experiment.postprocessing, tolerance_mm)
     scores = []
     for case in cases:
-        assert case.label is not None
-        mask, reference = predictor.predict(case.images), read_mask(case.label)
+        mask = predictor.predict(case.images)
+        reference = read_label(case, mask.grid)
         scores.append(
             case_scores(
                 mask.labels,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.io.layouts.test_layouts import describe, images_of, refused, touch
 from volseg.io.datasets import read_dataset
 
@@ -19,7 +17,7 @@ def scans(root: Path, kind: str, *sessions: str) -> None:
     touch(root, *(f"{session.replace('_', '/')}/anat/{session}_{kind}.nii.gz" for session in sessions))
 
 
-def test_sessions_are_cases_and_subjects_are_patients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sessions_are_cases_and_subjects_are_patients(tmp_path: Path) -> None:
     sessions = ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1")
     scans(tmp_path, "T1w", *sessions, "sub-03")
     scans(tmp_path, "acq-high_T2w", *sessions)
@@ -33,8 +31,10 @@ def test_sessions_are_cases_and_subjects_are_patients(tmp_path: Path, caplog: py
     assert dataset.channels == ("T1w", "acq-high_T2w")
     assert dataset.cases[2].images[0] == tmp_path / "sub-02/ses-1/anat/sub-02_ses-1_T1w.nii.gz"
     assert dataset.cases[2].label.name == "sub-02_ses-1_dseg.nii.gz"
-    assert "another space than the scans, not read: manual/space-MNI152_dseg" in caplog.text
-    assert "scans without a label, left out: sub-03" in caplog.text
+    assert [(finding.kind, finding.message) for finding in dataset.findings] == [
+        ("passed-over", "labels in another space than the scans, not read: manual/space-MNI152_dseg"),
+        ("unlabelled", "sub-03 has no label"),
+    ]
 
 
 def test_the_description_chooses_scans(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_folders_without_a_label_are_left_out(tmp_path: Path, caplog: pytest.Log
     dataset = read_dataset(tmp_path)
     assert [case.id for case in dataset.cases] == ["a"]
     assert [case.id for case in dataset.unlabelled] == ["b"]
-    assert "folders without a label, left out: b" in caplog.text
+    assert "scans without a label are left out" in caplog.text
+    assert f"{tmp_path / 'b'}: b has no label" in caplog.text
 
 
 def test_ambiguous_folders(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_file_ending_is_honoured(tmp_path: Path) -> None:
     assert images_of(root) == {"a": ["a_0000.nrrd"]}
     assert [case.id for case in read_dataset(root).unlabelled] == ["t"]
     touch(root, "imagesTr/b_0000.nii.gz")
-    refused(root, 'do not end in ".nrrd"', "b_0000.nii.gz", "correct file_ending")
+    refused(root, 'does not end in ".nrrd"', "b_0000.nii.gz", "correct file_ending")
     describe(root, channel_names={"0": "CT"}, file_ending=".png")
     refused(root, "file_ending is not read", ".png", ".nii.gz")
     describe(root, channel_names={"0": "CT"}, file_ending=7)
@@ -119,9 +119,9 @@ def test_whole_files_with_numbers_are_cases_of_plain_folders(tmp_path: Path) -> 
 def test_a_hole_in_the_numbers_of_a_plain_folder(tmp_path: Path) -> None:
     touch(tmp_path, "images/a_0000.nii", "images/a_0002.nii", "images/b_0000.nii", "images/b_0001.nii")
     touch(tmp_path, "labels/a.nii", "labels/b.nii")
-    refused(tmp_path, "channels _0000, _0001", "a: _0000, _0002")
+    refused(tmp_path, "other channels", "a: _0000, _0002; expected: _0000, _0001")
     touch(describe(tmp_path, modality=["A", "B", "C"]), "images/a_0001.nii")
-    refused(tmp_path, "channels _0000, _0001, _0002", "b: _0000, _0001")
+    refused(tmp_path, "b: _0000, _0001; expected: _0000, _0001, _0002")
 
 
 def test_the_values_of_a_damaged_label_are_not_needed(tmp_path: Path) -> None:

@@ -210,7 +210,9 @@ class _CaseRun:
                 self._status = "skipped"
             else:
                 volume = self._job.predictor.read(
-                    self._case.images, resample_channels=self._job.options.resample_channels
+                    self._case.images,
+                    resample_channels=self._job.options.resample_channels,
+                    tolerance_mm=self._case.grids.tolerance_mm,
                 )
                 self._warnings = self._check_usual(volume)
                 self._volume = volume

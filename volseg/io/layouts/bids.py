@@ -14,6 +14,7 @@ from pathlib import Path
 from volseg.errors import DataError
 from volseg.io.cases import Case, find_volumes, list_folder, listed, refuse
 from volseg.io.description import Description
+from volseg.io.findings import Finding
 from volseg.io.labels import LabelMap, make_label_map
 from volseg.io.layouts.found import USE_CSV, Found, channel_order
 from volseg.io.paths import is_file, is_folder
@@ -70,13 +71,13 @@ def find(root: Path, description: Description | None) -> Found | None:
     if not is_folder(root / "derivatives") or not any(True for _ in _subjects(root)):
         return None
     scans = _by_session(_files(root, SCAN_FOLDERS))
-    references, pipeline = _references(root, {kind for files in scans.values() for kind in files})
+    references, pipeline, findings = _references(root, {kind for files in scans.values() for kind in files})
     labelled = sorted(scans.keys() & references.keys())
     if not labelled:
         expected = "derivatives/NAME/sub-XX/anat/sub-XX_dseg.nii.gz for scans sub-XX/anat/sub-XX_T1w.nii.gz"
         raise DataError("no scan of this BIDS data set has a label", file=root, expected=expected, hint=USE_CSV)
     order = _channels(root, {session: scans[session] for session in labelled}, description)
-    _log(root, labelled, scans, references, order)
+    _log(root, references[labelled[0]].path, scans, order)
     cases = [
         Case(
             name,
@@ -93,6 +94,7 @@ def find(root: Path, description: Description | None) -> Found | None:
         unlabelled=tuple(case for case in cases if case.label is None),
         channels=names,
         label_map=_label_names(references[labelled[0]], pipeline),
+        findings=(*findings, *_unpaired(scans, references)),
     )
 
 
@@ -138,8 +140,17 @@ def _by_session(files: Iterable[BidsFile]) -> dict[str, dict[str, BidsFile]]:
     return sessions
 
 
-def _references(root: Path, scan_kinds: Iterable[str]) -> tuple[dict[str, BidsFile], Path]:
-    """Return session -> label file of the one kind of label, and its folder in ``derivatives/``.
+def _unpaired(scans: Mapping[str, Mapping[str, BidsFile]], references: Mapping[str, BidsFile]) -> Iterator[Finding]:
+    """Yield the sessions that have only a scan or only a label."""
+    for session in sorted(scans.keys() - references.keys()):
+        files = tuple(file.path for file in scans[session].values())
+        yield Finding("unlabelled", files, f"{session} has no label")
+    for session in sorted(references.keys() - scans.keys()):
+        yield Finding("no-image", (references[session].path,), f"{session} has no scan")
+
+
+def _references(root: Path, scan_kinds: Iterable[str]) -> tuple[dict[str, BidsFile], Path, list[Finding]]:
+    """Return session -> label file of the one kind of label, its folder in ``derivatives/``, and labels not read.
 
     Raises:
         DataError: There are several kinds.
@@ -147,23 +158,23 @@ def _references(root: Path, scan_kinds: Iterable[str]) -> tuple[dict[str, BidsFi
     spaces = {*NATIVE_SPACES, *(kind.rsplit("_", 1)[-1] for kind in scan_kinds)}
     pipelines = [path for path in list_folder(root / "derivatives") if is_folder(path)]
     kinds: dict[tuple[Path, str], dict[str, BidsFile]] = {}
-    elsewhere = set()
+    elsewhere: dict[str, Path] = {}
     for pipeline in pipelines:
         labels = _by_session(file for file in _files(pipeline) if file.suffix in LABEL_SUFFIXES)
         for file in (file for files in labels.values() for file in files.values()):
             if file.entity("space") in (None, *spaces):
                 kinds.setdefault((pipeline, file.kind), {})[file.session] = file
             else:
-                elsewhere.add(f"{pipeline.name}/{file.kind}")
-    if elsewhere:
-        logger.warning("%s: labels in another space than the scans, not read: %s", root, listed(sorted(elsewhere)))
+                elsewhere.setdefault(f"{pipeline.name}/{file.kind}", file.path)
+    text = "labels in another space than the scans, not read"
+    findings = [Finding("passed-over", (path,), f"{text}: {kind}") for kind, path in elsewhere.items()]
     segmentations = {key: files for key, files in kinds.items() if key[1].endswith(LABEL_SUFFIXES[0])}
     kinds = segmentations or kinds
     if len(kinds) > 1:
         found = [f"{pipeline.name}/{kind} ({len(files)} scans)" for (pipeline, kind), files in kinds.items()]
         raise DataError("there are several kinds of labels", file=root, found=listed(found), expected=1, hint=USE_CSV)
     (pipeline, _), files = next(iter(kinds.items()), ((root, ""), {}))
-    return files, pipeline
+    return files, pipeline, findings
 
 
 def _channels(
@@ -181,23 +192,15 @@ def _channels(
 
 def _log(
     root: Path,
-    labelled: list[str],
+    label: Path,
     scans: Mapping[str, Mapping[str, BidsFile]],
-    references: Mapping[str, BidsFile],
     order: tuple[str, ...],
 ) -> None:
-    """Log what was taken for what."""
-    label = references[labelled[0]].path
+    """Log what was taken for what; ``label`` is an example."""
     logger.info("%s: BIDS; channels %s, labels such as %s", root, ", ".join(order), label.relative_to(root))
     others = sorted({kind for files in scans.values() for kind in files} - set(order))
     if others:
         logger.info("%s: scans that are not channels, not read: %s", root, listed(others))
-    unlabelled = sorted(scans.keys() - references.keys())
-    if unlabelled:
-        logger.warning("%s: scans without a label, left out: %s", root, listed(unlabelled))
-    unscanned = sorted(references.keys() - scans.keys())
-    if unscanned:
-        logger.warning("%s: labels without a scan, left out: %s", root, listed(unscanned))
 
 
 def _label_names(reference: BidsFile, pipeline: Path) -> LabelMap | None:

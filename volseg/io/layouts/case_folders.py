@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from volseg.errors import DataError
 from volseg.io.cases import Case, list_folder, listed, refuse
 from volseg.io.description import Description
+from volseg.io.findings import Finding
 from volseg.io.layouts.found import USE_CSV, Found, by_name, channel_order, modality_name
 from volseg.io.paths import is_folder
 
@@ -55,13 +56,25 @@ def find(root: Path, description: Description | None) -> Found | None:
         Case(name, tuple(files[role] for role in order), roles[name][labels[name][0]] if labels[name] else None)
         for name, files in images.items()
     ]
-    _log(root, cases, order, source, columns)
+    _log(root, cases, order, source)
     names = None if description is not None and description.channels is not None else tuple(map(modality_name, order))
     return Found(
         cases=tuple(case for case in cases if case.label is not None),
         unlabelled=tuple(case for case in cases if case.label is None),
         channels=None if names == ("unknown",) else names,
+        findings=tuple(_findings(root, cases, order, columns)),
     )
+
+
+def _findings(root: Path, cases: list[Case], order: tuple[str, ...], columns: list[str]) -> Iterator[Finding]:
+    """Yield what is left out: cases without a label, and images that are no channels."""
+    unused = [role for role in columns if role not in order]
+    if unused:
+        text = f"not a channel of dataset.json, not read: {listed(unused)}"
+        yield Finding("passed-over", (root,), text)
+    for case in cases:
+        if case.label is None:
+            yield Finding("unlabelled", (case.images[0].parent,), f"{case.id} has no label")
 
 
 def _roles(folder: Path) -> Roles:
@@ -102,15 +115,9 @@ def _common_roles(root: Path, images: Mapping[str, Roles]) -> list[str]:
     return list(next(iter(groups)))
 
 
-def _log(root: Path, cases: list[Case], order: tuple[str, ...], source: str, columns: list[str]) -> None:
+def _log(root: Path, cases: list[Case], order: tuple[str, ...], source: str) -> None:
     """Log what was taken for what."""
     example = next(case for case in cases if case.label is not None)
     text = "%s: a folder per case; channels %s (order: %s), label %s in %s"
     names = ", ".join(path.name for path in example.images)
     logger.info(text, root, names, source, example.label.name if example.label else None, example.id)
-    unused = [role for role in columns if role not in order]
-    if unused:
-        logger.warning("%s: not a channel of dataset.json, not read: %s", root, listed(unused))
-    unlabelled = [case.id for case in cases if case.label is None]
-    if unlabelled:
-        logger.warning("%s: folders without a label, left out: %s", root, listed(unlabelled))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import DataError
-from volseg.io.cases import Case, case_name, find_volumes, refuse, sorted_cases
+from volseg.io.cases import Case, case_name, find_volumes, passed_over, sorted_cases
+from volseg.io.findings import Finding, errors_of
 from volseg.io.labels import LabelMap
 from volseg.io.modality import UNKNOWN
+from volseg.io.paths import is_file, is_folder, is_link
 
 USE_CSV = "list the files in a CSV with the columns image and label, and give the CSV as the data set"
 
@@ -24,6 +26,8 @@ class Found:
         channels: Names of the channels, where files or columns state them or their order.
         label_map: The classes, where files beside the labels state them.
         labels_required: Whether ``dataset.json`` must state the classes; otherwise they are collected from the labels.
+        test_split: Whether the scans without labels are a test set.
+        findings: What is wrong with files and folders; cases with errors are not among the cases.
     """
 
     cases: tuple[Case, ...]
@@ -31,6 +35,8 @@ class Found:
     channels: tuple[str, ...] | None = None
     label_map: LabelMap | None = None
     labels_required: bool = False
+    test_split: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
 def by_name(folder: Path) -> dict[str, Path]:
@@ -43,30 +49,66 @@ def by_name(folder: Path) -> dict[str, Path]:
     return {case.id: case.images[0] for case in cases}
 
 
-def paired(root: Path, images: Mapping[str, tuple[Path, ...]], references: Mapping[str, Path]) -> tuple[Case, ...]:
+def paired(
+    images: Mapping[str, tuple[Path, ...]], references: Mapping[str, Path]
+) -> tuple[tuple[Case, ...], list[Finding]]:
     """Pair images and labels of the same case name.
 
-    Raises:
-        DataError: A case has no image, or no label; all such cases are named.
+    Returns:
+        The pairs, and a finding for every image and every label without its partner.
     """
-    unpaired = [f"{name}: image without label" for name in sorted(images.keys() - references.keys())]
-    unpaired += [f"{name}: label without image" for name in sorted(references.keys() - images.keys())]
-    hint = "add the missing files, or move these to another folder"
-    refuse("images and labels do not pair up", root, unpaired, hint=hint)
-    return tuple(Case(name, paths, references[name]) for name, paths in images.items())
+    findings = []
+    for name in sorted(images.keys() ^ references.keys()):
+        files = images.get(name) or (references[name],)
+        text = f"{name}: image without label" if name in images else f"{name}: label without image"
+        others = references if name in images else images
+        similar = next((other for other in others if other.casefold() == name.casefold()), None)
+        text += f"; {similar} differs only in capitals" if similar is not None else ""
+        findings.append(Finding("pairing", files, text))
+    both = sorted(images.keys() & references.keys())
+    return tuple(Case(name, images[name], references[name]) for name in both), findings
 
 
-def check_numbers(folder: Path, groups: Mapping[str, Sequence[Path]], channels: int) -> dict[str, tuple[Path, ...]]:
-    """Check that the files of each case are numbered ``_0000``, ``_0001`` ... without a hole, and return them.
+def check_numbers(
+    groups: Mapping[str, Sequence[Path]], channels: int
+) -> tuple[dict[str, tuple[Path, ...]], list[Finding]]:
+    """Check that the files of each case are numbered ``_0000``, ``_0001`` ... without a hole.
 
-    Raises:
-        DataError: Some are not; all such cases are named.
+    Returns:
+        The files by case, and a finding for each case that is numbered otherwise.
     """
     expected = [f"_{number:04d}" for number in range(channels)]
-    endings = {name: [case_name(path).removeprefix(name) for path in paths] for name, paths in groups.items()}
-    wrong = [f"{name}: {', '.join(ends)}" for name, ends in endings.items() if ends != expected]
-    refuse(f"cases without exactly the channels {', '.join(expected)}", folder, wrong)
-    return {name: tuple(paths) for name, paths in groups.items()}
+    findings = []
+    for name, paths in groups.items():
+        endings = [case_name(path).removeprefix(name) for path in paths]
+        if endings != expected:
+            text = f"{name}: {', '.join(end or 'no number' for end in endings)}; expected: {', '.join(expected)}"
+            findings.append(Finding("channels", tuple(paths), text))
+    return {name: tuple(paths) for name, paths in groups.items()}, findings
+
+
+def without(cases: Iterable[Case], findings: Iterable[Finding]) -> tuple[Case, ...]:
+    """Return the cases without those whose files some errors name."""
+    files = {file for finding in errors_of(findings) for file in finding.files}
+    return tuple(case for case in cases if files.isdisjoint((*case.images, case.label)))
+
+
+def missing_files(cases: Iterable[Case]) -> list[Finding]:
+    """Return a finding for every case whose files do not all exist."""
+    findings = []
+    for case in cases:
+        for path in (*case.images, *((case.label,) if case.label is not None else ())):
+            series = path in case.images and is_folder(path)
+            if not is_file(path) and not series:
+                kind = "dangling-link" if is_link(path) else "missing-file"
+                text = f"leads to {path.readlink()}" if is_link(path) else "does not exist"
+                findings.append(Finding(kind, (path,), f"{case.id}: {text}"))
+    return findings
+
+
+def others_in(*folders: Path) -> list[Finding]:
+    """Return a finding for every entry of some folders that is not read as a scan."""
+    return [Finding("passed-over", (path,), "not read as a scan") for folder in folders for path in passed_over(folder)]
 
 
 def channel_order(names: Iterable[str], stated: tuple[str, ...] | None, file: Path) -> tuple[tuple[str, ...], str]:

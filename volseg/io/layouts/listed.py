@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from volseg.io.cases import Case, case_name, find_volumes, group_channels, refuse
+from volseg.io.cases import Case, case_name, find_volumes, group_channels
 from volseg.io.description import Description
-from volseg.io.layouts.found import Found
+from volseg.io.findings import Finding
+from volseg.io.layouts.found import Found, missing_files, others_in, without
 from volseg.io.layouts.plain import FOLDERS
 from volseg.io.paths import is_file, is_folder
+
+FOLDER_NAMES = {name for pair in FOLDERS for name in pair}
 
 
 def find(root: Path, description: Description | None) -> Found | None:
     """Return the listed cases; ``None`` if none are listed, or none of them exists beside ``images/`` and ``labels/``.
 
-    The listed files count: names and folders of image and label may differ, and other files are left alone.
-
-    Raises:
-        DataError: Listed files do not exist.
+    The listed files count: names and folders of image and label may differ, and other files are left alone. Findings
+    are listed files that do not exist.
     """
     if description is None or description.cases is None:
         return None
@@ -28,10 +29,21 @@ def find(root: Path, description: Description | None) -> Found | None:
     missing += [case.label for case in cases if case.label is not None and not is_file(case.label)]
     if len(missing) == len(files) and all(is_folder(root / name) for name in FOLDERS[0]):
         return None  # the description of the same cases in another layout
-    hint = "restore the files, or remove the cases from the list"
-    refuse("files listed in dataset.json do not exist", description.file, missing, hint=hint)
+    findings: list[Finding] = [*missing_files(cases), *_unlisted(cases)]
     test = (replace(case, images=_channel_files(case.images)) for case in description.unlabelled)
-    return Found(cases, tuple(case for case in test if _exists(case)), labels_required=True)
+    return Found(
+        without(cases, findings),
+        tuple(case for case in test if _exists(case)),
+        labels_required=True,
+        test_split=True,
+        findings=tuple(findings),
+    )
+
+
+def _unlisted(cases: tuple[Case, ...]) -> list[Finding]:
+    """Return what is not read in the folders of the listed files: entries that are not scans."""
+    folders = {path.parent for case in cases for path in (*case.images, case.label) if path is not None}
+    return others_in(*sorted(folder for folder in folders if folder.name in FOLDER_NAMES and is_folder(folder)))
 
 
 def _exists(case: Case) -> bool:

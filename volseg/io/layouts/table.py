@@ -9,8 +9,7 @@ from pathlib import Path
 from volseg.errors import DataError
 from volseg.io.cases import Case, case_names, listed, refuse
 from volseg.io.description import Description
-from volseg.io.layouts.found import Found, channel_order, modality_name
-from volseg.io.paths import is_file, is_folder
+from volseg.io.layouts.found import Found, channel_order, missing_files, modality_name, without
 from volseg.io.rows import read_rows
 from volseg.io.volumes import has_volume_suffix, is_scan
 
@@ -35,10 +34,10 @@ def find(file: Path, description: Description | None) -> Found:
     - ``id``: name of the case; otherwise it is named after its files.
     - ``patient``: whose scan it is. ``fold``: the fold in which it is held out.
 
-    Other columns are left alone. Paths are relative to the CSV.
+    Other columns are left alone. Paths are relative to the CSV. Findings are files that do not exist.
 
     Raises:
-        DataError: The file is no such table, or files that it names do not exist.
+        DataError: The file is no such table.
     """
     header, rows = _read(file)
     columns, channels = _channels(header, rows, file, description)
@@ -49,20 +48,16 @@ def find(file: Path, description: Description | None) -> Found:
     refuse("rows without an image", file, empty)
     images = [tuple(file.parent / row[column] for column in columns) for row in rows]
     labels = [file.parent / row["label"] if row["label"] else None for row in rows]
-    missing = [
-        f"row {line}: {path}"
-        for line, paths, label in zip(lines, images, labels, strict=True)
-        for path in (*paths, label)
-        if path is not None and not is_file(path) and not (path in paths and is_folder(path))  # a DICOM series
-    ]
-    refuse("files that the table names do not exist", file, missing, hint="paths are relative to the table's folder")
     names = case_names(images)
     cases = [
         Case(row.get("id") or name, paths, label, row.get("patient") or None, _fold(row.get("fold", ""), line, file))
         for line, row, name, paths, label in zip(lines, rows, names, images, labels, strict=True)
     ]
+    findings = missing_files(cases)
+    cases = list(without(cases, findings))
     labelled = tuple(case for case in cases if case.label is not None)
-    return Found(labelled, tuple(case for case in cases if case.label is None), channels)
+    unlabelled = tuple(case for case in cases if case.label is None)
+    return Found(labelled, unlabelled, channels, findings=tuple(findings))
 
 
 def _read(file: Path) -> tuple[list[str], list[Row]]:

@@ -1,0 +1,117 @@
+"""Findings of made data sets, most of which are shown by planted faults (tests/benchmarks/test_dataset_checks.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from tests.made.datasets import save_nifti, write_dataset
+from volseg.io.datasets import read_dataset
+from volseg.io.findings import Finding
+from volseg.planning.fingerprint import survey
+
+AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
+
+
+def scans(count: int, low: float = -1000, high: float = 300, shape=(10, 9, 8)) -> tuple[list[Any], list[Any]]:
+    """Random images with both classes."""
+    rng = np.random.default_rng(0)
+    label = np.zeros(shape, np.uint8)
+    label[2:6, 2:6, 2:6], label[6:8, 2:6, 2:6] = 1, 2
+    return [rng.uniform(low, high, shape).astype(np.int16) for _ in range(count)], [label] * count
+
+
+def found(root: Path) -> dict[str, list[Finding]]:
+    kinds: dict[str, list[Finding]] = {}
+    for finding in survey(read_dataset(root, strict=False)).findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    return kinds
+
+
+def test_copies_are_found_in_another_type_and_order(tmp_path: Path) -> None:
+    images, labels = scans(3)
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE)
+    assert found(root) == {}
+    for part, dtype in (("imagesTr", np.float64), ("labelsTr", np.uint16)):
+        image = nibabel.load(root / part / "c0.nii.gz")
+        copy = nibabel.Nifti1Image(np.asarray(image.dataobj).astype(dtype), image.affine)
+        nibabel.save(copy.as_reoriented(np.array([[2, 1], [0, -1], [1, -1]])), root / part / "c2.nii.gz")
+    assert [one.message for one in found(root)["duplicate"]] == ["c0, c2"]
+
+
+def test_values_that_are_not_hounsfield_units(tmp_path: Path) -> None:
+    images, labels = scans(6)
+    images[1] = (images[1] + 1024).clip(0)
+    images[2] = (images[2] / 1300).astype(np.float32)
+    kinds = found(write_dataset(tmp_path, images, labels, affine=AFFINE))
+    assert [one.files[0].name for one in kinds.pop("not-hounsfield")] == ["c1.nii.gz", "c2.nii.gz"]
+    assert kinds == {}  # they are not named a second time as outliers
+
+
+def test_a_lost_header(tmp_path: Path) -> None:
+    """The identity is true where the other cases have 1 mm, too."""
+    images, labels = scans(4)
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE)
+    for part, arrays in (("imagesTr", images), ("labelsTr", labels)):
+        save_nifti(root / part / "c0.nii.gz", arrays[0], np.eye(4))
+        image = nibabel.Nifti1Image(arrays[1], None)  # codes 0: what NIfTI calls unknown
+        nibabel.save(image, root / part / "c1.nii.gz")
+    assert [one.files[0].name for one in found(root)["no-geometry"]] == ["c0.nii.gz", "c1.nii.gz"]
+    one_mm = np.eye(4)
+    one_mm[:3, 3] = (3, 4, 5)
+    root = write_dataset(tmp_path / "1mm", images, labels, affine=one_mm)
+    for part, arrays in (("imagesTr", images), ("labelsTr", labels)):
+        save_nifti(root / part / "c0.nii.gz", arrays[0], np.eye(4))
+    assert found(root) == {}
+
+
+def test_a_class_in_one_case_only(tmp_path: Path) -> None:
+    images, labels = scans(12)
+    labels = [np.where(label == 2, 0, label).astype(np.uint8) for label in labels]
+    labels[3] = scans(1)[1][0]
+    kinds = found(write_dataset(tmp_path, images, labels, affine=AFFINE))
+    assert [one.message for one in kinds["rare-class"]] == ["lesion (2) is in 1 of 12 cases"]
+
+
+def test_damaged_cases_do_not_hide_the_others(tmp_path: Path) -> None:
+    images, labels = scans(3)
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE)
+    (root / "imagesTr/c0.nii.gz").write_bytes(b"nothing")
+    (root / "labelsTr/c1.nii.gz").unlink()
+    save_nifti(root / "labelsTr/c2.nii.gz", np.zeros((10, 9, 8), np.uint8), AFFINE)
+    kinds = found(root)
+    assert set(kinds) == {"unreadable", "missing-file", "no-foreground", "empty-label"}
+
+
+def test_no_case_is_left(tmp_path: Path) -> None:
+    for name in ("images/a.nii", "labels/b.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [one.message for one in found(tmp_path)["pairing"]] == [
+        "a: image without label",
+        "b: label without image",
+    ]
+
+
+def test_names_that_differ_in_capitals_do_not_pair_up(tmp_path: Path) -> None:
+    images, labels = scans(2)
+    for number in range(2):
+        save_nifti(tmp_path / f"images/Case{number}.nii.gz", images[number], AFFINE)
+        save_nifti(tmp_path / f"labels/{('case', 'Case')[number]}{number}.nii.gz", labels[number], AFFINE)
+    messages = [one.message for one in found(tmp_path)["pairing"]]
+    assert "Case0: image without label; case0 differs only in capitals" in messages
+
+
+def test_a_patient_in_training_and_test(tmp_path: Path) -> None:
+    images, labels = scans(3)
+    root = write_dataset(tmp_path, images[:2], labels[:2], affine=AFFINE)
+    save_nifti(root / "imagesTs/t.nii.gz", images[2], AFFINE)
+    content = json.loads((root / "dataset.json").read_text())
+    content["training"][0]["patient"] = "p"
+    content["test"] = [{"image": "imagesTs/t.nii.gz", "patient": "p"}]
+    (root / "dataset.json").write_text(json.dumps(content))
+    assert [one.message for one in found(root)["patient-in-splits"]] == ["patient p: c0: every fold, t: test"]

@@ -1,0 +1,267 @@
+"""Findings that show only when the cases of a data set are compared with each other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.geometry import ops
+from volseg.geometry.grid import Grid
+from volseg.geometry.volume import Mask, Volume
+from volseg.io.cases import listed
+from volseg.io.datasets import Case, Dataset
+from volseg.io.findings import Finding
+from volseg.io.modality import CT_BELOW_HU, UNKNOWN
+from volseg.planning import outliers
+
+if TYPE_CHECKING:
+    from volseg.planning.fingerprint import CaseFingerprint, Range
+
+MIN_CASES_RARE = 10
+"""Fewest cases of which a class can be called rare."""
+RARE = 0.02
+"""Share of the cases up to which a class is rare; a single case always is."""
+FEW_VOXELS, FEW_SHARE = 10, 0.005
+"""A class has few voxels in a case if these are so many at most, and so small a share of its median."""
+NARROW_HU = 50.0
+"""A CT whose 0.5 and 99.5 percentiles are closer than this is scaled: soft tissue alone is wider."""
+BACKGROUND_NAMES = frozenset(
+    (
+        *(
+            "background",
+            "bg",
+            "back",
+            "none",
+            "nothing",
+            "empty",
+            "unlabeled",
+            "unlabelled",
+            "clear label",
+            "clear_label",
+        ),
+        *("other", "others", "rest", "outside", "exterior", "air", "unknown", "normal", "void", "null", "zero", "0"),
+    )
+)
+"""Names of the value 0, lower case, that do not name a class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseRecord:
+    """What is compared between cases.
+
+    Attributes:
+        case: The case.
+        grid: The image's grid, in the order of its file.
+        image_sha256: Hash of the image's voxels, independent of their order in the file and of their type.
+        label_sha256: The same of the label; ``None`` if it is missing or cannot be used.
+        voxels: Label value -> voxels; ``None`` without a usable label.
+        smallest: Smallest value of each channel.
+    """
+
+    case: Case
+    grid: Grid
+    image_sha256: str
+    label_sha256: str | None
+    voxels: dict[int, int] | None
+    smallest: tuple[float, ...]
+
+
+def make_record(case: Case, volume: Volume, mask: Mask | None, *, intact: bool) -> CaseRecord:
+    """Return the record of a case that was read.
+
+    Args:
+        case: The case.
+        volume: Its image.
+        mask: Its label on the image's grid.
+        intact: Whether the case has no errors; the label of others is not compared.
+    """
+    voxels = None
+    if mask is not None:
+        values, counts = np.unique(mask.labels, return_counts=True)
+        voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return CaseRecord(
+        case=case,
+        grid=volume.grid,
+        image_sha256=_voxel_hash(volume.data, volume.grid),
+        label_sha256=None if mask is None or not intact else _voxel_hash(mask.labels[None], mask.grid),
+        voxels=voxels,
+        smallest=tuple(float(channel.min()) for channel in volume.data),
+    )
+
+
+def looks_like_ct(percentiles: Range) -> bool:
+    """Return whether 0.5 % of the voxels have values that only CT has."""
+    return percentiles[0] < CT_BELOW_HU
+
+
+def compare(
+    dataset: Dataset, channels: Sequence[str], records: Sequence[CaseRecord], shapes: Mapping[str, CaseFingerprint]
+) -> list[Finding]:
+    """Compare the cases of a data set.
+
+    Args:
+        dataset: The data set.
+        channels: Its channels, after a guess where it does not state them.
+        records: The cases whose images can be used, those without labels included.
+        shapes: Name -> fingerprint of the labelled cases without errors.
+    """
+    labelled = [record for record in records if record.case.label is not None]
+    measured = [(record, shapes[record.case.id]) for record in labelled if record.case.id in shapes]
+    hounsfield = list(_modality(dataset, channels, measured))
+    explained = {finding.files for finding in hounsfield}  # shifted values are outliers, too
+    return [
+        *_duplicates(records, test_split=dataset.test_split),
+        *_patients(dataset),
+        *_similar_names(dataset),
+        *_background_name(dataset),
+        *_classes(dataset, labelled),
+        *_no_geometry(labelled),
+        *hounsfield,
+        *(one for one in outliers.find(channels, measured) if one.files not in explained),
+    ]
+
+
+def _voxel_hash(data: NDArray[Any], grid: Grid) -> str:
+    """Return the SHA-256 of voxels (C, D, H, W) in (R, A, S) order as float32."""
+    data, _ = ops.reorient(data, grid, "RAS")
+    sha256 = hashlib.sha256(str(data.shape).encode())
+    for channel in data:
+        for plane in channel.T:  # (S, A, R): files mostly store S slowest
+            sha256.update(np.ascontiguousarray(plane, dtype=np.float32).data)
+    return sha256.hexdigest()
+
+
+def _duplicates(records: Iterable[CaseRecord], *, test_split: bool) -> Iterator[Finding]:
+    """Yield a finding for every group of cases that have the same image."""
+    groups: dict[str, list[CaseRecord]] = defaultdict(list)
+    for record in records:
+        groups[record.image_sha256].append(record)
+    for group in groups.values():
+        train = [record for record in group if record.case.label is not None]
+        others = [record for record in group if record.case.label is None]
+        labels = {record.label_sha256 for record in train} - {None}
+        if len(group) == 1 or not train:
+            continue
+        if others:
+            kind = "train-and-test" if test_split else "duplicate"
+            yield Finding(kind, _images(group), f"{_names(train)} and {_names(others)}, which has no label")
+        if len(train) > 1:
+            kind = "duplicate" if len(labels) < 2 else "conflicting-labels"
+            yield Finding(kind, _images(train), _names(train))
+
+
+def _patients(dataset: Dataset) -> Iterator[Finding]:
+    """Yield the patients whose cases the data set itself puts into several splits."""
+    cases: dict[str, list[Case]] = defaultdict(list)
+    for case in (*dataset.cases, *(dataset.unlabelled if dataset.test_split else ())):
+        if case.patient is not None:
+            cases[case.patient].append(case)
+    for patient, own in cases.items():
+        splits = {case.id: "test" if case.label is None else f"fold {case.fold}" for case in own}
+        splits = {name: "every fold" if split == "fold None" else split for name, split in splits.items()}
+        if len(set(splits.values())) > 1:
+            text = ", ".join(f"{name}: {split}" for name, split in splits.items())
+            yield Finding("patient-in-splits", tuple(case.images[0] for case in own), f"patient {patient}: {text}")
+
+
+def _similar_names(dataset: Dataset) -> Iterator[Finding]:
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in (*dataset.cases, *dataset.unlabelled):
+        groups[case.id.casefold()].append(case)
+    for group in groups.values():
+        names = sorted({case.id for case in group})
+        if len(names) > 1:
+            yield Finding("similar-names", tuple(case.images[0] for case in group), ", ".join(names))
+
+
+def _background_name(dataset: Dataset) -> Iterator[Finding]:
+    name = dataset.label_map.background
+    if name.strip().lower() not in BACKGROUND_NAMES:
+        yield Finding("background-name", (dataset.root,), f'0 is "{name}"')
+
+
+def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Finding]:
+    """Yield labels and classes that are empty, rare, or have a few voxels only."""
+    known = [(record, record.voxels) for record in labelled if record.voxels is not None]
+    ignored = {0, dataset.ignore_label}
+    for record, voxels in known:
+        if not set(voxels) - ignored and record.case.label is not None:
+            yield Finding("empty-label", (record.case.label,), f"values: {', '.join(map(str, voxels))}")
+    if not any(set(voxels) - ignored for _, voxels in known):
+        return  # an error of its own
+    for name, value in dataset.labels.items():
+        if value == 0:
+            continue
+        holders = [(record, voxels[value]) for record, voxels in known if value in voxels]
+        if not holders:
+            yield Finding("absent-class", (dataset.root,), f"{name} ({value}) is in none of {len(known)} labels")
+        elif len(known) >= MIN_CASES_RARE and len(holders) <= max(1, RARE * len(known)):
+            text = f"{name} ({value}) is in {len(holders)} of {len(known)} cases"
+            yield Finding("rare-class", _labels(record for record, _ in holders), text)
+        median = float(np.median([count for _, count in holders])) if holders else 0.0
+        for record, count in holders:
+            if len(holders) >= outliers.MIN_CASES and count <= min(FEW_VOXELS, FEW_SHARE * median):
+                text = f"{name} ({value}): {count} voxel{'s' * (count != 1)}; median of the cases: {median:.0f}"
+                yield Finding("few-voxels", _labels([record]), text)
+
+
+def _no_geometry(labelled: Sequence[CaseRecord]) -> Iterator[Finding]:
+    """Yield images whose header states nothing but the default grid, unless the other images confirm 1 x 1 x 1 mm."""
+    doubtful = [record for record in labelled if _is_default(record.grid)]
+    others = [record.grid.spacing_mm for record in labelled if not _is_default(record.grid)]
+    if len(others) >= len(doubtful) and np.allclose(np.median(others, axis=0) if others else 0, 1.0, rtol=0.01):
+        return
+    for record in doubtful:
+        yield Finding("no-geometry", (record.case.images[0],), record.grid.describe())
+
+
+def _is_default(grid: Grid) -> bool:
+    """Return whether a grid is the identity, or what NIfTI without sform, qform and voxel sizes stands for."""
+    affine = np.diag([-1.0, 1.0, 1.0, 1.0])
+    affine[:3, 3] = (np.array(grid.shape) - 1) / 2 * [1, -1, -1]
+    return np.array_equal(grid.affine, np.eye(4)) or np.allclose(grid.affine, affine)
+
+
+def _modality(
+    dataset: Dataset, channels: Sequence[str], measured: Sequence[tuple[CaseRecord, CaseFingerprint]]
+) -> Iterator[Finding]:
+    """Yield channels, and single cases, whose values are not those of the modality that is stated or guessed."""
+    for number, name in enumerate(channels):
+        votes = [looks_like_ct(shape.ranges[number]) for _, shape in measured]
+        called_ct = name.strip().lower() == "ct"
+        if UNKNOWN in dataset.channels and number == 0:
+            others = [record for (record, _), vote in zip(measured, votes, strict=True) if vote != called_ct]
+            if others:
+                yield Finding("modality", _images(others), f"do not look like {name}: {_names(others)}")
+        elif called_ct:
+            yield from _not_hounsfield(number, measured)
+        elif 2 * sum(votes) > len(votes) and name.strip().lower() != "nonorm":
+            text = f'channel {name} has the values of CT (below {CT_BELOW_HU}); only "CT" is normalised as CT'
+            yield Finding("modality", (dataset.root,), text, 'call the channel "CT" in dataset.json')
+
+
+def _not_hounsfield(number: int, measured: Sequence[tuple[CaseRecord, CaseFingerprint]]) -> Iterator[Finding]:
+    for record, shape in measured:
+        low, high = shape.ranges[number]
+        if record.smallest[number] >= 0 or high - low < NARROW_HU:
+            path = record.case.images[min(number, len(record.case.images) - 1)]
+            text = f"{low:.4g} to {high:.4g} (0.5 and 99.5 percentiles), the smallest is {record.smallest[number]:.4g}"
+            yield Finding("not-hounsfield", (path,), f"{text}; expected: air near -1000, water 0")
+
+
+def _images(records: Iterable[CaseRecord]) -> tuple[Any, ...]:
+    return tuple(record.case.images[0] for record in records)
+
+
+def _labels(records: Iterable[CaseRecord]) -> tuple[Any, ...]:
+    return tuple(record.case.label for record in records if record.case.label is not None)
+
+
+def _names(records: Iterable[CaseRecord]) -> str:
+    return listed([record.case.id for record in records])

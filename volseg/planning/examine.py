@@ -1,0 +1,105 @@
+"""The plan of a surveyed data set, and the findings that depend on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volseg.errors import ConfigError, GeometryError, OutputError
+from volseg.io.cases import listed
+from volseg.io.datasets import Dataset
+from volseg.io.findings import Finding, counts, in_order, refuse_errors, report
+from volseg.io.json_files import read_json, write_json
+from volseg.io.paths import exists
+from volseg.planning import rules
+from volseg.planning.fingerprint import Fingerprint, Survey
+from volseg.planning.plan import Plan, make_plan
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "findings.json"
+"""File of the findings in a run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """A checked data set.
+
+    Attributes:
+        root: The data set.
+        plan: The plan; ``None`` if no case can be used.
+        findings: Everything that is wrong, doubtful or worth knowing, in the order of reports.
+    """
+
+    root: Path
+    plan: Plan | None
+    findings: tuple[Finding, ...]
+
+    def checked(self) -> Plan:
+        """Return the plan, after warnings are logged.
+
+        Raises:
+            DataError: There are errors; all are listed.
+        """
+        refuse_errors(self.findings, self.root)
+        assert self.plan is not None  # there would be an error
+        warnings = [finding for finding in self.findings if finding.severity == "warning"]
+        if warnings:
+            logger.warning("%s: %s\n%s", self.root, counts(self.findings), report(warnings))
+        return self.plan
+
+
+def examine(survey: Survey, overrides: Mapping[str, Any] | None = None) -> Examination:
+    """Make the plan of a data set, and find what its cases lose by it.
+
+    Args:
+        survey: The data set.
+        overrides: Fields of the plan that are set by hand, as in :func:`~volseg.planning.plan.make_plan`.
+
+    Raises:
+        ConfigError: An override is invalid.
+    """
+    dataset, findings = survey.dataset, list(survey.findings)
+    plan = None
+    if survey.fingerprint is not None:
+        try:
+            plan = make_plan(survey.fingerprint, overrides)
+            findings += _losses(dataset, survey.fingerprint, plan)
+        except GeometryError as error:
+            findings.append(Finding.of_error(error, dataset.root, "voxel-size"))
+    return Examination(root=dataset.root, plan=plan, findings=tuple(in_order(findings)))
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Check that findings would replace nothing but findings.
+
+    Raises:
+        OutputError: The path leads to something else.
+    """
+    path = Path(path)
+    if not exists(path):
+        return
+    try:
+        content = read_json(path, "findings")
+    except ConfigError:
+        content = None
+    if not (isinstance(content, dict) and set(content) == {"findings"}):
+        hint = "choose another file for the findings"
+        raise OutputError("an existing file holds no findings and is not replaced", file=path, hint=hint)
+
+
+def write_findings(path: str | Path, findings: Iterable[Finding]) -> None:
+    """Write findings as JSON, atomically."""
+    write_json(path, {"findings": [finding.to_dict() for finding in findings]})
+
+
+def _losses(dataset: Dataset, fingerprint: Fingerprint, plan: Plan) -> Iterator[Finding]:
+    """Yield the classes of which cropping or resampling takes voxels away."""
+    files = {case.id: case.label or case.images[0] for case in dataset.cases}
+    axes = rules.ANATOMICAL_AXES[plan.slice_axis]
+    for kind, name, cases in rules.lost_labels(fingerprint.cases, axes, plan.spacing_mm, crop=plan.crop_nonzero):
+        text = f"class {name}: {listed([f'{case} ({loss})' for case, loss in cases.items()])}"
+        yield Finding(kind, tuple(files[case] for case in cases), text)

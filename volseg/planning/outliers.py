@@ -1,0 +1,113 @@
+"""Cases whose voxel size, field of view, orientation or values are far from those of the other cases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from volseg.io.findings import Finding
+
+if TYPE_CHECKING:
+    from volseg.planning.case_checks import CaseRecord
+    from volseg.planning.fingerprint import CaseFingerprint
+
+MIN_CASES = 5
+"""Fewest cases among which one can be an outlier."""
+DEVIATIONS = 6.0
+"""An outlier is further from the median than this many standard deviations, estimated as 1.4826 MAD ..."""
+RATIO_MM, RATIO_VALUES, SHIFT_HU = 1.8, 4.0, 800.0
+"""... and further than these floors: ratios of lengths, ratios of ranges of values, and a shift of CT values."""
+GROUP = 0.05
+"""A larger share of the cases that are alike is a second protocol and no outlier; a single case always may be one."""
+
+Measured = Sequence[tuple["CaseRecord", "CaseFingerprint"]]
+
+
+def outlying(values: ArrayLike, floor: float) -> NDArray[np.bool_]:
+    """Return which values (N,) are outliers: far from the median, and in a small group apart from the others.
+
+    Groups are runs of sorted values whose gaps are at most the floor. Two protocols with a few cases of the second are
+    thus told from errors of a single case, and a second protocol does not hide such an error by widening the spread.
+
+    Args:
+        values: A number per case.
+        floor: Distance from the median, and between groups, below which nothing is an outlier.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < MIN_CASES:
+        return np.zeros(len(values), dtype=bool)
+    distance = np.abs(values - np.median(values))
+    far = distance > max(DEVIATIONS * 1.4826 * float(np.median(distance)), floor)
+    order = np.argsort(values)
+    group = np.empty(len(values), dtype=np.int64)
+    group[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > floor)])
+    small = np.bincount(group)[group] <= max(1, GROUP * len(values))
+    return np.asarray(far & small)
+
+
+def find(channels: Sequence[str], measured: Measured) -> Iterator[Finding]:
+    """Yield the outliers of a data set.
+
+    Args:
+        channels: Names of the channels.
+        measured: Records and fingerprints of the labelled cases without errors.
+    """
+    if len(measured) < MIN_CASES:
+        return
+    spacings = np.array([shape.spacing_mm for _, shape in measured])  # (N, 3), R, A, S
+    extents = spacings * np.array([shape.shape for _, shape in measured])
+    of_spacing = _any_axis(spacings)
+    yield from _lengths("spacing-outlier", measured, spacings, of_spacing)
+    yield from _lengths("size-outlier", measured, extents, _any_axis(extents) & ~of_spacing)
+    yield from _orientations(measured)
+    for number, name in enumerate(channels):
+        yield from _values(number, measured, ct=name.strip().lower() == "ct")
+
+
+def _any_axis(lengths_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which cases of (N, 3) are outliers along some axis."""
+    logarithms = np.log(lengths_mm)
+    return np.asarray(np.any([outlying(axis, np.log(RATIO_MM)) for axis in logarithms.T], axis=0))
+
+
+def _lengths(
+    kind: str, measured: Measured, lengths_mm: NDArray[np.float64], which: NDArray[np.bool_]
+) -> Iterator[Finding]:
+    median = _text(np.median(lengths_mm, axis=0))
+    for index in np.flatnonzero(which).tolist():
+        text = f"{_text(lengths_mm[index])} mm along R, A, S; median of the cases: {median} mm"
+        yield Finding(kind, (measured[index][0].case.images[0],), text)
+
+
+def _text(lengths_mm: NDArray[np.float64]) -> str:
+    return " x ".join(f"{mm:.4g}" for mm in lengths_mm)
+
+
+def _orientations(measured: Measured) -> Iterator[Finding]:
+    codes = Counter(record.grid.orientation for record, _ in measured)
+    common, _ = codes.most_common(1)[0]
+    rare = {code for code, count in codes.items() if count <= max(1, GROUP * len(measured))} - {common}
+    for record, _ in measured:
+        if record.grid.orientation in rare:
+            text = f"{record.grid.orientation}; most cases: {common}"
+            yield Finding("orientation-outlier", (record.case.images[0],), text)
+
+
+def _values(number: int, measured: Measured, *, ct: bool) -> Iterator[Finding]:
+    """Yield the cases whose values are shifted (CT), or whose range has another order of magnitude (all others)."""
+    percentiles = np.array([shape.ranges[number] for _, shape in measured])  # (N, 2)
+    if ct:
+        which = outlying(percentiles[:, 0], SHIFT_HU) | outlying(percentiles[:, 1], SHIFT_HU)
+    else:
+        widths = np.maximum(percentiles[:, 1] - percentiles[:, 0], np.finfo(np.float32).tiny)
+        which = outlying(np.log(widths), np.log(RATIO_VALUES))
+    low, high = np.median(percentiles, axis=0)
+    for index in np.flatnonzero(which).tolist():
+        record = measured[index][0]
+        own = f"{percentiles[index][0]:.4g} to {percentiles[index][1]:.4g}"
+        text = f"{own} (0.5 and 99.5 percentiles of channel {number}); median of the cases: {low:.4g} to {high:.4g}"
+        yield Finding("intensity-outlier", (record.case.images[min(number, len(record.case.images) - 1)],), text)
