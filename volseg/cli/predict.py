@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
     if getattr(args, "debug", False):
         logging.getLogger("volseg").setLevel(logging.DEBUG)
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it reports each module of attributes that it copies
     with progress_bars() as progress:
         summary = predict(
             args.model,

@@ -8,8 +8,12 @@ MASK_FORMATS = {
     "seg.nrrd": ".seg.nrrd",
     "mha": ".mha",
     "mgz": ".mgz",
+    "dicom-seg": ".seg.dcm",
+    "rtstruct": ".rtstruct.dcm",
 }
 """The choices of ``--format`` and the ending of a mask's name in each."""
+DICOM_ENDINGS = (MASK_FORMATS["dicom-seg"], MASK_FORMATS["rtstruct"])
+"""Endings of masks that refer to the DICOM series which was segmented, and hold all of its classes."""
 DEFAULT_FORMATS = {
     ".nii.gz": "nii.gz",
     ".nii": "nii.gz",

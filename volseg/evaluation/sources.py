@@ -10,7 +10,7 @@ from volseg.errors import ConfigError, DataError
 from volseg.io.cases import BESIDE_SCANS, Case, list_folder
 from volseg.io.json_files import read_json
 from volseg.io.paths import is_folder
-from volseg.io.volumes import has_volume_suffix, volume_stem
+from volseg.io.volumes import has_mask_suffix, volume_stem
 
 _CLASS_FOLDERS = ("", "segmentations")  # TotalSegmentator's output, and its training data
 
@@ -142,7 +142,7 @@ def _source(entry: Path) -> MaskSource | None:
     for name in _CLASS_FOLDERS if is_folder(entry) else ():
         folder = entry / name
         files = list_folder(folder) if is_folder(folder) else []
-        class_files = {volume_stem(path): path for path in files if has_volume_suffix(path)}
+        class_files = {volume_stem(path): path for path in files if has_mask_suffix(path)}
         if class_files:
             return MaskSource(class_files=class_files)
-    return MaskSource(file=entry) if has_volume_suffix(entry) else None
+    return MaskSource(file=entry) if has_mask_suffix(entry) else None

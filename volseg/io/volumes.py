@@ -15,7 +15,7 @@ from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
 from volseg.geometry.resample import resample_onto
 from volseg.geometry.volume import LARGEST_LABEL, Mask, Volume
-from volseg.io import dicom, dicom_files, itk, mgh, nifti
+from volseg.io import dicom, dicom_files, dicom_rtstruct, dicom_seg, itk, mgh, nifti
 from volseg.io.paths import exists, is_file, is_folder, is_link
 
 __all__ = [
@@ -23,8 +23,10 @@ __all__ = [
     "OUTPUT_SUFFIX",
     "as_mask",
     "check_image",
+    "check_libraries",
     "count_channels",
     "files_of",
+    "has_mask_suffix",
     "has_volume_suffix",
     "image_errors",
     "is_scan",
@@ -71,6 +73,9 @@ class FileFormat(Readable, Protocol):
 FORMATS: tuple[FileFormat, ...] = (nifti, itk, mgh)
 """The file formats. A new one is a module like `volseg.io.nifti` and an entry here. DICOM series, which are folders and
 files of any name, are recognised by their content."""
+DICOM_MASKS = (dicom_seg, dicom_rtstruct)
+"""Formats of masks only, which refer to the series that was segmented."""
+MASK_FORMATS: tuple[FileFormat, ...] = (*FORMATS, *DICOM_MASKS)
 OUTPUT_SUFFIX = ".nii.gz"
 """Format in which maps are written."""
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
@@ -82,25 +87,42 @@ LARGEST_VALUE = float(np.finfo(np.float32).max) / 4  # differences of two values
 INTEGRAL = 1e-3  # largest distance from an integer of a label stored as a float (the header's scaling rounds)
 
 
-def _suffix(path: Path) -> str | None:
+def _suffix(path: Path, formats: tuple[FileFormat, ...] = MASK_FORMATS) -> str | None:
     """Return the suffix of a format; ``.nii.gz`` counts as one."""
-    known = (suffix for one in FORMATS for suffix in one.SUFFIXES)
+    known = (suffix for one in formats for suffix in one.SUFFIXES)
     return next((suffix for suffix in known if path.name.lower().endswith(suffix)), None)
 
 
 def _format(path: Path) -> FileFormat | None:
     """Return the format of a file by its name; ``None`` for any other name."""
-    return next((one for one in FORMATS if _suffix(path) in one.SUFFIXES), None)
+    return next((one for one in MASK_FORMATS if _suffix(path) in one.SUFFIXES), None)
 
 
-def _suffixes() -> str:
-    return " or ".join(suffix for one in FORMATS for suffix in one.SUFFIXES)
+def _suffixes(formats: tuple[FileFormat, ...] = FORMATS) -> str:
+    return " or ".join(suffix for one in formats for suffix in one.SUFFIXES)
 
 
 def has_volume_suffix(path: str | Path) -> bool:
     """Return whether a file name is that of a scan or mask (``.nii``, ``.nii.gz``, ``.nrrd`` ...) and not hidden."""
     path = Path(path)
+    return _suffix(path, FORMATS) is not None and not path.name.startswith(".")
+
+
+def has_mask_suffix(path: str | Path) -> bool:
+    """Return whether a file name is that of a mask, which may also be ``.seg.dcm`` or ``.rtstruct.dcm``; not hidden."""
+    path = Path(path)
     return _suffix(path) is not None and not path.name.startswith(".")
+
+
+def check_libraries(path: str | Path) -> None:
+    """Check that the libraries are installed which write a mask with this name.
+
+    Raises:
+        MissingExtraError: They are not.
+    """
+    for one in DICOM_MASKS:
+        if _suffix(Path(path)) in one.SUFFIXES:
+            one.libraries()
 
 
 def is_scan(path: Path) -> bool:
@@ -329,8 +351,8 @@ def write_mask(
     Args:
         path: The file to write, in the format of its ending; its folder is created if needed.
         mask: The labels, on the source's grid.
-        source: The scan whose header is copied.
-        labels: Class name -> value; NIfTI and ``.seg.nrrd`` store names and colours.
+        source: The scan whose header is copied; for masks in DICOM the series, as a folder, a zip or a file of it.
+        labels: Class name -> value; NIfTI, ``.seg.nrrd`` and DICOM store names and colours.
 
     Raises:
         OutputError: The file cannot be written, has another suffix, or a label does not fit in 32 bits.
@@ -338,7 +360,7 @@ def write_mask(
         DataError: The source cannot be read.
     """
     path = Path(path)
-    if source is not None:
+    if source is not None and _format(path) not in DICOM_MASKS:  # which compare the grids themselves
         grid = read_grid(source)
         if not grid.same_as(mask.grid):
             found, expected = mask.grid.describe(), grid.describe()
@@ -360,9 +382,9 @@ def _write(
 ) -> None:
     file_format = _format(path)
     if file_format is None:
-        raise OutputError("this format is not written", file=path, expected=_suffixes())
-    same_format = source is not None and _format(Path(source)) is file_format
-    file_format.write_voxels(path, voxels, grid, Path(source) if source and same_format else None, labels)
+        raise OutputError("this format is not written", file=path, expected=_suffixes(MASK_FORMATS))
+    useful = source is not None and (file_format in DICOM_MASKS or _format(Path(source)) is file_format)
+    file_format.write_voxels(path, voxels, grid, Path(source) if source and useful else None, labels)
 
 
 def _smallest(labels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from volseg.config.mask_formats import MASK_FORMATS, default_ending, ending_of
+from volseg.config.mask_formats import DICOM_ENDINGS, MASK_FORMATS, default_ending, ending_of
 from volseg.errors import ConfigError, DataError, OutputError, suggestion
 from volseg.geometry.volume import Mask
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case
 from volseg.io.content import file_sha256
-from volseg.io.volumes import OUTPUT_SUFFIX, has_volume_suffix, write_mask
+from volseg.io.dicom import is_series
+from volseg.io.volumes import OUTPUT_SUFFIX, check_libraries, has_mask_suffix, write_mask
 
 LONGEST_NAME = 200
 """Most bytes of a case or class in a file name; file systems allow 255 with the suffix."""
@@ -72,17 +73,25 @@ class Outputs:
         return [path for path in self.all_of(case) if path.exists()]
 
     def check(self, cases: Sequence[Case]) -> None:
-        """Check, before anything is written, that no output replaces a scan or the output of another case.
+        """Check, before anything is written, that masks can be written, and replace no scan and no other case's output.
 
         Raises:
+            ConfigError: The format has no files of single classes.
+            MissingExtraError: The format needs a library that is not installed.
             DataError: A case id is not a valid file name.
             OutputError: The folder holds scans of this run, or an output is a scan, its folder, or another case's.
         """
+        for ending in {self._ending(case) for case in cases}.intersection(DICOM_ENDINGS):
+            check_libraries(f"mask{ending}")
+            if self.split_classes:
+                hint = "leave --split-classes out"
+                raise ConfigError("this format holds all classes in one file", found=self.mask_format, hint=hint)
         images = sorted({image for case in cases for image in case.images})
         scans = {image.resolve() for image in images}
         scans_and_folders = scans.union(*(scan.parents for scan in scans))
         beside = [image for image in images if self.folder.resolve() in _folders_of(image)]
-        if beside and self.file_name is None:
+        in_series = self.folder.resolve() in scans
+        if beside and (self.file_name is None or in_series):
             raise OutputError(
                 "the masks would lie among the scans, and the next run would take them for scans",
                 file=self.folder,
@@ -103,6 +112,19 @@ class Outputs:
                         found=f"{owners[path]} and {case.id}",
                         hint="rename one of the scans, or predict them into different folders",
                     )
+
+    def check_series(self, case: Case) -> None:
+        """Check that the scan is a DICOM series, if the mask has to refer to one.
+
+        Raises:
+            OutputError: It is not.
+        """
+        if self._ending(case) in DICOM_ENDINGS and not is_series(case.images[0]):
+            raise OutputError(
+                "a mask in DICOM needs a DICOM series as the scan",
+                file=case.images[0],
+                hint="predict the series, or choose another --format",
+            )
 
     def check_mask_path(self, case: Case) -> None:
         """Check that the path of the mask is free or holds a mask of the same form.
@@ -133,7 +155,7 @@ class Outputs:
         """
         path = self.mask(case)
         first = case.images[0]
-        source = first if first.is_file() else None
+        source = first if first.exists() else None
         if not self.split_classes:
             write_mask(path, mask, source=source, labels=labels)
             return
@@ -145,6 +167,8 @@ class Outputs:
 
     def _ending(self, case: Case) -> str:
         """Return the ending of the name of a case's mask."""
+        if self.file_name is not None:
+            return ending_of(self.file_name) or ""
         return MASK_FORMATS[self.mask_format] if self.mask_format else default_ending(case.images[0].name)
 
 
@@ -209,4 +233,4 @@ def _folders_of(image: Path) -> set[Path]:
 
 
 def _is_class_file(path: Path) -> bool:
-    return has_volume_suffix(path) and path.is_file()
+    return has_mask_suffix(path) and path.is_file()

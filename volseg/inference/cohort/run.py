@@ -209,6 +209,7 @@ class _CaseRun:
             if self._is_finished(self._input_sha256):
                 self._status = "skipped"
             else:
+                self._job.outputs.check_series(self._case)
                 volume = self._job.predictor.read(
                     self._case.images,
                     resample_channels=self._job.options.resample_channels,
