@@ -40,6 +40,10 @@ def test_the_later_stop_rule_replaces_the_earlier(tmp_path: Path) -> None:
     [
         ("train.max_minute=3", "did you mean 'train.max_minutes'"),
         ("modle.encoder=tiny", "did you mean 'model'"),
+        ("train.learning_rate=1", "did you mean 'train.lr'"),
+        ("epochs=3", "did you mean 'train.max_steps'"),
+        ("train.fold=3", "did you mean 'data.fold'"),
+        ("train.checkpoint_minutes=0", "train.checkpoint_minutes is out of range"),
         ("train.lr=-1", "train.lr is out of range"),
         ("train.lr=fast", "train.lr"),
         ("model.encoder=resnet", "dinov2_s14"),

@@ -23,7 +23,8 @@ from volseg.models.encoders import dinov2
 from volseg.planning.plan import ChannelIntensity, Plan
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
-from volseg.training.loop import write_model, write_provenance
+from volseg.training.loop import write_model
+from volseg.training.provenance import write_provenance
 from volseg.training.state import TrainingState
 
 LORA = ModelConfig(encoder="dinov2_s14", weights="random", adaptation="lora", features=4, max_features=8)

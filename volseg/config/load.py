@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast, get_origin, get_type_hints
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from volseg.config.keys import check_keys
 from volseg.config.schema import Config
-from volseg.errors import ConfigError, suggestion
+from volseg.errors import ConfigError
 
 DEEPEST = 64
 """Most levels of nested lists and mappings."""
@@ -82,7 +83,7 @@ def _merged(
 ) -> dict[str, Any]:
     """Return the values of a base, a source and overrides; the later count."""
     for layer, where in ((values, origin), (_parse_overrides(overrides), "command line")):
-        _check_keys(layer, where)
+        check_keys(layer, where)
         _clear_other_stop(base, layer)
         base = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(base, dict(layer))))
     return base
@@ -94,7 +95,7 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     Raises:
         ConfigError: A key is unknown, or a value has the wrong type or range.
     """
-    _check_keys(values, origin)
+    check_keys(values, origin)
     config = OmegaConf.structured(Config)
     _unlock(config)
     try:
@@ -178,35 +179,6 @@ def _clear_other_stop(merged: dict[str, Any], source: Mapping[str, Any]) -> None
     given = [name for name in _STOPS if (source.get("train") or {}).get(name) is not None]
     if len(given) == 1 and merged.get("train"):
         merged["train"].pop(_STOPS[1 - _STOPS.index(given[0])], None)
-
-
-def _check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: type = Config, prefix: str = "") -> None:
-    hints = get_type_hints(schema)
-    for key, value in values.items():
-        _check_no_interpolation(f"{prefix}{key}", value, origin)
-        if key not in hints:
-            similar = suggestion(key, hints)
-            raise ConfigError(
-                f"unknown configuration key '{prefix}{key}'",
-                file=origin,
-                expected=f"one of {', '.join(hints)}",
-                hint=f"did you mean '{prefix}{similar}'?" if similar else None,
-            )
-        group = is_dataclass(hints[key])
-        if (group or get_origin(hints[key]) is dict) and not isinstance(value, Mapping):
-            raise ConfigError(f"'{prefix}{key}' is a group of keys", file=origin, found=value)
-        if group:
-            _check_keys(value, origin, cast(type, hints[key]), f"{prefix}{key}.")
-
-
-def _check_no_interpolation(key: str, value: Any, origin: str | Path | None) -> None:
-    """Refuse OmegaConf's ``${...}``, which would read other keys or environment variables."""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for name, item in items:
-        _check_no_interpolation(f"{key}.{name}", item, origin)
-    if isinstance(value, str) and "${" in value:
-        hint = "write the value out"
-        raise ConfigError(f"'{key}' holds an interpolation, which is not read", file=origin, found=value, hint=hint)
 
 
 def _unlock(config: DictConfig) -> None:

@@ -236,8 +236,9 @@ class TrainConfig:
         foreground_fraction: Fraction of patches centred on a voxel of a random foreground class.
         deep_supervision: Add losses on the decoder's coarser levels.
         validate_every: Steps between validations on whole volumes.
-        validate_cases: Most cases of a validation during training; the final one uses all held-out cases.
-        checkpoint_every: Steps between checkpoints.
+        validate_cases: Most cases of a validation during training, 0 for none; the final one uses all held-out cases.
+        checkpoint_every: Most steps between checkpoints.
+        checkpoint_minutes: Most minutes of training and validation between checkpoints; ``None`` counts steps alone.
         keep_best: Also write the weights of the best validation as ``model_best.safetensors``.
     """
 
@@ -256,11 +257,13 @@ class TrainConfig:
     validate_every: int = 500
     validate_cases: int = 8
     checkpoint_every: int = 250
+    checkpoint_minutes: float | None = 5.0
     keep_best: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_minutes", "batch_size", "lr", "clip_norm", "validate_every", "checkpoint_every"):
             _positive(f"train.{name}", getattr(self, name))
+        _positive("train.checkpoint_minutes", self.checkpoint_minutes)
         for name in ("weight_decay", "encoder_lr_scale", "validate_cases"):
             _positive(f"train.{name}", getattr(self, name), zero=True)
         if not 0 <= self.warmup_fraction < 1:

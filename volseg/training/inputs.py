@@ -75,6 +75,7 @@ def read_inputs(folder: Path, dataset: Dataset, config: Config) -> tuple[Dataset
 
 def _content(dataset: Dataset, workers: int) -> dict[str, Any]:
     """Return the identity of every labelled case."""
+    logger.info("hashing the files of %d cases", len(dataset.cases))
     identities = for_each_case(input_identity, dataset.cases, workers=workers)
     return {case.id: identity for case, identity in zip(dataset.cases, identities, strict=True)}
 

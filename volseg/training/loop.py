@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from volseg.config.load import config_to_dict
-from volseg.device import choose_device, training_dtype
-from volseg.errors import ConfigError, VolsegError
-from volseg.io.content import file_sha256
-from volseg.io.json_files import read_json, write_json
+from volseg.config.schema import TrainConfig
+from volseg.errors import VolsegError
 from volseg.io.model_file import save_model
 from volseg.models.build import count_parameters, for_prediction
 from volseg.models.lora import merged_state
-from volseg.models.start import weight_file
 from volseg.parallel import StageProgress
-from volseg.preprocessing.cache import data_hash
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
-from volseg.training.provenance import provenance
-from volseg.training.resume import Change, save_config
+from volseg.training.pace import Pace
+from volseg.training.provenance import write_provenance
+from volseg.training.resume import save_config
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches, training_samples
 from volseg.training.schedule import Budget
@@ -105,7 +102,8 @@ def training_steps(
     """
     settings = experiment.config.train
     budget = Budget.from_config(settings)
-    started = time.perf_counter() - run.elapsed_s
+    pace = Pace(budget, settings.batch_size, run.step, run.elapsed_s)
+    started, saved_s = time.perf_counter() - run.elapsed_s, run.elapsed_s
     if is_validation_due(experiment, run.step) and not log.is_validated(run.step):
         run_validation(experiment, state, run, log, record, started)
     for batch in batches(samples, experiment.config, run.step):
@@ -117,19 +115,39 @@ def training_steps(
             run.step += 1
             run.elapsed_s = time.perf_counter() - started
             if run.step % LOG_EVERY == 0:
-                log.train(training_row(run.losses, state.lr, run))
+                log.train(training_row(run.losses, state.lr, run), pace.text(run.step, run.elapsed_s))
                 run.losses.clear()
+            elif log.is_silent():
+                log.running(training_row(run.losses, state.lr, run), pace.text(run.step, run.elapsed_s))
         if is_validation_due(experiment, run.step):
+            trained_s = run.elapsed_s
             run_validation(experiment, state, run, log, record, started)
-        if run.step % settings.checkpoint_every == 0:
+            pace.skip(run.elapsed_s - trained_s)
+        if is_checkpoint_due(settings, run, saved_s):
             with signals.delayed():
                 state.save(experiment.checkpoint_folder, run)
+            saved_s = run.elapsed_s
         yield
 
 
+def is_checkpoint_due(settings: TrainConfig, run: RunProgress, saved_s: float) -> bool:
+    """Return whether a checkpoint follows a step.
+
+    Args:
+        settings: Steps and minutes between checkpoints.
+        run: Progress of the run.
+        saved_s: Seconds of training and validation at the last checkpoint.
+    """
+    minutes = settings.checkpoint_minutes
+    by_time = minutes is not None and run.elapsed_s - saved_s >= 60 * minutes
+    return by_time or run.step % settings.checkpoint_every == 0
+
+
 def is_validation_due(experiment: Experiment, step: int) -> bool:
-    """Return whether a validation follows a step; there is none without held-out cases."""
-    return bool(experiment.val_cases) and step > 0 and step % experiment.config.train.validate_every == 0
+    """Return whether a validation follows a step; without cases to validate on there is none."""
+    settings = experiment.config.train
+    has_cases = bool(experiment.val_cases) and settings.validate_cases > 0
+    return has_cases and step > 0 and step % settings.validate_every == 0
 
 
 def run_validation(
@@ -137,7 +155,7 @@ def run_validation(
 ) -> None:
     """Validate and log; write the weights if they are the best so far and ``train.keep_best`` asks for them."""
     settings = experiment.config.train
-    row = validate(state.average.model, experiment, state.device, settings.validate_cases)
+    row = validate(state.average.model, experiment, state.device, settings.validate_cases, log.validating)
     run.elapsed_s = time.perf_counter() - started
     if row["val_dice"] > run.best_dice:
         run.best_dice = row["val_dice"]
@@ -150,50 +168,6 @@ def training_row(losses: list[Tensor], lr: float, run: RunProgress) -> dict[str,
     """Return one line of the training log."""
     loss = round(torch.stack(losses).mean().item(), 6)
     return {"step": run.step, "loss": loss, "lr": lr, "elapsed_s": round(run.elapsed_s, 2)}
-
-
-def write_provenance(
-    experiment: Experiment, parameters: dict[str, Any], changes: Sequence[Change] = ()
-) -> dict[str, Any]:
-    """Log and store what the run is made with; a resumed run keeps its record and adds how it goes on.
-
-    Raises:
-        ConfigError: The record of the resumed run is missing or damaged.
-    """
-    config, path = experiment.config, experiment.folder / "provenance.json"
-    logger.info("parameters: %s", parameter_text(parameters))
-    former = read_provenance(path) if experiment.resumed else None
-    start = weight_file(config.model) if former is None else None
-    weights_hash = file_sha256(start) if start is not None else None
-    precision = training_dtype(config.precision, choose_device(config.device))
-    record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
-    if former is not None:
-        now = {name: record[name] for name in ("volseg", "commit", "created", "command", "precision", "hardware")}
-        if now["precision"] != former.get("precision"):
-            logger.warning("precision: %s at the start, %s from here on", former.get("precision"), now["precision"])
-        now["changes"] = {change.key: [change.before, change.after] for change in changes}
-        record = {**former, "resumed": [*former.get("resumed", ()), now]}
-    write_json(path, record)
-    return record
-
-
-def read_provenance(path: Path) -> dict[str, Any]:
-    """Read the ``provenance.json`` of a run.
-
-    Raises:
-        ConfigError: It is missing or damaged.
-    """
-    record = read_json(path, "provenance")
-    if not isinstance(record, dict) or not isinstance(record.get("resumed", []), list):
-        hint = "restore the file from a copy"
-        raise ConfigError("this is not the provenance of a run", file=path, found=str(record)[:80], hint=hint)
-    return record
-
-
-def parameter_text(parameters: dict[str, Any]) -> str:
-    """Return trainable and total parameters of the network and of its parts, in one line."""
-    counts = {"all": parameters, **parameters["parts"]}
-    return "; ".join(f"{part}: {n['trainable']:,} of {n['total']:,} trainable" for part, n in counts.items())
 
 
 def write_model(experiment: Experiment, model: nn.Module, record: dict[str, Any], run: RunProgress, name: str) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,9 +14,63 @@ from typing import Any
 
 import torch
 
+from volseg.device import choose_device, training_dtype
+from volseg.errors import ConfigError
+from volseg.io.content import file_sha256
+from volseg.io.json_files import read_json, write_json
+from volseg.models.start import weight_file
+from volseg.preprocessing.cache import data_hash
+from volseg.training.experiment import Experiment
+from volseg.training.resume import Change
 from volseg.version import __version__
 
+logger = logging.getLogger(__name__)
+
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchio", "lightning-fabric", "safetensors")
+
+
+def write_provenance(
+    experiment: Experiment, parameters: dict[str, Any], changes: Sequence[Change] = ()
+) -> dict[str, Any]:
+    """Log and store what the run is made with; a resumed run keeps its record and adds how it goes on.
+
+    Raises:
+        ConfigError: The record of the resumed run is missing or damaged.
+    """
+    config, path = experiment.config, experiment.folder / "provenance.json"
+    logger.info("parameters: %s", parameter_text(parameters))
+    former = read_provenance(path) if experiment.resumed else None
+    start = weight_file(config.model) if former is None else None
+    weights_hash = file_sha256(start) if start is not None else None
+    precision = training_dtype(config.precision, choose_device(config.device))
+    record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
+    if former is not None:
+        now = {name: record[name] for name in ("volseg", "commit", "created", "command", "precision", "hardware")}
+        if now["precision"] != former.get("precision"):
+            logger.warning("precision: %s at the start, %s from here on", former.get("precision"), now["precision"])
+        now["changes"] = {change.key: [change.before, change.after] for change in changes}
+        record = {**former, "resumed": [*former.get("resumed", ()), now]}
+    write_json(path, record)
+    return record
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Read the ``provenance.json`` of a run.
+
+    Raises:
+        ConfigError: It is missing or damaged.
+    """
+    record = read_json(path, "provenance")
+    if not isinstance(record, dict) or not isinstance(record.get("resumed", []), list):
+        hint = "restore the file from a copy"
+        raise ConfigError("this is not the provenance of a run", file=path, found=str(record)[:80], hint=hint)
+    return record
+
+
+def parameter_text(parameters: dict[str, Any]) -> str:
+    """Return trainable and total parameters of the network and of its parts, in one line."""
+    counts = {"all": parameters, **parameters["parts"]}
+    return "; ".join(f"{part}: {n['trainable']:,} of {n['total']:,} trainable" for part, n in counts.items())
 
 
 def provenance(

@@ -36,6 +36,7 @@ MAY_CHANGE = {
     "train.validate_cases": "validation changes no weights; the best score starts anew",
     "train.keep_best": "it writes one file more",
     "train.checkpoint_every": "checkpoints change no weights",
+    "train.checkpoint_minutes": "checkpoints change no weights",
 }
 """The settings that a resumed run may change, and why; everything else decides what the weights or scores mean."""
 VALIDATED = "train.validate_cases"

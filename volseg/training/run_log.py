@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 
 from volseg.errors import OutputError
 from volseg.io.atomic import HINT, atomic_file
+from volseg.training.pace import duration
 
 logger = logging.getLogger(__name__)
+
+SILENCE_S = 30.0
+"""Seconds after which a line of text says that the run goes on."""
 
 
 class RunLog:
@@ -32,18 +37,32 @@ class RunLog:
         self._rows = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
         with atomic_file(self._path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in self._rows).encode())
+        self._last_line_s = time.monotonic()
 
-    def train(self, row: dict[str, Any]) -> None:
-        """Record a training step: ``step, loss, lr, elapsed_s``."""
+    def train(self, row: dict[str, Any], pace: str) -> None:
+        """Record a training step: ``step, loss, lr, elapsed_s``; the pace is for the line of text."""
         self._write(row)
-        minutes = row["elapsed_s"] / 60
-        logger.info("step %d: loss %.4f, lr %.2e, %.1f min", row["step"], row["loss"], row["lr"], minutes)
+        self.running(row, pace)
+
+    def running(self, row: dict[str, Any], pace: str) -> None:
+        """Write only the line of text of a training step."""
+        elapsed = duration(row["elapsed_s"])
+        self._say(f"step {row['step']}: loss {row['loss']:.4f}, lr {row['lr']:.2e}, {elapsed}, {pace}")
+
+    def is_silent(self) -> bool:
+        """Return whether there was no line of text for 30 seconds."""
+        return time.monotonic() - self._last_line_s >= SILENCE_S
+
+    def validating(self, done: int, total: int) -> None:
+        """Write a line of text on the cases of a validation, if there was none for a while."""
+        if self.is_silent():
+            self._say(f"validation: {done} of {total} cases")
 
     def validation(self, row: dict[str, Any]) -> None:
         """Record a validation: ``step, val_dice, val_hd95, val_cases, elapsed_s``."""
         self._write(row)
-        text = "step %d: validation Dice %.4f, HD95 %.2f mm (%d cases)"
-        logger.info(text, row["step"], row["val_dice"], row["val_hd95"], row["val_cases"])
+        text = "step {step}: validation Dice {val_dice:.4f}, HD95 {val_hd95:.2f} mm ({val_cases} cases)"
+        self._say(text.format(**row))
         draw_progress(self._rows, self._picture)
 
     def is_validated(self, step: int) -> bool:
@@ -53,6 +72,10 @@ class RunLog:
     def close(self) -> None:
         """Draw the last picture."""
         draw_progress(self._rows, self._picture)
+
+    def _say(self, text: str) -> None:
+        logger.info("%s", text)
+        self._last_line_s = time.monotonic()
 
     def _write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)

@@ -12,11 +12,25 @@ from volseg.inference.predictor import Predictor
 from volseg.io.checks import read_label
 from volseg.metrics import case_scores
 from volseg.models.contracts import SegmentationNetwork
+from volseg.parallel import Progress
 from volseg.training.experiment import Experiment
 
 
-def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.device, limit: int) -> dict[str, Any]:
+def validate(
+    model: SegmentationNetwork,
+    experiment: Experiment,
+    device: torch.device,
+    limit: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Predict and score the first ``limit`` held-out cases; voxels of the ignore label do not count.
+
+    Args:
+        model: The network.
+        experiment: Held-out cases, plan and postprocessing.
+        device: Device of the network.
+        limit: Most cases.
+        progress: Called after every case with (done, in all).
 
     Returns:
         ``val_dice`` and ``val_hd95`` (mm): means over cases, then over foreground classes; ``val_dice_by_class``;
@@ -28,7 +42,7 @@ def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.d
     tolerance_mm = max(case.grids.tolerance_mm for case in cases)
     predictor = Predictor.from_model(model, plan, device, experiment.postprocessing, tolerance_mm)
     scores = []
-    for case in cases:
+    for done, case in enumerate(cases, start=1):
         mask = predictor.predict(case.images)
         reference = read_label(case, mask.grid)
         scores.append(
@@ -40,6 +54,8 @@ def validate(model: SegmentationNetwork, experiment: Experiment, device: torch.d
                 ignore_label=plan.ignore_label,
             )
         )
+        if progress is not None:
+            progress(done, len(cases))
     dice = {name: _mean([score[name]["dice"] for score in scores]) for name in labels}
     hd95 = [_mean([score[name]["hd95"] for score in scores]) for name in labels]
     return {

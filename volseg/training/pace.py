@@ -1,0 +1,61 @@
+"""Speed, completed part and remaining time of a run, for the lines of its log."""
+
+from __future__ import annotations
+
+from volseg.training.schedule import Budget
+
+
+class Pace:
+    """Measure the steps of this process.
+
+    Args:
+        budget: Length of the run.
+        batch_size: Samples per step.
+        step: Finished steps.
+        elapsed_s: Seconds of training and validation so far.
+    """
+
+    def __init__(self, budget: Budget, batch_size: int, step: int, elapsed_s: float) -> None:
+        self._budget = budget
+        self._batch_size = batch_size
+        self._first = self._last = (step, elapsed_s)
+        self._skipped_s = 0.0
+
+    def skip(self, seconds: float) -> None:
+        """Leave a validation out of the speed; the remaining time counts it."""
+        self._skipped_s += seconds
+
+    def text(self, step: int, elapsed_s: float) -> str:
+        """Return the completed part, the speed since the last call and the remaining time.
+
+        Args:
+            step: Finished steps.
+            elapsed_s: Seconds of training and validation so far.
+
+        Returns:
+            ``16%, 2.4 samples/s, 4.2 min left``; without a new step only the part.
+        """
+        parts = [f"{self._budget.progress(step, elapsed_s):.0%}"]
+        steps, seconds = step - self._last[0], elapsed_s - self._last[1] - self._skipped_s
+        if steps > 0 and seconds > 0:
+            parts.append(f"{steps * self._batch_size / seconds:.1f} samples/s")
+        left_s = self._left_s(step, elapsed_s)
+        if left_s is not None:
+            parts.append(f"{duration(left_s)} left")
+        self._last, self._skipped_s = (step, elapsed_s), 0.0
+        return ", ".join(parts)
+
+    def _left_s(self, step: int, elapsed_s: float) -> float | None:
+        """Return the remaining seconds: stated by the budget, or from the mean time of a step in this process."""
+        if self._budget.max_seconds is not None:
+            return max(0.0, self._budget.max_seconds - elapsed_s)
+        assert self._budget.max_steps is not None
+        steps = step - self._first[0]
+        return None if steps == 0 else (elapsed_s - self._first[1]) / steps * max(0, self._budget.max_steps - step)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration with two or three digits: ``45 s``, ``4.2 min``, ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
