@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydicom import Dataset, dcmread
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.data import get_testdata_file
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from tests.made.dicom_files import (
     ENHANCED_MR,
     MR,
     PLANES,
+    REPORT,
+    SCREENSHOT,
     compressed,
     slice_dataset,
     stored_values,
@@ -127,6 +131,30 @@ def test_compressed_transfer_syntaxes(compressor: str, dtype: type[np.generic], 
     assert np.array_equal(read_volume(tmp_path / "series").data[0], stored.astype(np.int64).T * 2 - 5)
 
 
+@pytest.mark.parametrize(
+    "name", ["MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_bigendian", "693_J2KI"]
+)
+def test_files_of_scanners_that_come_with_pydicom(name: str, tmp_path: Path) -> None:
+    """JPEG-LS among them, which nothing here can write."""
+    source = get_testdata_file(f"{name}.dcm", download=False)
+    assert isinstance(source, str)
+    shutil.copy(source, tmp_path / "slice")
+    oracle = SimpleITK.ReadImage(source)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data[0], SimpleITK.GetArrayFromImage(oracle).T)
+    assert volume.grid.to_mm((3, 5, 0)) == pytest.approx(
+        np.array(oracle.TransformIndexToPhysicalPoint((3, 5, 0))) * (-1, -1, 1)
+    )
+
+
+def test_deflated_objects_beside_the_slices_are_skipped(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    report = slice_dataset(stored_values()[0], REPORT, DeflatedExplicitVRLittleEndian)
+    del report.PixelData
+    report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    assert np.array_equal(read_volume(tmp_path).data[0], stored_values().T)
+
+
 @pytest.mark.parametrize("plane", PLANES)
 def test_an_enhanced_object_is_the_volume_of_the_classic_series(plane: str, tmp_path: Path) -> None:
     stored, slopes = stored_values(), [1, 2, 0.5, 4, 1]
@@ -214,10 +242,10 @@ def test_what_lies_beside_the_slices_is_skipped_and_dicom_objects_are_named(
     expected = read_volume(tmp_path)
     for name in (".DS_Store", "Thumbs.db", "notes.txt", "seg.nii.gz"):
         (tmp_path / name).write_bytes(b"something else, longer than a preamble " * 9)
-    report = slice_dataset(stored_values()[0], "1.2.840.10008.5.1.4.1.1.88.11")
+    report = slice_dataset(stored_values()[0], REPORT)
     del report.PixelData
     report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
-    screenshot = slice_dataset(stored_values()[0], "1.2.840.10008.5.1.4.1.1.7")
+    screenshot = slice_dataset(stored_values()[0], SCREENSHOT)
     screenshot.save_as(tmp_path / "screenshot", enforce_file_format=True)
     localizer = slice_dataset(stored_values()[0])
     localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]

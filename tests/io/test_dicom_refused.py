@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset
 
 from tests.made.dicom_files import (
+    SCREENSHOT,
     compressed,
     jpeg_codestream,
     slice_dataset,
@@ -162,9 +163,7 @@ def test_folders_without_a_series(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no DICOM series"):
         read_volume(tmp_path / "empty")
     (tmp_path / "report").mkdir()
-    slice_dataset(stored_values()[0], "1.2.840.10008.5.1.4.1.1.7").save_as(
-        tmp_path / "report" / "a.dcm", enforce_file_format=True
-    )
+    slice_dataset(stored_values()[0], SCREENSHOT).save_as(tmp_path / "report" / "a.dcm", enforce_file_format=True)
     with pytest.raises(DataError, match=r"no series[\s\S]*a\.dcm \(Secondary Capture Image Storage\)"):
         read_volume(tmp_path / "report")
 
@@ -264,7 +263,10 @@ def encrypted(folder: Path) -> Path:
 
 def bomb(folder: Path) -> Path:
     path = folder / "scan.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.dcm", "w") as entry:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("a.dcm", "w") as entry,
+    ):
         for _ in range(70):
             entry.write(bytes(1 << 20))
     return path

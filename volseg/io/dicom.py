@@ -27,8 +27,9 @@ from volseg.io.dicom_files import (
     open_members,
     shows_dicom,
 )
+from volseg.io.dicom_frames import Frame, read_frames
 from volseg.io.dicom_geometry import arrange
-from volseg.io.dicom_headers import Frame, Header, read_frames, read_header
+from volseg.io.dicom_headers import Header, read_header
 from volseg.io.dicom_pixels import read_stack
 from volseg.io.paths import is_file, is_folder
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from volseg.errors import DataError, GeometryError
 from volseg.geometry.grid import Grid
-from volseg.io.dicom_headers import TRAITS, FloatArray, Frame
+from volseg.io.dicom_frames import FloatArray, Frame
+from volseg.io.dicom_tags import TRAITS
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 TURN = 1e-3

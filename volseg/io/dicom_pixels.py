@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from volseg.config.sizes import format_size
 from volseg.errors import DataError
-from volseg.io.dicom_headers import COMPRESSED, Frame, Header, hide_warnings
+from volseg.io.dicom_frames import Frame
+from volseg.io.dicom_headers import Header, hide_warnings
+from volseg.io.dicom_tags import COMPRESSED
 
 Array = NDArray[Any]
 
