@@ -145,7 +145,8 @@ def _is_known(sop_class: str) -> bool:
     from pydicom.uid import UID
 
     uid = UID(sop_class)
-    return bool(uid.type) or (uid.is_valid and uid.is_private and not sop_class.startswith(STANDARD[:6]))
+    is_of_manufacturer = uid.is_valid and uid.is_private and sop_class.count(".") > 4
+    return bool(uid.type) or (is_of_manufacturer and not sop_class.startswith(STANDARD[:6]))
 
 
 def hide_warnings() -> None:
