@@ -91,6 +91,14 @@ def test_whole_values_that_do_not_fit_in_int16_are_float32(dtype: type[np.generi
         assert np.array_equal(large, (stored.astype(np.int64) * [[[1]], [[1]], [[1]], [[20]], [[1]]]).T)
 
 
+def test_large_stored_values_with_a_large_intercept_are_exact(tmp_path: Path) -> None:
+    stored = (stored_values().astype(np.int64) * 10 + 2_000_000_000).astype(np.uint32)
+    write_series(tmp_path, stored, change=lambda n, d: setattr(d, "RescaleIntercept", -2_000_000_000))
+    values = read_volume(tmp_path).data[0]
+    assert values.dtype == np.int16
+    assert np.array_equal(values, (stored.astype(np.int64) - 2_000_000_000).T)
+
+
 def test_bits_above_the_stored_ones_are_no_part_of_the_value(tmp_path: Path) -> None:
     values = stored_values()
 

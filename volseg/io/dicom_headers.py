@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 from volseg.errors import DataError
@@ -75,7 +76,7 @@ class Header:
 
         return UID(self.sop_class).name
 
-    @property
+    @cached_property
     def is_slice(self) -> bool:
         """Whether it is one slice or several of a volume: no localizer, report, screenshot or mask."""
         if is_index(self.member) or "LOCALIZER" in self.text("ImageType").upper():

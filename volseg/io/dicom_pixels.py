@@ -22,6 +22,7 @@ Array = NDArray[Any]
 LARGEST_RATIO = 1000
 """Most bytes of a series for each compressed one; lossy JPEG 2000 reaches about 100."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+INT16 = np.iinfo(np.int16)
 EXACT = 1 << 31  # larger slopes and intercepts are not computed in integers
 
 
@@ -61,14 +62,14 @@ def _is_whole(frame: Frame) -> bool:
 def _with_values(stack: Array, index: int, pixels: Array, frame: Frame) -> Array:
     """Fill in the values of a slice; the stack becomes float32 if they do not fit in int16."""
     if stack.dtype == np.int16:
-        values = pixels.astype(np.int64) * int(frame.slope) + int(frame.intercept)
-        limits = np.iinfo(np.int16)
-        if values.min() < limits.min or values.max() > limits.max:
-            stack = stack.astype(np.float32)
-        stack[index] = values
-    else:
-        with np.errstate(over="ignore"):  # infinite values are refused with those of all formats
-            stack[index] = pixels * frame.slope + frame.intercept
+        slope, intercept = int(frame.slope), int(frame.intercept)
+        ends = [int(end) * slope + intercept for end in (pixels.min(), pixels.max())]
+        if min(ends) >= INT16.min and max(ends) <= INT16.max:
+            stack[index] = pixels.astype(np.int32) * slope + intercept  # products may wrap around, and sums back again
+            return stack
+        stack = stack.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite values are refused with those of all formats
+        stack[index] = pixels * frame.slope + frame.intercept
     return stack
 
 
