@@ -1,14 +1,13 @@
-"""Kills, damaged files, full disks and two processes at once: what volseg promises in docs/reliability.md.
+"""Kills, flipped bits, full disks and two processes at once: what volseg promises in docs/reliability.md.
 
     python benchmarks/faults.py                                        # every part with its full count: an hour
-    python benchmarks/faults.py --parts mutants --count 2000           # one part; the others' results are kept
-    python benchmarks/faults.py --parts mutants --only 1234            # one mutant again, by its seed
+    python benchmarks/faults.py --parts bitflips --count 200           # one part; the others' results are kept
     python benchmarks/faults.py --quick                                # a few of each; writes to runs/quick
 
-Parts: ``kill-train`` and ``kill-predict`` (SIGKILL at random moments, started again until finished), ``mutants``
-(damaged files through the functions that read them), ``bitflips`` (one bit in checkpoints and cached arrays),
-``full-disk`` (on a small tmpfs; mounting it needs root) and ``two-at-once``. The volseg on ``PYTHONPATH`` is
-measured. The exit code is 1 if a trial failed. Linux only.
+Parts: ``kill-train`` and ``kill-predict`` (SIGKILL at random moments, started again until finished), ``bitflips`` (one
+bit in checkpoints and cached arrays), ``full-disk`` (on a small tmpfs; mounting it needs root) and ``two-at-once``.
+Damaged files have a script of their own, ``fuzz.py``. The volseg on ``PYTHONPATH`` is measured. The exit code is 1 if a
+trial failed. Linux only.
 """
 
 from __future__ import annotations
@@ -26,12 +25,11 @@ from shared.text import say
 COUNTS = {
     "kill-train": 100,
     "kill-predict": 100,
-    "mutants": 20_000,
     "bitflips": 100,
     "full-disk": 20,
     "two-at-once": 10,
 }
-QUICK = {"kill-train": 2, "kill-predict": 4, "mutants": 300, "bitflips": 6, "full-disk": 4, "two-at-once": 1}
+QUICK = {"kill-train": 2, "kill-predict": 4, "bitflips": 6, "full-disk": 4, "two-at-once": 1}
 
 
 def main() -> int:
@@ -41,17 +39,13 @@ def main() -> int:
     from trials.bitflips import bitflips
     from trials.full_disk import full_disk
     from trials.kills import kill_predict, kill_train
-    from trials.mutants import mutants, one_mutant
     from trials.processes import SOURCE
     from trials.tables import write_tables
     from trials.two_at_once import two_at_once
 
-    if args.only is not None:
-        return one_mutant(args.only)
     measure = {
         "kill-train": kill_train,
         "kill-predict": kill_predict,
-        "mutants": mutants,
         "bitflips": bitflips,
         "full-disk": full_disk,
         "two-at-once": two_at_once,
@@ -78,7 +72,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--parts", type=words, default=list(COUNTS), help=", ".join(COUNTS))
     parser.add_argument("--count", type=int, help="trials of each part (" + ", ".join(map(str, COUNTS.values())) + ")")
     parser.add_argument("--seed", type=int, default=0, help="of moments, damage and sizes (%(default)s)")
-    parser.add_argument("--only", type=int, metavar="SEED", help="make, keep and read one mutant, and say what happens")
     parser.add_argument("--name", default="now", help="beginning of the records' names (%(default)s)")
     parser.add_argument("--work", type=Path, help="folder for temporary files (the system's)")
     add_quick(parser)

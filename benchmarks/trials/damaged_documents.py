@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trials.mutations import Generator, Mutant, damage_bytes, damage_document
-from trials.samples import make_data, make_model, make_scans
+from trials.mutations import Generator, Mutant, damage_bytes, damage_document, damage_lines
+from trials.samples import make_bids, make_data, make_model, make_scans
 
 
 class DamagedDocuments:
@@ -36,13 +36,16 @@ class DamagedDocuments:
             text, note = damage_document(whole, rng)
             data = text.encode(errors="surrogatepass")
         else:
-            data, note = damage_bytes(whole if isinstance(whole, bytes) else json.dumps(whole, indent=1).encode(), rng)
+            content = whole if isinstance(whole, bytes) else json.dumps(whole, indent=1).encode()
+            damage = damage_lines if isinstance(whole, bytes) and rng.random() < 0.5 else damage_bytes
+            data, note = damage(content, rng)
         path.write_bytes(data)
         return Mutant(name, note, path, lambda: read(path))
 
     def _whole_documents(self, plan: Any, config: Any) -> list[tuple[str, Path, Any, Callable[[Path], Any]]]:
         """Return name, place, content and reader of every document."""
         from volseg.config.load import load_config
+        from volseg.data.split_files import read_split_file
         from volseg.evaluation.sources import read_case_names
         from volseg.io.cases import list_images
         from volseg.io.datasets import read_dataset
@@ -54,10 +57,32 @@ class DamagedDocuments:
         dataset = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
         rows = "".join(json.dumps({"step": step, "loss": 0.5, "elapsed_s": 1.5}) + "\n" for step in range(20))
         split = {"fold": 0, "train": ["a", "b"], "val": ["c"]}
+        images = sorted(path.name for path in (data / "imagesTr").iterdir())
+        table = "case,image,label,patient,fold\n" + "".join(
+            f"case {number},data/imagesTr/{name},data/labelsTr/{name},p{number},{number}\n"
+            for number, name in enumerate(images)
+        )
+        bids = make_bids(self._folder / "bids", data)
+        segments = "index\tname\tabbreviation\n0\tBackground\tBG\n1\tLeft Kidney\tLK\n2\tSpleen\tSP\n"
+        listed = {
+            "training": [
+                {"image": f"imagesTr/{name}", "label": f"labelsTr/{name}", "fold": n} for n, name in enumerate(images)
+            ],
+            "validation": [],
+            "labels": {"0": "background", "1": "organ"},
+            "modality": {"0": "CT"},
+        }
+        folds = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["a", "b"]}]
         return [
             ("dataset.json", data / "dataset.json", dataset, lambda path: read_dataset(path.parent)),
+            ("data list", data / "dataset.json", listed, lambda path: read_dataset(path.parent)),
+            ("CSV of cases", self._folder / "cases.csv", table.encode(), read_dataset),
+            ("BIDS dseg.tsv", bids, segments.encode(), lambda path: read_dataset(path.parents[2])),
+            ("splits_final.json", self._folder / "splits_final.json", folds, read_split_file),
             ("plan.json", self._folder / "plan.json", plan, Plan.load),
+            ("CSV of folds", self._folder / "folds.csv", b"case,fold\na,0\nb,1\nc,2\nd,0\n", read_split_file),
             ("splits.json", self._folder / "splits.json", split, read_case_names),
+            ("splits.json of a run", self._folder / "splits.json", split, read_split_file),
             ("configuration", self._folder / "mutant.yaml", config, load_config),
             ("list of scans", self._folder / "list.txt", listing.encode(), list_images),
             ("metrics.jsonl", self._folder / "metrics.jsonl", rows.encode(), lambda path: RunLog(path.parent, 10)),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trials.damaged_dicom import DamagedSeries
 from trials.damaged_documents import DamagedDocuments
 from trials.damaged_models import DamagedCheckpoints, DamagedModels
 from trials.damaged_scans import DamagedScans
@@ -23,7 +24,8 @@ class DamagedFiles:
         folder.mkdir(parents=True, exist_ok=True)
         scans, models, checkpoints = DamagedScans(folder), DamagedModels(folder), DamagedCheckpoints(folder)
         documents = DamagedDocuments(folder, checkpoints.plan, checkpoints.config)
-        self._kinds = (*[scans] * 4, models, checkpoints, *[documents] * 3)
+        series = DamagedSeries(folder)
+        self._kinds = (*[scans] * 5, *[series] * 2, models, checkpoints, *[documents] * 3)
 
     def make(self, seed: int) -> Mutant:
         """Write the mutant of a seed."""

@@ -157,13 +157,13 @@ def _holders(document: Any) -> Any:
             yield from _holders(value)
 
 
-def damage_header(data: bytes, layout: np.dtype[Any], rng: Generator) -> tuple[bytes, str]:
+def damage_header(data: bytes, rng: Generator, *, layout: np.dtype[Any]) -> tuple[bytes, str]:
     """Set one to three fields of a binary header to extreme values.
 
     Args:
         data: The file.
-        layout: Fields of the header at its beginning.
         rng: Generator.
+        layout: Fields of the header at its beginning.
     """
     changed = bytearray(data)
     header = np.frombuffer(changed, layout, count=1)
@@ -199,3 +199,62 @@ def damage_header(data: bytes, layout: np.dtype[Any], rng: Generator) -> tuple[b
         field[place] = value
         notes.append(f"{name}[{place}] = {value!r}")
     return bytes(changed), "; ".join(notes)
+
+
+def damage_lines(data: bytes, rng: Generator, *, end: bytes = b"") -> tuple[bytes, str]:
+    """Replace, remove, double, move or rename lines of a text, or of the text at the beginning of a file.
+
+    Args:
+        data: The file.
+        rng: Generator.
+        end: Ends the text; without it, or where it is not found, all is text.
+    """
+    head, separator, rest = data.partition(end) if end else (data, b"", b"")
+    lines, notes = head.split(b"\n"), []
+    for _ in range(int(rng.integers(1, 4))):
+        place = int(rng.integers(len(lines)))
+        kind = str(rng.choice(("value", "value", "value", "remove", "double", "swap", "name", "long")))
+        line = lines[place]
+        if kind == "value":
+            lines[place] = _other_value(line, rng)
+        elif kind == "remove" and len(lines) > 1:
+            del lines[place]
+        elif kind == "double":
+            lines.insert(int(rng.integers(len(lines))), line)
+        elif kind == "swap":
+            other = int(rng.integers(len(lines)))
+            lines[place], lines[other] = lines[other], lines[place]
+        elif kind == "name":
+            lines[place] = line[: max(1, len(line) // 3)].swapcase() + b"x" + line[len(line) // 3 :]
+        else:
+            lines[place] = line + b" 1" * int(rng.choice((1, 100, 100_000)))
+        notes.append(f"{kind} of {line[:30]!r}")
+    return b"\n".join(lines) + separator + rest, "; ".join(notes)
+
+
+WORDS = ("", "0", "-1", "1", "3", "4", "nan", "inf", "-inf", "1e300", "1e-300", "99999999999999999999", "300000", "x")
+WORDS += ("LOCAL", "LIST", "../../etc/passwd", "/dev/zero", "/dev/stdin", "gzip", "raw", "double", "uchar", "block")
+WORDS += (
+    "none",
+    "True",
+    "big",
+    "(1,0,0)",
+    "(nan,0,0)",
+    "(0,0,0)",
+    "\0",
+    "\u00e9",
+    "%d",
+    "65535",
+    "65536",
+    "2147483648",
+)
+"""What takes the place of a word in a line of text."""
+
+
+def _other_value(line: bytes, rng: Generator) -> bytes:
+    """Replace one word after the first separator of a line."""
+    separator = next((one for one in (b":=", b": ", b"=", b",", b"\t") if one in line), b" ")
+    name, found, value = line.partition(separator)
+    words = value.split() or [b""]
+    words[int(rng.integers(len(words)))] = str(rng.choice(np.array(WORDS, dtype=object))).encode()
+    return name + found + (b" " if value.startswith(b" ") else b"") + b" ".join(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,21 @@ def make_data(folder: Path, cases: int = CASES) -> Path:
     from volseg.phantom import write_phantoms
 
     return write_phantoms(folder, cases)
+
+
+def make_bids(folder: Path, data: Path) -> Path:
+    """Write scans and masks of a data set as BIDS with derivatives; return the place of its table of segments."""
+    derivatives = folder / "derivatives" / "masks"
+    for number, image in enumerate(sorted((data / "imagesTr").iterdir())):
+        for root, name, source in (
+            (folder, f"sub-{number}_T1w.nii.gz", image),
+            (derivatives, f"sub-{number}_dseg.nii.gz", data / "labelsTr" / image.name),
+        ):
+            place = root / f"sub-{number}" / "anat"
+            place.mkdir(parents=True)
+            shutil.copy(source, place / name)
+    (folder / "dataset_description.json").write_text('{"Name": "made", "BIDSVersion": "1.8.0"}', encoding="utf-8")
+    return derivatives / "dseg.tsv"
 
 
 def training(data: Path, run: Path, cache: Path, *, steps: int, workers: int = 1, resume: bool = True) -> list[str]:

@@ -11,14 +11,17 @@ from typing import Any
 from shared.record import Record, load
 from shared.text import minutes_text, table
 
-PARTS = ("kill-train", "kill-predict", "mutants", "bitflips", "full-disk", "two-at-once")
+PARTS = ("kill-train", "kill-predict", "bitflips", "full-disk", "two-at-once")
 EXPLANATION = """\
-`kill-*`: SIGKILL at random moments, started again until finished; a trial is a kill. `mutants`: damaged files given to
-the functions that read them; *refused* is an error that names the file, *other* any other exception, a process that
-dies, more than 10 s or more than 256 MiB. `bitflips`: one bit of a checkpoint, a cached array or stored tokens;
-*refused*, *notice* (the checkpoint before is used, with a warning), *mended* (made anew) or *unnoticed*. `full-disk`: a
-tmpfs that fills up, then gets space. `two-at-once`: processes in one folder. The mutant of unknown kind before died of
-an error of the trial itself. [Reliability](../../../docs/reliability.md) says what is promised.
+`kill-*`: SIGKILL at random moments, started again until finished; a trial is a kill. `bitflips`: one bit of a
+checkpoint, a cached array or stored tokens; *refused*, *notice* (the checkpoint before is used, with a warning),
+*mended* (made anew) or *unnoticed*. `full-disk`: a tmpfs that fills up, then gets space. `two-at-once`: processes in
+one folder. [Reliability](../../../docs/reliability.md) says what is promised.
+"""
+FUZZ = """\
+Damaged files given to the functions that read them; *refused* is an error that names the file, *other* any other
+exception, a process that dies, more than 10 s or more than 256 MiB. The mutant of unknown kind before died of an error
+of the trial itself. [Reliability](../../../docs/reliability.md) says what is promised.
 """
 
 
@@ -33,6 +36,14 @@ def write_tables(folder: Path) -> str:
     return text
 
 
+def write_mutants(folder: Path) -> str:
+    """Return the page of the damaged files."""
+    text = f"# Damaged files\n\n{FUZZ}"
+    for record in sorted(load(folder), key=lambda record: str(record["settings"]["name"])):
+        text += section(record, f"## {record['settings']['name'].capitalize()}")
+    return text
+
+
 def overview(records: dict[tuple[str, str], Record], names: list[str]) -> str:
     """Return one row per part with failed and all trials under each name."""
     rows = [["part", *(f"{name}: failed of trials" for name in names)]]
@@ -42,10 +53,10 @@ def overview(records: dict[tuple[str, str], Record], names: list[str]) -> str:
     return table(rows)
 
 
-def section(record: Record) -> str:
+def section(record: Record, title: str | None = None) -> str:
     """Return the counts of one part and what failed."""
     result, settings = record["result"], record["settings"]
-    text = f"\n### {record['part']}\n\n{counts(result)}\n\n"
+    text = f"\n{title or '### ' + record['part']}\n\n{counts(result)}\n\n"
     for kind, one in result.get("others by kind", {}).items():
         text += f"- {one['mutants']} x {plain(kind)} (seeds {', '.join(map(str, one['seeds'][:3]))})\n"
     if "others by kind" not in result:
@@ -73,5 +84,5 @@ def counts(result: dict[str, Any]) -> str:
 
 def plain(text: str) -> str:
     """Return a text on one line, without temporary folders and what Markdown or HTML would take for markup."""
-    short = textwrap.shorten(re.sub(r"\S*/faults_\w+/|\brun_\d+: ", "", text), 160, placeholder=" ...")
+    short = textwrap.shorten(re.sub(r"\S*/(?:faults|fuzz)_\w+/|\brun_\d+: ", "", text), 160, placeholder=" ...")
     return short.translate(str.maketrans("|<>[]`", "/()()'"))

@@ -1,4 +1,4 @@
-"""The trials of faults.py notice what they look for: other results, files left over, exceptions, memory, flips."""
+"""The trials of faults.py and fuzz.py notice other results, files left over, exceptions, memory and flipped bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from volseg.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "faults"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def trials(module: str) -> Any:
@@ -95,6 +95,15 @@ def test_mutants_are_determined_by_their_seed(tmp_path: Path) -> None:
     assert document == {"a": [1, {"b": None}], "c": "text"}
 
 
+def test_300_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    """Files of every kind, as in fuzz.py, where each is read in a process of its own with a limit of memory."""
+    files, outcome_of = trials("damaged_files").DamagedFiles(tmp_path), trials("mutants").outcome_of
+    outcomes = [outcome_of(seed, files.make(seed)) for seed in range(1_000, 1_300)]
+    assert [one for one in outcomes if one["outcome"] not in ("read", "refused")] == []
+    assert len({one["kind"] for one in outcomes}) > 20
+    assert min(sum(one["outcome"] == outcome for one in outcomes) for outcome in ("read", "refused")) > 60
+
+
 def test_flipped_bits_are_noticed_or_not_and_the_file_is_restored(tmp_path: Path) -> None:
     flip_and_read = trials("bitflips").flip_and_read
     file = tmp_path / "image.npy"
@@ -118,8 +127,10 @@ def test_flipped_bits_are_noticed_or_not_and_the_file_is_restored(tmp_path: Path
     assert file.read_bytes() == whole
 
 
-def test_the_page_follows_from_its_records() -> None:
-    assert trials("tables").write_tables(RESULTS) == (RESULTS / "README.md").read_text(encoding="utf-8")
+def test_the_pages_follow_from_their_records() -> None:
+    for topic, write in (("faults", "write_tables"), ("fuzz", "write_mutants")):
+        page = (RESULTS / topic / "README.md").read_text(encoding="utf-8")
+        assert getattr(trials("tables"), write)(RESULTS / topic) == page
 
 
 def test_every_promise_names_trials_and_tests_that_exist() -> None:
@@ -127,6 +138,6 @@ def test_every_promise_names_trials_and_tests_that_exist() -> None:
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert len(rows) > 8
     parts = {part for *_, trial, _ in rows for part in re.findall(r"`([^`]+)`", trial)}
-    assert parts == set(import_module("faults").COUNTS)
+    assert parts == {*import_module("faults").COUNTS, "fuzz"}
     files = {file for *_, tests in rows for file in re.findall(r"`([^`]+)`", tests)}
     assert [file for file in files if not (ROOT / file).is_file()] == []

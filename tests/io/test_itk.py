@@ -147,3 +147,31 @@ def test_bytes_cut_off_or_changed_are_errors_or_voxels(tmp_path: Path) -> None:
             with suppress(DataError):
                 volume = read_volume(tmp_path / f"b{suffix}")
                 assert volume.data.shape[1:] == volume.grid.shape
+
+
+@pytest.mark.parametrize("extra", [b"labels:" + b' "x"' * 2000, b"space directions: (3,0,0)" + b" 1" * 2000])
+def test_nrrd_fields_that_the_library_would_not_survive(extra: bytes, tmp_path: Path) -> None:
+    SimpleITK.WriteImage(oblique_image(), str(tmp_path / "a.nrrd"))
+    whole = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(whole.replace(b"\n\n", b"\n" + extra + b"\n\n", 1))
+    with pytest.raises(DataError, match=r"a line of the header is too long(.|\n)*a\.nrrd"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+def test_long_values_of_nrrd_that_3d_slicer_writes_are_read(tmp_path: Path) -> None:
+    image = oblique_image()
+    image.SetMetaData("Segmentation_ConversionParameters", "x" * 5000)
+    for number in range(300):
+        image.SetMetaData(f"Segment{number}_Tags", f"{number:03d}" * 100)
+    SimpleITK.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
+    assert (tmp_path / "a.seg.nrrd").stat().st_size > 90_000
+    assert read_volume(tmp_path / "a.seg.nrrd").data.shape == (1, 3, 4, 5)
+
+
+@pytest.mark.parametrize("axes", ["1000", "-1", "1e300", "99999999999", "", "0"])
+def test_numbers_of_axes_that_the_library_would_not_survive(axes: str, tmp_path: Path) -> None:
+    SimpleITK.WriteImage(oblique_image(), str(tmp_path / "a.mha"))
+    whole = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(whole.replace(b"NDims = 3", f"NDims = {axes}".encode()))
+    with pytest.raises(DataError, match=r"NDims(.|\n)*a\.mha"):
+        read_volume(tmp_path / "a.mha")

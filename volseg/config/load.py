@@ -56,7 +56,7 @@ def load_config(source: Source, overrides: Sequence[str] = (), *, base: Config |
     values = _source_values(source)
     merged = _merged(values, origin, overrides, {} if base is None else config_to_dict(base))
     try:
-        return config_from_dict(merged, origin=origin)
+        return config_from_dict(merged)
     except ConfigError as error:
         if origin is not None and error.file is None and str(error) == _error_of(values):
             raise error.in_file(origin) from error
@@ -100,6 +100,8 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     _unlock(config)
     try:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(config, dict(values))))
+    except ConfigError as error:
+        raise error.in_file(origin) from error
     except (OmegaConfBaseException, RecursionError, ValueError, TypeError, OverflowError) as error:
         key = getattr(error, "full_key", None)
         found = f"{key}: {str(error).splitlines()[0][:FOUND_LENGTH]}"

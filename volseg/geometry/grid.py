@@ -14,6 +14,8 @@ from volseg.errors import GeometryError
 
 FloatArray = NDArray[np.float64]
 Triple = tuple[float, float, float]
+FARTHEST_MM = 1e5
+"""Largest coordinate of the first voxel; NIfTI's float32 holds those beyond less exactly than 0.01 mm."""
 LEAN = 1e-4 * np.array([[0, 0, 0], [1, 0, 0], [2, 3, 0]])  # decides where an axis lies between two directions
 
 
@@ -27,7 +29,8 @@ class Grid:
             to millimetres in RAS+ (right, anterior, superior).
 
     Raises:
-        GeometryError: The shape is not three positive integers, or the affine is not finite and invertible.
+        GeometryError: The shape is not three positive integers, or the affine is not finite and invertible, or places
+            the first voxel more than 100 m from the origin.
     """
 
     shape: tuple[int, int, int]
@@ -124,6 +127,13 @@ def _checked_affine(affine: ArrayLike) -> FloatArray:
             "the affine is singular: it maps different voxels to the same point",
             found=matrix[:3, :3].tolist(),
             hint="write the right sform or qform into the file's header",
+        )
+    if np.abs(matrix[:3, 3]).max() > FARTHEST_MM:
+        raise GeometryError(
+            "the affine places the first voxel far outside of any scanner",
+            found=f"{matrix[:3, 3].tolist()} mm",
+            expected=f"at most {FARTHEST_MM:g} mm from the origin",
+            hint="write the right origin into the file's header",
         )
     matrix.setflags(write=False)
     return matrix

@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-HEADER_BYTES = 1 << 16
+HEADER_BYTES = 1 << 20  # a .seg.nrrd with a hundred segments has 80 kB
+LONGEST_FIELD = 500  # the library writes longer ones beyond its buffers (SimpleITK 2.5)
+MOST_AXES = 10  # of MetaImage; with more, memory that is not allocated is written
 HEADER_END = re.compile(rb"\r?\n\r?\n|ElementDataFile[ \t]*=[^\n]*\n")
 DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
 SEGMENTATION = ".seg.nrrd"
 SPACE = re.compile(rb"^(space(?: directions| origin)?): *([^\r\n]*)", re.MULTILINE)
+AXES = re.compile(r"^[ \t]*NDims[ \t]*[=:]?[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
 COMPRESSED = re.compile(r"^(?:CompressedData[ \t]*=[ \t]*T|encoding:[ \t]*(?!raw))", re.MULTILINE | re.IGNORECASE)
 
 
@@ -187,7 +190,9 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
     )
     reader.SetFileName(str(path))
     try:
-        _data_path(_header_text(path), path)
+        header = _header_text(path)
+        _check_header(header, path)
+        _data_path(header, path)
         reader.ReadImageInformation()
     except PermissionError as error:
         raise DataError("reading the file is not permitted", file=path, hint="give read permission") from error
@@ -237,10 +242,23 @@ def _header_text(path: Path) -> str:
     return start[: end.end() if end else None].decode("latin-1")
 
 
+def _check_header(header: str, path: Path) -> None:
+    """Refuse a header that the library would not survive: the process would end without a message."""
+    if path.suffix.lower() in (".nrrd", ".nhdr"):
+        longest = max((len(line) for line in header.splitlines() if ":=" not in line), default=0)
+        if longest > LONGEST_FIELD:
+            expected = f"at most {LONGEST_FIELD} characters"
+            raise DataError("a line of the header is too long", file=path, found=longest, expected=expected, hint=HINT)
+        return
+    for axes in AXES.findall(header):
+        if not (axes.isdecimal() and 1 <= int(axes[:9]) <= MOST_AXES):
+            raise DataError("the header has no valid NDims", file=path, found=axes[:80], expected="3 or 4", hint=HINT)
+
+
 def _data_path(header: str, path: Path) -> Path:
     """Return the file of the voxels: this one, or the one beside it that the header names."""
     name = next(iter(DATA_FILE.findall(header)), "LOCAL")
-    if name.upper() == "LOCAL":
+    if name.upper() in ("LOCAL", ""):  # SimpleITK refuses a name that is empty
         return path
     if name.upper().startswith("LIST") or "%" in name or Path(name).name != name:
         raise DataError(

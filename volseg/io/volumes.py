@@ -288,8 +288,8 @@ def as_mask(volume: Volume, path: str | Path) -> Mask:
 def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
     if values.dtype.kind in "iu":
         return values
-    rounded = np.rint(values)
-    with np.errstate(invalid="ignore"):  # infinities
+    with np.errstate(invalid="ignore"):  # infinities, and NaNs of the signalling kind
+        rounded = np.rint(values)
         wrong = ~(np.abs(values - rounded) <= INTEGRAL)
     if wrong.any():
         found = f"{values[wrong][0]:g} and {np.count_nonzero(wrong) - 1} more"
