@@ -99,6 +99,7 @@ def test_a_wrong_shape_is_refused(shape) -> None:
         (np.zeros((4, 4)), "last row"),
         (np.diag([1, 1, 0, 1]), "singular"),
         (np.array([[1, 0, 0, 0], [0, 1, 0, 1e20], [0, 0, 1, 0], [0, 0, 0, 1]]), "far outside"),
+        (np.diag([1, 1, 1e5, 1]), "far outside"),
         (np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "singular"),
     ],
 )

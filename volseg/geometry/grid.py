@@ -14,8 +14,8 @@ from volseg.errors import GeometryError
 
 FloatArray = NDArray[np.float64]
 Triple = tuple[float, float, float]
-FARTHEST_MM = 1e5
-"""Largest coordinate of the first voxel; NIfTI's float32 holds those beyond less exactly than 0.01 mm."""
+FARTHEST_MM, LARGEST_VOXEL_MM = 1e5, 1e4
+"""Largest coordinate of the first voxel and size of a voxel; float32, as in NIfTI, holds larger ones not to 0.01 mm."""
 LEAN = 1e-4 * np.array([[0, 0, 0], [1, 0, 0], [2, 3, 0]])  # decides where an axis lies between two directions
 
 
@@ -29,8 +29,8 @@ class Grid:
             to millimetres in RAS+ (right, anterior, superior).
 
     Raises:
-        GeometryError: The shape is not three positive integers, or the affine is not finite and invertible, or places
-            the first voxel more than 100 m from the origin.
+        GeometryError: The shape is not three positive integers, or the affine is not finite and invertible, or its
+            voxels are larger than 10 m or more than 100 m from the origin.
     """
 
     shape: tuple[int, int, int]
@@ -128,12 +128,12 @@ def _checked_affine(affine: ArrayLike) -> FloatArray:
             found=matrix[:3, :3].tolist(),
             hint="write the right sform or qform into the file's header",
         )
-    if np.abs(matrix[:3, 3]).max() > FARTHEST_MM:
+    if np.abs(matrix[:3, 3]).max() > FARTHEST_MM or spacing.max() > LARGEST_VOXEL_MM:
         raise GeometryError(
-            "the affine places the first voxel far outside of any scanner",
-            found=f"{matrix[:3, 3].tolist()} mm",
-            expected=f"at most {FARTHEST_MM:g} mm from the origin",
-            hint="write the right origin into the file's header",
+            "the affine is far outside of any scanner's range",
+            found=f"voxels of {spacing.tolist()} mm, the first at {matrix[:3, 3].tolist()} mm",
+            expected=f"at most {LARGEST_VOXEL_MM:g} mm, and {FARTHEST_MM:g} mm from the origin",
+            hint="write the right voxel sizes and origin into the file's header",
         )
     matrix.setflags(write=False)
     return matrix
