@@ -85,7 +85,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "short.img").write_bytes((tmp_path / "short.img").read_bytes()[:-1])
     whole = save(tmp_path / "a.mgh", values).read_bytes()
     (tmp_path / "short.mgh").write_bytes(whole[:300])
-    (tmp_path / "huge.mgh").write_bytes(whole[:4] + b"\x00\x01\x86\xa0" * 3 + whole[16:])
+    (tmp_path / "huge.mgh").write_bytes(whole[:4] + b"\x00\x00\x10\x00" * 3 + whole[16:])
     (tmp_path / "directions.mgh").write_bytes(whole[:28] + b"\0\0" + whole[30:])
     (tmp_path / "text.mgz").write_bytes(b"hello")
     for name, problem in {
