@@ -122,7 +122,7 @@ def test_options_reach_the_predictor(model: Path, scans: Path, tmp_path: Path, m
         (PredictOptions(), {"probabilities": None, "uncertainty": None}),
         (
             PredictOptions(tta=True, skip_air=False, max_memory_bytes=2 * 10**9),
-            {"probabilities": "a_probabilities.npy", "uncertainty": "a_uncertainty.nii.gz"},
+            {"probabilities": "a_probabilities.nii", "uncertainty": "a_uncertainty.nii.gz"},
         ),
     ]
     assert sorted(path.name for path in (tmp_path / "two" / "a").iterdir()) == [

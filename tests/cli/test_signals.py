@@ -44,7 +44,7 @@ def segment_second(self, *args, **kwargs):
         if stage == "network":
             hold(60)
         if stage == "stream":
-            with atomic.atomic_file(Path(sys.argv[-1]) / "b_probabilities.npy") as file:
+            with atomic.atomic_file(Path(sys.argv[-1]) / "b_probabilities.nii") as file:
                 file.write(b"half of it")
                 file.flush()
                 hold(60)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="limit of the memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: 4GB, or more if needed)",
     )
     add("--split-classes", action="store_true", help="write CASE/CLASS.nii.gz (0 and 1) instead of CASE.nii.gz")
-    add("--probabilities", action="store_true", help="also write the probability of each class (float16, large)")
+    add("--probabilities", action="store_true", help="also write the probability of each class (4D NIfTI, large)")
     add("--uncertainty", action="store_true", help="also write a map of the entropy")
     add(
         "--shard", type=_shard, metavar="I/N", help="predict every N-th scan from the I-th on (0/4 ... 3/4), for N jobs"

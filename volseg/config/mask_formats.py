@@ -29,6 +29,9 @@ DEFAULT_FORMATS = {
 """Ending of a scan's name -> format of its mask, unless another is requested; DICOM and others: ``nii.gz``."""
 MASK_ENDINGS = (*MASK_FORMATS.values(), ".nii", ".mgh")
 """Endings of file names under which a mask can be written."""
+PROBABILITIES, UNCERTAINTY = "_probabilities.nii", "_uncertainty.nii.gz"
+"""Endings of the maps beside a mask, which are NIfTI in any case: the other formats of masks are for labels.
+Probabilities are not compressed: gzip took 80 s per GB and saved a tenth."""
 
 
 def ending_of(name: str, endings: tuple[str, ...] = MASK_ENDINGS) -> str | None:

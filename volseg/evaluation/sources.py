@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from volseg.config.mask_formats import PROBABILITIES, UNCERTAINTY
 from volseg.errors import ConfigError, DataError
 from volseg.io.cases import BESIDE_SCANS, Case, list_folder
 from volseg.io.json_files import read_json
@@ -51,7 +52,8 @@ def find_masks(root: str | Path) -> MaskFolder:
     """Find the masks in a folder without reading them.
 
     ``case.nii.gz`` (or any other supported format) is a label map; ``case/liver.nii.gz`` or
-    ``case/segmentations/liver.nii.gz`` is one class of a case (TotalSegmentator).
+    ``case/segmentations/liver.nii.gz`` is one class of a case (TotalSegmentator). Maps of probabilities and uncertainty
+    beside a mask are no masks.
 
     Raises:
         DataError: The folder does not exist or two entries are masks of the same case.
@@ -75,7 +77,9 @@ def find_masks(root: str | Path) -> MaskFolder:
                 f"two masks of the case {name!r}", file=root, found=f"{cases[name].describe()} and {source.describe()}"
             )
         cases[name] = source
-    return MaskFolder(root, dict(sorted(cases.items())), tuple(unknown))
+    maps = {f"{name}{ending[: ending.index('.')]}" for name in cases for ending in (PROBABILITIES, UNCERTAINTY)}
+    masks = {name: source for name, source in sorted(cases.items()) if name not in maps}
+    return MaskFolder(root, masks, tuple(unknown))
 
 
 def find_references(ref: str | Path | Mapping[str, Path] | None, pairs: Sequence[Case] = ()) -> MaskFolder:

@@ -12,14 +12,12 @@ from typing import BinaryIO, cast
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
 from volseg.errors import OutputError
 from volseg.geometry.ops import axis_order
 from volseg.geometry.trace import Trace
-from volseg.io.atomic import atomic_file
 from volseg.io.volumes import write_map
 
 
@@ -34,11 +32,11 @@ class _SliceWriter:
 
 
 class ProbabilityWriter(_SliceWriter):
-    """Writer of the probabilities (K, H, W) of each slice, as float16."""
+    """Writer of the probabilities (K, H, W) of each slice."""
 
     def write(self, index: int, probabilities: Tensor) -> None:
         """Write the probabilities (K, H, W) of slice ``index``."""
-        self._put(index, probabilities.half())
+        self._put(index, probabilities)
 
 
 class UncertaintyWriter(_SliceWriter):
@@ -51,29 +49,23 @@ class UncertaintyWriter(_SliceWriter):
 
 @contextmanager
 def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[ProbabilityWriter]:
-    """Open a NumPy file (K, D, H, W) float16 on the scan's own grid, streamed to disk and written atomically.
+    """Open a NIfTI file of the probabilities (D, H, W, K) as float32 on the scan's own grid, written atomically.
 
-    Cropped voxels have probability 1 for the background. If the slice axis is the scan's last axis (the usual case),
-    the array is in Fortran order: in C order every slice would touch every page of the file.
+    Cropped voxels have probability 1 for the background.
 
     Args:
-        path: The ``.npy`` file.
+        path: The ``.nii`` file.
         classes: Number of classes K.
         trace: Steps from the scan's grid to the working grid.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    with atomic_file(path) as file:
-        order, _ = axis_order(trace.source, trace.cropped.orientation)
-        shape = (classes, *trace.source.shape)
-        array = open_memmap(file.name, mode="w+", dtype=np.float16, shape=shape, fortran_order=order[0] == 2)
-        _reserve(file)
+    with _map_on_disk(path, (classes, *trace.source.shape), trace) as array:
         if trace.cropped_view(array[0]).size < array[0].size:
             array[0] = 1  # cropped voxels are background
         yield ProbabilityWriter(array, trace)
-        array.flush()
-        del array
+        write_map(path, np.moveaxis(array, 0, -1), trace.source)
 
 
 @contextmanager
@@ -83,14 +75,26 @@ def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
     Raises:
         OutputError: The file cannot be written.
     """
-    with tempfile.TemporaryFile(dir=path.parent) as file:  # on disk: 4 bytes per voxel would exceed the memory limit
+    with _map_on_disk(path, trace.source.shape, trace) as array:
+        yield UncertaintyWriter(array, trace)
+        write_map(path, array, trace.source)
+
+
+@contextmanager
+def _map_on_disk(path: Path, shape: tuple[int, ...], trace: Trace) -> Iterator[NDArray[np.float32]]:
+    """Map a temporary file beside ``path`` as an array (..., D, H, W): in memory it would exceed the limit.
+
+    Slices lie together in it. If the slice axis is the scan's last axis (the usual case), the array is in Fortran
+    order: in C order every slice would touch every page of the file.
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+        order, _ = axis_order(trace.source, trace.cropped.orientation)
         try:
-            array = np.memmap(file, np.float32, mode="w+", shape=trace.source.shape, order="F")
+            array = np.memmap(file, np.float32, mode="w+", shape=shape, order="F" if order[0] == 2 else "C")
             _reserve(cast(BinaryIO, file))
         except OSError as error:
             raise OutputError("the file cannot be written", file=path, found=error.strerror or error) from error
-        yield UncertaintyWriter(array, trace)
-        write_map(path, array, trace.source)
+        yield array
         del array
 
 

@@ -208,7 +208,7 @@ class Predictor:
         Args:
             volume: The scan, from :meth:`read`.
             options: Settings of the prediction.
-            probabilities: A ``.npy`` file for the class probabilities, (K, D, H, W) float16 on the scan's grid.
+            probabilities: A NIfTI file for the class probabilities, (D, H, W, K) float32 on the scan's grid.
             uncertainty: A NIfTI file for the entropy of the probabilities, float32 in nats.
 
         Raises:

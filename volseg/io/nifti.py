@@ -207,7 +207,7 @@ def header_of(grid: Grid) -> Header:
 def write_voxels(
     path: Path, voxels: NDArray[Any], grid: Grid, source: Path | None, labels: Mapping[str, int] | None
 ) -> None:
-    """Write ``(D, H, W)`` atomically, compressed if the name ends in ``.gz``.
+    """Write ``(D, H, W)`` or ``(D, H, W, C)`` atomically, compressed if the name ends in ``.gz``.
 
     Args:
         path: The file to write.
@@ -240,7 +240,7 @@ def write_voxels(
             _write_parts(file, voxels, header)
             return
         with gzip.GzipFile(
-            "", "wb", compresslevel=6, fileobj=file, mtime=0
+            "", "wb", compresslevel=1 if labels is None else 6, fileobj=file, mtime=0
         ) as archive:  # no time stamp: the same mask gives the same bytes
             _write_parts(archive, voxels, header)
 
@@ -250,5 +250,6 @@ def _write_parts(file: BinaryIO | gzip.GzipFile, voxels: NDArray[Any], header: H
     file.write(header.binaryblock)
     file.write(b"\1\0\0\0" if len(header.extensions) else b"\0\0\0\0")
     header.extensions.write_to(file, byteswap=False)
-    for start in range(0, voxels.shape[2], 16):
-        file.write(voxels[:, :, start : start + 16].tobytes(order="F"))
+    for volume in np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else voxels[None]:
+        for start in range(0, volume.shape[2], 16):
+            file.write(volume[:, :, start : start + 16].tobytes(order="F"))

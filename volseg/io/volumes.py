@@ -20,7 +20,6 @@ from volseg.io.paths import exists, is_file, is_folder, is_link
 
 __all__ = [
     "GRID_MM",
-    "OUTPUT_SUFFIX",
     "as_mask",
     "check_image",
     "check_libraries",
@@ -76,8 +75,6 @@ files of any name, are recognised by their content."""
 DICOM_MASKS = (dicom_seg, dicom_rtstruct)
 """Formats of masks only, which refer to the series that was segmented."""
 MASK_FORMATS: tuple[FileFormat, ...] = (*FORMATS, *DICOM_MASKS)
-OUTPUT_SUFFIX = ".nii.gz"
-"""Format in which maps are written."""
 MASK_TYPES = (np.uint8, np.uint16, np.int16, np.int32)
 GRID_MM = 0.01
 """Largest distance of corresponding corners of two grids that count as the same, mm."""
@@ -369,7 +366,7 @@ def write_mask(
 
 
 def write_map(path: str | Path, values: NDArray[Any], grid: Grid) -> None:
-    """Write a value per voxel, ``(D, H, W)``, in its own type, atomically.
+    """Write a value per voxel, ``(D, H, W)``, in its own type, atomically; NIfTI also several, ``(D, H, W, C)``.
 
     Raises:
         OutputError: The file cannot be written, or has another suffix.

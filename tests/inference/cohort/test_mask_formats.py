@@ -13,6 +13,7 @@ import SimpleITK
 import volseg
 from tests.made.folder_runs import Image, change_model, on_disk, statuses
 from volseg.errors import ConfigError, OutputError
+from volseg.evaluation.sources import find_masks
 from volseg.inference.cohort.run import predict_folder
 from volseg.inference.predictor import Predictor
 from volseg.io.volumes import read_grid, read_mask
@@ -146,6 +147,21 @@ def test_files_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=r"seg\.nrrd"):
         predict_folder(predictor, one, out, mask_format="seg.nrd")
     assert not out.exists()
+
+
+def test_maps_beside_masks_are_passed_over_by_evaluation(
+    predictor: Predictor, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor, scans / "plain.nii.gz", out / "x.mha", probabilities=True, uncertainty=True)
+    assert {"x.mha", "x_probabilities.nii", "x_uncertainty.nii.gz"} <= {path.name for path in out.iterdir()}
+    probabilities = nibabel.load(out / "x_probabilities.nii")
+    assert probabilities.affine.tobytes() == nibabel.load(scans / "plain.nii.gz").affine.tobytes()
+    classes = np.asanyarray(probabilities.dataobj).argmax(axis=-1)
+    values = np.array(list(predictor.plan.labels.values()))
+    assert np.array_equal(values[classes], read_mask(out / "x.mha").labels)
+    found = find_masks(out)
+    assert (list(found.cases), caplog.text) == (["x"], "")
 
 
 def test_a_folder_may_have_the_name_of_a_mask(predictor: Predictor, scans: Path, tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def test_extra_outputs(predictor: Predictor, scans: Path, tmp_path: Path, monkey
     assert set(statuses(summary).values()) == {"done"}
     outputs = on_disk(summary)["cases"]["plain"]["outputs"]
     assert outputs.pop("plain.nii.gz") == file_sha256(out / "plain.nii.gz")
-    assert outputs == {"plain_probabilities.npy": None, "plain_uncertainty.nii.gz": None}
+    assert outputs == {"plain_probabilities.nii": None, "plain_uncertainty.nii.gz": None}
     assert calls == [(False, False)] * 3 + [(True, True)] * 3
     for wanted in ({"probabilities": True, "uncertainty": True}, {"uncertainty": True}, {}):
         assert set(statuses(predict_folder(predictor, scans, out, **wanted)).values()) == {"skipped"}
-    (out / "plain_probabilities.npy").unlink()
+    (out / "plain_probabilities.nii").unlink()
     again = predict_folder(predictor, scans, out, probabilities=True)
     assert statuses(again) == {GOOD[0]: "skipped", GOOD[1]: "skipped", "plain": "done"}
     (out / "plain.nii.gz").unlink()
@@ -160,10 +160,10 @@ def test_what_postprocessing_removed_is_in_the_summary(
 def test_names_of_outputs(tmp_path: Path) -> None:
     outputs = Outputs(folder=tmp_path, split_classes=True, probabilities=True, uncertainty=True)
     case = Case("a [1].b", (tmp_path / "scan.nii.gz",), None)
-    names = ["a [1].b", "a [1].b_probabilities.npy", "a [1].b_uncertainty.nii.gz"]
+    names = ["a [1].b", "a [1].b_probabilities.nii", "a [1].b_uncertainty.nii.gz"]
     assert [path.name for path in outputs.all_of(case)] == names
     (tmp_path / "a [1].b.nii.gz").touch()  # the other form of the mask
-    (tmp_path / "a 1.b_probabilities.npy").touch()
+    (tmp_path / "a 1.b_probabilities.nii").touch()
     assert outputs.existing(case) == []
-    (tmp_path / "a [1].b_probabilities.npy").touch()
-    assert outputs.existing(case) == [tmp_path / "a [1].b_probabilities.npy"]
+    (tmp_path / "a [1].b_probabilities.nii").touch()
+    assert outputs.existing(case) == [tmp_path / "a [1].b_probabilities.nii"]

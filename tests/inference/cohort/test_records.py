@@ -222,7 +222,7 @@ from volseg.io.atomic import atomic_file, scratch_folder
 from volseg.io.locks import folder_lock
 out = Path(sys.argv[1])
 with folder_lock(out, "volseg predict"), scratch_folder(out / "staging") as staging:
-    (staging / "b_probabilities.npy").write_bytes(b"half")
+    (staging / "b_probabilities.nii").write_bytes(b"half")
     with atomic_file(out / "gone.nii.gz") as file:
         os.kill(os.getpid(), signal.SIGKILL)
 """

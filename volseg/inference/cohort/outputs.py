@@ -10,14 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from volseg.config.mask_formats import DICOM_ENDINGS, MASK_FORMATS, default_ending, ending_of
+from volseg.config.mask_formats import (
+    DICOM_ENDINGS,
+    MASK_FORMATS,
+    PROBABILITIES,
+    UNCERTAINTY,
+    default_ending,
+    ending_of,
+)
 from volseg.errors import ConfigError, DataError, OutputError, suggestion
 from volseg.geometry.volume import Mask
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case
 from volseg.io.content import file_sha256
 from volseg.io.dicom import is_series
-from volseg.io.volumes import OUTPUT_SUFFIX, check_libraries, has_mask_suffix, write_mask
+from volseg.io.volumes import check_libraries, has_mask_suffix, write_mask
 
 LONGEST_NAME = 200
 """Most bytes of a case or class in a file name; file systems allow 255 with the suffix."""
@@ -33,8 +40,8 @@ class Outputs:
         file_name: Name of the mask, where one scan is predicted into one file; ``None`` names masks by their cases.
         split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``. Not
             both: evaluation would find two masks of a case in one folder.
-        probabilities: Write ``<case>_probabilities.npy``, all classes.
-        uncertainty: Write ``<case>_uncertainty.nii.gz``.
+        probabilities: Write ``<case>_probabilities.nii``, all classes, whatever the format of the mask.
+        uncertainty: Write ``<case>_uncertainty.nii.gz``, likewise.
     """
 
     folder: Path
@@ -57,11 +64,11 @@ class Outputs:
 
     def probabilities_of(self, case: Case) -> Path | None:
         """Return the path of the probabilities, or ``None`` if they are not requested."""
-        return self.folder / f"{self.file_stem or case.id}_probabilities.npy" if self.probabilities else None
+        return self._map(case, PROBABILITIES) if self.probabilities else None
 
     def uncertainty_of(self, case: Case) -> Path | None:
         """Return the path of the uncertainty map, or ``None`` if it is not requested."""
-        return self.folder / f"{self.file_stem or case.id}_uncertainty{OUTPUT_SUFFIX}" if self.uncertainty else None
+        return self._map(case, UNCERTAINTY) if self.uncertainty else None
 
     def all_of(self, case: Case) -> list[Path]:
         """Return all paths that are requested for a case, the mask first."""
@@ -164,6 +171,10 @@ class Outputs:
                 if value != 0:
                     binary = Mask((mask.labels == value).view(np.uint8), mask.grid)
                     write_mask(folder / f"{name}{self._ending(case)}", binary, source=source, labels={name: 1})
+
+    def _map(self, case: Case, ending: str) -> Path:
+        """Return the path of a map of values."""
+        return self.folder / f"{self.file_stem or case.id}{ending}"
 
     def _ending(self, case: Case) -> str:
         """Return the ending of the name of a case's mask."""

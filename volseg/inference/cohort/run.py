@@ -70,7 +70,7 @@ def predict_folder(
         mask_format: A key of :data:`volseg.config.mask_formats.MASK_FORMATS`; ``None`` takes that of each scan, or that
             of the output file.
         split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``.
-        probabilities: Also write ``<case>_probabilities.npy``.
+        probabilities: Also write ``<case>_probabilities.nii``.
         uncertainty: Also write ``<case>_uncertainty.nii.gz``.
         shard: ``(i, n)`` predicts every n-th case, starting from case i, for n parallel jobs.
         overwrite: Replace files that volseg wrote with other models, inputs or options.
