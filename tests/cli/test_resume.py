@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,15 @@ def test_a_configuration_or_a_run_is_needed(tmp_path: Path, capsys: pytest.Captu
     assert "no configuration is given" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path)]) == 2
     assert "there is no run in this folder" in capsys.readouterr().err
+
+
+def test_a_fold_that_does_not_exist_is_said_before_the_cases_are_read(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    scan = copy / "imagesTr" / "c0.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:-500])  # an error of reading
+    command = ["train", f"data.root={copy}", f"output={tmp_path / 'run'}", *SETTINGS, "--resume"]
+    for fold, problem in (("data.fold=5", "there is no such fold"), ("data.fold=0", "c0.nii.gz")):
+        assert main([*command, fold]) == 2
+        assert problem in capsys.readouterr().err

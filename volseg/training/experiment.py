@@ -15,6 +15,7 @@ from volseg.errors import ConfigError, OutputError
 from volseg.io.atomic import remove_stale
 from volseg.io.cases import GridRule
 from volseg.io.datasets import Case, Dataset, read_dataset
+from volseg.io.findings import errors_of
 from volseg.io.json_files import write_json
 from volseg.io.locks import folder_lock
 from volseg.models.build import check_attention
@@ -122,10 +123,11 @@ def _experiment(
     if resumed:
         dataset, plan, split = read_inputs(folder, dataset, config)
     else:
+        # before the cases are read, which takes time; a data set with missing files is refused below, with all findings
+        split = {} if errors_of(dataset.findings) else choose_split(dataset, config.data, config.seed)
         measured = survey(dataset, stage_progress(progress, "fingerprint"), workers=workers)
         examination = examine(measured, config.plan)
         plan = examination.checked()
-        split = choose_split(dataset, config.data, config.seed)
         write_findings(folder / FINDINGS, examination.findings)
         plan.save(folder / PLAN_FILE)
         write_json(folder / SPLIT_FILE, split)
