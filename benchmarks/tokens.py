@@ -40,7 +40,12 @@ def main() -> int:
         with prepare(config) as experiment:
             arms, build = make_arms(experiment)
             measure(arms, args.pairs, args.steps)
-            record = {**origin(), **settings_of(experiment), "build": build, **results(arms, config, args.steps)}
+            record = {
+                **origin(),
+                **settings_of(experiment),
+                "build": build,
+                **results(arms, experiment.config, args.steps),
+            }
     write_json(args.out / f"{args.label}.json", record)
     write_page(args.out / f"{args.label}.md", markdown(record))
     return 0

@@ -99,7 +99,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 def settings_page() -> str:
     """Return the table of all settings from the schema, and of the plan's fields that can be overridden."""
     from volseg.config.reference import settings
-    from volseg.planning.plan import plan_settings
+    from volseg.planning.settings import plan_settings
 
     sections: dict[str, list[str]] = {}
     for setting in (*settings(), *plan_settings()):

@@ -14,8 +14,8 @@ from volseg.geometry import ops
 from volseg.io.datasets import read_dataset
 from volseg.io.volumes import read_mask, read_volume
 from volseg.phantom import LABELS, OBLIQUE_CASE, make_phantom, write_phantoms
+from volseg.planning.derive import make_plan
 from volseg.planning.fingerprint import fingerprint
-from volseg.planning.plan import make_plan
 
 COUNT = 4
 

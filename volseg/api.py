@@ -7,7 +7,7 @@ Importing this module is cheap; a function imports what it needs when it is call
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +94,41 @@ class TrainingResult:
         return max(self.scores.exit_code if self.scores is not None else 0, 1 if self.failed else 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanningResult:
+    """A checked data set and its plan.
+
+    Attributes:
+        plan: The plan, with the reason of each decision.
+        examination: The measurements, and what was found in the cases.
+        config: The configuration whose network is counted.
+        files: The files that were written: the plan and the picture of the data set.
+    """
+
+    plan: Plan
+    examination: Examination
+    config: Config
+    files: tuple[Path, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What the data set is, its ranges, each decision with its reason, what looks odd, and the cost of a step."""
+        from volseg.config.sizes import format_size
+        from volseg.planning.summary import summary_text
+        from volseg.training.memory import network_name, step_memory
+
+        measured, plan = self.examination.usable()
+        needed = format_size(step_memory(self.config, plan, plan.batch_size).total)
+        patches, network = f"{plan.batch_size} patch{'es' * (plan.batch_size > 1)}", network_name(self.config)
+        cost = f"A training step of {patches} needs about {needed} in float32 with the network {network}."
+        return f"{summary_text(measured, plan, self.examination.findings)}\n\n{cost}"
+
+
 def plan(
     dataset: PathLike,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     *,
+    memory: str | None = None,
     out: PathLike | None = None,
     grid_tolerance_mm: float = 0.01,
     accept_header_of: str | None = None,
@@ -106,29 +137,70 @@ def plan(
 ) -> Plan:
     """Check every case of a data set and derive the plan that training uses; warnings are logged.
 
+    Arguments and errors are those of :func:`plan_dataset`, which also returns what was measured.
+    """
+    result = plan_dataset(
+        dataset,
+        overrides,
+        memory=memory,
+        out=out,
+        grid_tolerance_mm=grid_tolerance_mm,
+        accept_header_of=accept_header_of,
+        workers=workers,
+        progress=progress,
+    )
+    return result.examination.checked()
+
+
+def plan_dataset(
+    dataset: PathLike,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    config: PathLike | Config | None = None,
+    memory: str | None = None,
+    out: PathLike | None = None,
+    grid_tolerance_mm: float = 0.01,
+    accept_header_of: str | None = None,
+    workers: int = 2,
+    progress: StageProgress | None = None,
+) -> PlanningResult:
+    """Check every case of a data set and derive the plan that training uses.
+
     Args:
         dataset: Data set folder, or a CSV of cases (:func:`volseg.io.datasets.read_dataset` lists the layouts).
-        overrides: Fields of the plan that are set by hand: ``["plan.token_stride=4"]`` or ``{"token_stride": 4}``.
-        out: File to write the plan to.
+        overrides: Fields of the plan that are set by hand: ``["plan.token_stride=4"]`` or ``{"token_stride": 4}``. As
+            text, also settings of the network, whose memory is estimated.
+        config: YAML file or configuration with the settings of the network; ``None`` takes the defaults.
+        memory: Limit of the memory of a training step, such as ``"8GB"``, the same as ``plan.memory``.
+        out: File to write the plan to; the picture of the data set is written beside it, with the ending ``.png``.
         grid_tolerance_mm: As the setting ``data.grid_tolerance_mm``.
         accept_header_of: As the setting ``data.accept_header_of``.
         workers: Processes that read cases.
         progress: Called with the stage ``fingerprint`` and the number of finished and of all cases.
 
     Raises:
-        ConfigError: An override is invalid.
+        ConfigError: An override is invalid, or no patch fits into the memory.
         DataError: The data set or some of its cases cannot be used; all errors are reported together.
         OutputError: The plan cannot be written, or would replace a file that is no plan.
     """
     from volseg.planning.plan import check_replaceable
 
-    if out is not None:
-        check_replaceable(out)
-    examination = _examine(dataset, overrides, grid_tolerance_mm, accept_header_of, workers, progress)
-    result = examination.checked()
-    if out is not None:
-        result.save(out)
-    return result
+    _check_type("memory", memory, str, type(None))
+    settings = _plan_config(config, overrides, memory)
+    if out is None:
+        examination = _examine(dataset, settings, grid_tolerance_mm, accept_header_of, workers, progress)
+        return PlanningResult(plan=examination.usable()[1], examination=examination, config=settings)
+
+    from volseg.report.overview import check_picture_replaceable, write_overview
+
+    picture = Path(out).with_suffix(".png")
+    check_replaceable(out)
+    check_picture_replaceable(picture)
+    examination = _examine(dataset, settings, grid_tolerance_mm, accept_header_of, workers, progress)
+    measured, result = examination.usable()
+    result.save(out)
+    write_overview(picture, measured)
+    return PlanningResult(plan=result, examination=examination, config=settings, files=(Path(out), picture))
 
 
 def check(
@@ -153,41 +225,67 @@ def check(
     from volseg.io.findings import Finding
     from volseg.io.paths import exists
 
+    settings = _plan_config(None, overrides, None)
     try:
-        return _examine(dataset, overrides, grid_tolerance_mm, accept_header_of, workers, progress).findings
+        return _examine(dataset, settings, grid_tolerance_mm, accept_header_of, workers, progress).findings
     except DataError as error:
         if not exists(Path(dataset)):
             raise
         return (Finding.of_error(error, Path(dataset), "layout"),)
 
 
+def _plan_config(
+    config: PathLike | Config | None, overrides: Sequence[str] | Mapping[str, Any], memory: str | None
+) -> Config:
+    """Return the configuration that a plan is made for.
+
+    Raises:
+        ConfigError: An override is invalid, or a ready plan is given.
+    """
+    from volseg.config.load import load_config
+    from volseg.errors import ConfigError
+    from volseg.planning.settings import PlanSettings
+
+    if isinstance(overrides, Mapping):
+        fields, settings = dict(overrides), load_config(config)
+    else:
+        _check_overrides(overrides)
+        fields, settings = {}, load_config(config, overrides)
+    stated = {"memory": memory, "batch_size": settings.train.batch_size}
+    section = settings.plan | fields | {key: value for key, value in stated.items() if value is not None}
+    if PlanSettings.read(section).file is not None:  # an invalid override shows before the cases are read
+        raise ConfigError("a plan is made of the data set, not of plan.file", hint="plan.file is for volseg train")
+    return replace(settings, plan=section)
+
+
 def _examine(
     dataset: PathLike,
-    overrides: Sequence[str] | Mapping[str, Any],
+    settings: Config,
     grid_tolerance_mm: float,
     accept_header_of: str | None,
     workers: int,
     progress: StageProgress | None,
 ) -> Examination:
     """Read a data set and check it; see :func:`plan` and :func:`check`."""
-    from volseg.config.load import load_config
     from volseg.config.schema import DataConfig
     from volseg.io.cases import GridRule
     from volseg.io.datasets import read_dataset
     from volseg.parallel import stage_progress
     from volseg.planning.examine import examine
     from volseg.planning.fingerprint import survey
-    from volseg.planning.plan import read_overrides
+    from volseg.planning.settings import PlanSettings
 
     _check_type("dataset", dataset, str, Path)
-    if not isinstance(overrides, Mapping):
-        _check_overrides(overrides)
-    fields = dict(overrides) if isinstance(overrides, Mapping) else load_config(None, overrides).plan
-    read_overrides(fields)  # an invalid override shows before the cases are read
     DataConfig(grid_tolerance_mm=grid_tolerance_mm, accept_header_of=accept_header_of)  # checks both
+    section, budget = PlanSettings.read(settings.plan), None
+    if section.memory is not None:
+        from volseg.training.memory import memory_budget  # imports torch
+
+        budget = memory_budget(settings, section)
     grids = GridRule(grid_tolerance_mm, label_takes_image_grid=accept_header_of == "image")
     cases = read_dataset(dataset, strict=False, grids=grids)
-    return examine(survey(cases, stage_progress(progress, "fingerprint"), workers=workers), fields)
+    measured = survey(cases, stage_progress(progress, "fingerprint"), workers=workers)
+    return examine(measured, section.overrides, budget)
 
 
 def train(
@@ -232,6 +330,10 @@ def train(
     from volseg.training.loop import train as train_model
 
     with prepare(settings, progress, resume=bool(resume)) as experiment:
+        if experiment.measured is not None:
+            from volseg.report.overview import write_overview
+
+            write_overview(experiment.folder / "plan.png", experiment.measured)
         model_file = train_model(experiment, progress)
         validation, cases = experiment.folder / "validation", experiment.val_cases
         if not cases:

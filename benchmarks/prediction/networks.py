@@ -16,7 +16,8 @@ from volseg.config.schema import Config, ModelConfig
 from volseg.io.model_file import save_model
 from volseg.models.build import build_model
 from volseg.models.contracts import SegmentationNetwork
-from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.plan import Plan
 from volseg.planning.rules import decoder_strides
 
 SEED = 0

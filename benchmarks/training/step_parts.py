@@ -30,6 +30,7 @@ def measure(config: str, patch: list[int], steps: int, settings: list[str]) -> d
     """
     from volseg.cli.heap import reuse_freed_memory
     from volseg.config.load import load_config
+    from volseg.planning.nnunet import MIN_BATCH
     from volseg.training.state import TrainingState
 
     reuse_freed_memory()  # as `volseg train` does
@@ -37,7 +38,7 @@ def measure(config: str, patch: list[int], steps: int, settings: list[str]) -> d
     depth, height, width = patch
     plan = Patch((depth, height, width), **configuration.plan)
     state = TrainingState(configuration, plan)
-    model, batch = state.model.train(), configuration.train.batch_size
+    model, batch = state.model.train(), configuration.train.batch_size or MIN_BATCH
     image = torch.randn(batch, plan.num_channels, depth + 2 * model.halo, height, width)
     label = torch.randint(plan.num_classes, (batch, depth, height, width))
     dtype = dtype_of(configuration, state.device)

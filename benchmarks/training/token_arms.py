@@ -100,6 +100,7 @@ def measure(arms: dict[str, Arm], rounds: int, steps: int) -> None:
 
 def results(arms: dict[str, Arm], config: Config, steps: int) -> dict[str, Any]:
     """Return samples per second, seconds of data and step, operations, and the ratio of each round."""
+    assert config.train.batch_size is not None  # that of an experiment
     samples = steps * config.train.batch_size
     seconds = {name: [a + b for a, b in zip(arm.data_s, arm.step_s, strict=True)] for name, arm in arms.items()}
     rows = {}

@@ -52,6 +52,7 @@ def test_a_run_folder_holds_what_it_should(run: Path) -> None:
     assert names >= {
         "config.yaml",
         "plan.json",
+        "plan.png",
         "splits.json",
         "findings.json",
         "provenance.json",
@@ -68,6 +69,8 @@ def test_a_run_folder_holds_what_it_should(run: Path) -> None:
     _, metadata = read_model(run / "model.safetensors")
     assert metadata["training"]["step"] == 4
     assert metadata["plan"]["patch_size"] == [8, 32, 32]
+    assert metadata["plan"]["cases"] == []
+    assert len(json.loads((run / "plan.json").read_text())["cases"]) == 5
 
 
 def test_a_second_run_into_the_same_folder_is_refused(
@@ -213,7 +216,7 @@ def test_an_unexpected_exception_is_not_taken_for_failed_cases(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("volseg.cli.plan.plan", fail)
+    monkeypatch.setattr("volseg.cli.plan.plan_dataset", fail)
     assert main(["plan", "/none"]) == 2
     errors = capsys.readouterr().err
     assert "Traceback" in errors

@@ -120,7 +120,11 @@ def test_a_good_data_set_is_planned(tmp_path: Path, capsys: pytest.CaptureFixtur
     root = make_dataset(tmp_path / "data")
     out = tmp_path / "plan.json"
     assert main(["plan", str(root), "--workers", "0", "--out", str(out), "plan.token_stride=4"]) == 0
-    assert json.loads(out.read_text()) == json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert "token_stride          4: set by hand" in printed
+    assert "A training step of 2 patches needs about" in printed
+    assert printed.endswith(f"written: {out}\nwritten: {out.with_suffix('.png')}\n")
+    assert json.loads(out.read_text())["reasons"]["token_stride"] == "set by hand"
     assert json.loads(out.read_text())["token_stride"] == 4
     assert main(["plan", str(root), "--workers", "0", "plan.token_strid=4", "--check-only"]) == 2
     assert "token_stride" in capsys.readouterr().err

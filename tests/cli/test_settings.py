@@ -7,7 +7,7 @@ import pytest
 
 from volseg.cli.main import main
 from volseg.config.reference import settings
-from volseg.planning.plan import plan_settings
+from volseg.planning.settings import plan_settings
 
 
 def test_every_setting_is_listed_with_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ from tests.made.folder_runs import Image
 from volseg.errors import DataError, ModelFileError, OutputError
 from volseg.inference.predictor import Predictor
 from volseg.io.volumes import read_mask
-from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.plan import Plan
 
 
 @pytest.mark.parametrize("name", ["m.nii.gz", "m.nii", "m.seg.nrrd", "m.nrrd", "m.mha", "m.mgz"])

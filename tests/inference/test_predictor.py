@@ -65,7 +65,7 @@ def test_blocks_are_segmented_in_place(predictor: Predictor, scan: Image, tmp_pa
 
 
 def ct_scale() -> Any:
-    from volseg.planning.plan import ChannelIntensity
+    from volseg.planning.channel import ChannelIntensity
 
     return ChannelIntensity(rule="ct", clip_low=-100.0, clip_high=400.0, mean=80.0, std=100.0)
 

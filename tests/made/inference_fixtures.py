@@ -18,7 +18,8 @@ from volseg.config.schema import ModelConfig
 from volseg.inference.predictor import Predictor
 from volseg.models.build import build_model
 from volseg.models.contracts import SegmentationNetwork, SpacingMm
-from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.plan import Plan
 
 MakePlan = Callable[..., Plan]
 LABELS = {"background": 0, "left": 205, "right": 500, "top": 600}

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.io.datasets import Case
-from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import class_locations
 
 CT = ChannelIntensity(rule="ct", clip_low=-100.0, clip_high=200.0, mean=50.0, std=25.0)

@@ -25,7 +25,8 @@ from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
 from volseg.io.model_file import save_model
 from volseg.models.build import build_model
-from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.plan import Plan
 from volseg.preprocessing.preprocess import PreparedCase, class_indices, preprocess_image
 
 LABELS = {"background": 0, "liver": 205, "kidney": 500, "spine": 600}

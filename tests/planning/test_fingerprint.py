@@ -13,6 +13,7 @@ from volseg.errors import DataError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
+from volseg.planning.derive import make_plan
 from volseg.planning.fingerprint import (
     SAMPLES_PER_CASE,
     Fingerprint,
@@ -22,7 +23,6 @@ from volseg.planning.fingerprint import (
     spread,
     survey,
 )
-from volseg.planning.plan import make_plan
 
 RAS = np.diag([1.0, 2.0, 3.0, 1.0])
 
@@ -49,6 +49,7 @@ def test_a_case_by_hand(tmp_path: Path) -> None:
     assert organ.extent_mm == (4.0, 6.0, 6.0)  # the larger piece
     assert organ.centroid_mm == pytest.approx(np.argwhere(label == 1).mean(0) * [1, 2, 3], abs=1e-3)
     assert lesion.extent_mm == (1.0, 8.0, 3.0)
+    assert (organ.volume_ml, lesion.volume_ml) == (0.15, 0.024)  # 25 and 4 voxels of 6 mm3
     values = image[label > 0]
     statistics = measured.intensity[0]
     assert statistics.mean == pytest.approx(values.mean())
@@ -235,6 +236,7 @@ def test_all_cases_decide_what_an_unnamed_modality_is(tmp_path: Path, caplog: py
     found = survey(read_dataset(plain_folder(tmp_path / "ct", ct)))
     measured = found.checked()
     assert (measured.modality, measured.channels) == ("ct", ("CT",))
+    assert measured.channel_source == "not named; 4 of 5 cases have values below -200, as only CT has"
     assert [case.labels_in_air for case in measured.cases] == [False] * 5
     assert [finding.message for finding in found.findings if finding.kind == "modality"] == ["do not look like CT: c0"]
     mri = [rng.normal(400, 20, (10, 11, 12)) for _ in range(5)]

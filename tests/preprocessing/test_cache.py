@@ -14,7 +14,7 @@ from tests.made.allocations import little_memory
 from tests.made.prepared_cases import CT, made_plan, write_case
 from volseg.errors import DataError, OutputError
 from volseg.io.datasets import Case
-from volseg.planning.plan import ChannelIntensity
+from volseg.planning.channel import ChannelIntensity
 from volseg.preprocessing import cache
 from volseg.preprocessing.cache import cache_dataset, data_hash, input_identity, plan_key
 from volseg.preprocessing.preprocess import preprocess_case

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.made.prepared_cases import CT
+from volseg.planning.channel import ChannelIntensity
 from volseg.planning.fingerprint import IntensityStatistics
-from volseg.planning.plan import ChannelIntensity
 from volseg.preprocessing import intensity
 from volseg.preprocessing.intensity import Scaling, case_scaling, scalings
 

@@ -13,7 +13,7 @@ from volseg.errors import DataError, GeometryError
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
-from volseg.planning.plan import ChannelIntensity
+from volseg.planning.channel import ChannelIntensity
 from volseg.preprocessing.preprocess import (
     LOCATIONS_PER_CLASS,
     class_indices,

@@ -20,7 +20,8 @@ from volseg.io.datasets import Dataset
 from volseg.io.model_file import read_model
 from volseg.models.build import count_parameters
 from volseg.models.encoders import dinov2
-from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.plan import Plan
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
 from volseg.training.loop import write_model

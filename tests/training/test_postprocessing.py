@@ -17,7 +17,8 @@ from volseg.io.datasets import Case, Dataset
 from volseg.io.labels import make_label_map
 from volseg.models.build import build_model
 from volseg.models.contracts import SegmentationNetwork, SpacingMm
-from volseg.planning.plan import ChannelIntensity, Plan
+from volseg.planning.channel import ChannelIntensity
+from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment, prepare

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from volseg.api import plan
+from volseg.api import plan_dataset
 from volseg.cli.progress import progress_bars
 from volseg.errors import ConfigError
 
@@ -19,7 +20,9 @@ NOTES = """\
 patch {patch} voxels, {channels} channel(s), {classes} classes, token stride {stride}
 GMACs: one patch in prediction; matrix products, convolutions and attention, not norms, activations or interpolation
 kept MB: activations that autograd keeps of one training batch ({batch} patches) in float32, counted on the meta device;
-  the peak also holds weights, gradients, the optimizer's state and the work space of single operations"""
+  the peak also holds weights, gradients, the optimizer's state, the loss and temporary tensors
+training step: about {total} at its peak in float32: {activations} of activations, loss and temporary tensors,
+  {weights} of weights and their average, {optimizer} of gradients and the optimizer's state; Python is not counted"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +38,12 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
 
+    from volseg.config.sizes import format_size
     from volseg.models.describe import describe_model
+    from volseg.training.memory import step_memory
 
     network_plan = _plan(config, args.plan)
-    batch = config.train.batch_size
+    batch = config.train.batch_size or network_plan.batch_size
     print(table(describe_model(config.model, network_plan, batch)))
     print()
     sizes = {
@@ -47,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
         "stride": network_plan.token_stride,
         "batch": batch,
     }
-    print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), **sizes))
+    needed = step_memory(config, network_plan, batch)
+    sizes_bytes = {**asdict(needed), "total": needed.total}
+    memory = {name: format_size(size) for name, size in sizes_bytes.items()}
+    print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), **sizes, **memory))
     return 0
 
 
@@ -87,11 +95,15 @@ def _number(value: float) -> str:
 
 def _plan(config: Config, file: str | None) -> Plan:
     """Return the plan that training would use, or a plan file with the configuration's overrides."""
-    from volseg.planning.plan import Plan, revise_plan
+    from volseg.planning.derive import revise_plan
+    from volseg.planning.plan import Plan
+    from volseg.planning.settings import PlanSettings
 
-    if file is not None:
-        return revise_plan(Plan.load(file), config.plan)
+    settings = PlanSettings.read(config.plan)
+    if file is not None or settings.file is not None:
+        return revise_plan(Plan.load(file or str(settings.file)), settings.overrides)
     if config.data.root is None:
         raise ConfigError("no data set is given", hint="add data.root=FOLDER, or --plan FILE")
     with progress_bars() as progress:
-        return plan(config.data.root, config.plan, workers=config.data.workers, progress=progress)
+        workers = config.data.workers
+        return plan_dataset(config.data.root, config=config, workers=workers, progress=progress).plan

@@ -1,10 +1,10 @@
-"""Check every case of a data set and write the plan that training uses."""
+"""Check every case of a data set, print what it is and what training will do, and write the plan that training uses."""
 
 from __future__ import annotations
 
 import argparse
 
-from volseg.api import check, plan
+from volseg.api import check, plan_dataset
 from volseg.cli.progress import progress_bars
 
 DEFAULT_OUT = "plan.json"
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help=f"where to write the plan ({DEFAULT_OUT}); with --check-only, where to write the findings as JSON",
+        help=f"where to write the plan ({DEFAULT_OUT}), beside it a picture; with --check-only, the findings as JSON",
     )
     parser.add_argument(
         "--check-only",
@@ -36,27 +36,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take labels of the same shape to lie on the grid of the image, whatever their header states",
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read cases (%(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="plan.key=value", help="for example plan.token_stride=4")
+    parser.add_argument("--memory", metavar="SIZE", help="patch and batch fill this memory in training, such as 8GB")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the network whose memory is counted")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example plan.token_stride=4 model.encoder=identity"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and print the plan, or check and print the findings; errors are reported together."""
+    """Plan and print the summary, or check and print the findings; errors are reported together."""
     if args.check_only:
         return _check(args)
     with progress_bars() as progress:
-        result = plan(
+        result = plan_dataset(
             args.dataset,
             args.overrides,
+            config=args.config,
+            memory=args.memory,
             out=args.out or DEFAULT_OUT,
             grid_tolerance_mm=args.grid_tolerance_mm,
             accept_header_of=args.accept_header_of,
             workers=args.workers,
             progress=progress,
         )
-
-    from volseg.io.json_files import to_json
-
-    print(to_json(result.to_dict()))
+    print(result.summary)
+    for file in result.files:
+        print(f"written: {file}")
     return 0
 
 

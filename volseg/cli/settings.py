@@ -15,7 +15,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the settings; an error if none contains the word."""
     from volseg.config.reference import settings
     from volseg.errors import ConfigError, suggestion
-    from volseg.planning.plan import plan_settings
+    from volseg.planning.settings import plan_settings
 
     rows = [*settings(args.word), *plan_settings(args.word)]
     if not rows:

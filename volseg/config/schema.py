@@ -225,7 +225,7 @@ class TrainConfig:
     Attributes:
         max_steps: Optimizer steps.
         max_minutes: Minutes of training and validation; preprocessing does not count.
-        batch_size: Patches per step.
+        batch_size: Patches per step; ``null`` takes the plan's.
         lr: Peak learning rate of the stem, aggregator and decoder.
         encoder_lr_scale: Learning rate of a pretrained encoder as a fraction of ``lr``; LoRA matrices use ``lr``.
         layer_decay: Learning rate of each layer of a pretrained encoder as a fraction of the next layer's; 1 is off.
@@ -244,7 +244,7 @@ class TrainConfig:
 
     max_steps: int | None = None
     max_minutes: float | None = None
-    batch_size: int = 2
+    batch_size: int | None = None
     lr: float = 1e-3
     encoder_lr_scale: float = 0.1
     layer_decay: float = 1.0

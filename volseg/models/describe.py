@@ -64,8 +64,7 @@ def describe_model(model: ModelConfig, plan: NetworkPlan, batch_size: int) -> li
     depth, height, width = plan.patch_size
     patches = torch.empty(batch_size, plan.num_channels, depth + 2 * network.halo, height, width, device="meta")
     macs = _count_macs(network, parts, patches[:1])
-    _set_attention(network, reference_attention if model.attention == "math" else _FusedAttention.apply)
-    _keep_channels_last(network)
+    prepare_for_counting(network, model.attention)
     kept = kept_bytes(network, parts, lambda: network.train()(patches))
     sizes = _count_parameters(parts)
     return [
@@ -79,6 +78,17 @@ def describe_model(model: ModelConfig, plan: NetworkPlan, batch_size: int) -> li
         )
         for name in parts
     ]
+
+
+def prepare_for_counting(network: nn.Module, attention: str) -> None:
+    """Let a network on the meta device keep what the real one keeps.
+
+    Args:
+        network: A network with the attention kernel ``math``.
+        attention: The kernel to count.
+    """
+    _set_attention(network, reference_attention if attention == "math" else _FusedAttention.apply)
+    _keep_channels_last(network)
 
 
 def kept_bytes(network: nn.Module, parts: Parts, run: Callable[[], object]) -> dict[str, int]:
@@ -175,6 +185,10 @@ class _FusedAttention(torch.autograd.Function):
         mixed = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, mixed, torch.empty_like(query[..., 0], dtype=torch.float32))
         return mixed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
 def _set_attention(network: nn.Module, attend: AttentionFunction) -> None:

@@ -15,8 +15,10 @@ from volseg.io.findings import Finding, counts, in_order, refuse_errors, report
 from volseg.io.json_files import read_json, write_json
 from volseg.io.paths import exists
 from volseg.planning import rules
+from volseg.planning.budget import MemoryBudget
+from volseg.planning.derive import make_plan
 from volseg.planning.fingerprint import Fingerprint, Survey
-from volseg.planning.plan import Plan, make_plan
+from volseg.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,26 @@ class Examination:
 
     Attributes:
         root: The data set.
+        fingerprint: The measurements of the cases without errors; ``None`` if there is no such case.
         plan: The plan; ``None`` if no case can be used.
         findings: Everything that is wrong, doubtful or worth knowing, in the order of reports.
     """
 
     root: Path
+    fingerprint: Fingerprint | None
     plan: Plan | None
     findings: tuple[Finding, ...]
+
+    def usable(self) -> tuple[Fingerprint, Plan]:
+        """Return measurements and plan.
+
+        Raises:
+            DataError: There are errors; all are listed.
+        """
+        refuse_errors(self.findings, self.root)
+        assert self.fingerprint is not None  # there would be an error
+        assert self.plan is not None
+        return self.fingerprint, self.plan
 
     def checked(self) -> Plan:
         """Return the plan, after warnings are logged.
@@ -44,20 +59,22 @@ class Examination:
         Raises:
             DataError: There are errors; all are listed.
         """
-        refuse_errors(self.findings, self.root)
-        assert self.plan is not None  # there would be an error
+        _, plan = self.usable()
         warnings = [finding for finding in self.findings if finding.severity == "warning"]
         if warnings:
             logger.warning("%s: %s\n%s", self.root, counts(self.findings), report(warnings))
-        return self.plan
+        return plan
 
 
-def examine(survey: Survey, overrides: Mapping[str, Any] | None = None) -> Examination:
+def examine(
+    survey: Survey, overrides: Mapping[str, Any] | None = None, budget: MemoryBudget | None = None
+) -> Examination:
     """Make the plan of a data set, and find what its cases lose by it.
 
     Args:
         survey: The data set.
-        overrides: Fields of the plan that are set by hand, as in :func:`~volseg.planning.plan.make_plan`.
+        overrides: Fields of the plan that are set by hand, as in :func:`~volseg.planning.derive.make_plan`.
+        budget: Limit of the memory of a training step.
 
     Raises:
         ConfigError: An override is invalid.
@@ -66,11 +83,11 @@ def examine(survey: Survey, overrides: Mapping[str, Any] | None = None) -> Exami
     plan = None
     if survey.fingerprint is not None:
         try:
-            plan = make_plan(survey.fingerprint, overrides)
+            plan = make_plan(survey.fingerprint, overrides, budget)
             findings += _losses(dataset, survey.fingerprint, plan)
         except GeometryError as error:
             findings.append(Finding.of_error(error, dataset.root, "voxel-size"))
-    return Examination(root=dataset.root, plan=plan, findings=tuple(in_order(findings)))
+    return Examination(root=dataset.root, fingerprint=survey.fingerprint, plan=plan, findings=tuple(in_order(findings)))
 
 
 def check_replaceable(path: str | Path) -> None:

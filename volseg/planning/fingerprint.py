@@ -21,7 +21,7 @@ from volseg.io.datasets import Case, Dataset
 from volseg.io.description import modality_of
 from volseg.io.findings import Finding, in_order, refuse_errors
 from volseg.io.labels import LabelMap
-from volseg.io.modality import UNKNOWN
+from volseg.io.modality import CT_BELOW_HU, UNKNOWN
 from volseg.parallel import Progress, for_each_case
 from volseg.planning.case_checks import CaseRecord, compare, looks_like_ct, make_record
 
@@ -52,11 +52,13 @@ class ClassShape:
         extent_mm: Bounding box of its largest connected component, (R, A, S).
         centroid_mm: Mean position along the volume's axes, (R, A, S), from the volume's corner.
         outside_nonzero: Share of its voxels outside the bounding box of the image's nonzero voxels.
+        volume_ml: Volume of all its voxels.
     """
 
     extent_mm: Triple
     centroid_mm: Triple
     outside_nonzero: float = 0.0
+    volume_ml: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,18 @@ class IntensityStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The measurements of a data set from which :func:`~volseg.planning.plan.make_plan` derives the plan."""
+    """The measurements of a data set from which :func:`~volseg.planning.derive.make_plan` derives the plan.
+
+    Attributes:
+        dataset: Name of the data set.
+        modality: ``ct`` or ``mri``.
+        channels: Names of the channels; of unnamed ones, what their values say.
+        label_map: The classes.
+        intensity: Statistics of the foreground of each channel.
+        cases: The labelled cases.
+        unlabelled: Number of cases without a label.
+        channel_source: How the names of the channels are known.
+    """
 
     dataset: str
     modality: str
@@ -106,6 +119,8 @@ class Fingerprint:
     label_map: LabelMap
     intensity: tuple[IntensityStatistics, ...]
     cases: tuple[CaseFingerprint, ...]
+    unlabelled: int = 0
+    channel_source: str = "named by the data set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +181,10 @@ def survey(dataset: Dataset, progress: Progress | None = None, *, workers: int =
     findings = [*dataset.findings, *(finding for one in examined for finding in one.findings)]
     records = [one.record for one in examined if one.record is not None]
     measured = [(one.case, one.samples) for one in examined if one.case is not None]
-    channels, shapes = dataset.channels, [case for case, _ in measured]
+    channels, source, shapes = dataset.channels, Fingerprint.channel_source, [case for case, _ in measured]
     if UNKNOWN in channels and shapes:
-        channels = (_modality(shapes, dataset.root),) * len(channels)
+        name, source = _modality(shapes, dataset.root)
+        channels = (name,) * len(channels)
     findings += compare(dataset, channels, records, {case.id: case for case in shapes})
     if not sum(samples.shape[1] for _, samples in measured):
         if measured:
@@ -182,6 +198,8 @@ def survey(dataset: Dataset, progress: Progress | None = None, *, workers: int =
         label_map=dataset.label_map,
         intensity=tuple(_statistics(channel) for channel in np.concatenate([part for _, part in measured], axis=1)),
         cases=tuple(shapes),
+        unlabelled=len(dataset.unlabelled),
+        channel_source=source,
     )
     return Survey(dataset=dataset, fingerprint=result, findings=tuple(in_order(findings)))
 
@@ -242,12 +260,12 @@ def _measure(
     ), data.reshape(len(data), -1)[:, samples].astype(np.float32)
 
 
-def _modality(cases: Sequence[CaseFingerprint], root: Path) -> str:
-    """Return ``CT`` if the values of most cases say so, else ``MRI``."""
+def _modality(cases: Sequence[CaseFingerprint], root: Path) -> tuple[str, str]:
+    """Return ``CT`` if the values of most cases say so, else ``MRI``, and the reason."""
     votes = [looks_like_ct(case.ranges[0]) for case in cases]
     name = "CT" if 2 * sum(votes) > len(votes) else "MRI"
     logger.info('%s: taken for %s by its values (to override it, state "modality" in dataset.json)', root, name)
-    return name
+    return name, f"not named; {sum(votes)} of {len(votes)} cases have values below {CT_BELOW_HU}, as only CT has"
 
 
 def channel_range(channel: np.ndarray) -> Range:
@@ -315,6 +333,7 @@ def _class_shapes(
             extent_mm=_rounded(_largest_extent(piece) * spacing, 3),
             centroid_mm=_rounded(centroid, 3),
             outside_nonzero=1 - np.count_nonzero(inside) / np.count_nonzero(piece),
+            volume_ml=round(np.count_nonzero(piece) * float(spacing.prod()) / 1000, 6),
         )
     return shapes
 

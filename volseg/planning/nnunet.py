@@ -22,6 +22,9 @@ MIN_EDGE = 4
 """An axis is halved only while at least this many voxels remain."""
 CROP_REDUCTION = 0.25
 """Share of the median case that cropping to the nonzero box must remove."""
+LARGEST_SHARE = 0.05
+"""Most of the voxels of a data set that a batch may hold."""
+MIN_BATCH = 2
 
 Triple = tuple[float, float, float]
 
@@ -128,3 +131,12 @@ def is_flat(patch: Sequence[int]) -> bool:
     Source: ``nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size``.
     """
     return max(patch) / patch[0] > ANISOTROPY
+
+
+def largest_batch(median: ArrayLike, cases: int, patch: Sequence[int]) -> int:
+    """Return the number of patches that hold 5% of the voxels of the data set, at least 2.
+
+    Source: ``ExperimentPlanner.get_plans_for_configuration``, ``bs_corresponding_to_5_percent``.
+    """
+    voxels = float(np.prod(np.asarray(median), dtype=np.float64)) * cases
+    return max(round(voxels * LARGEST_SHARE / math.prod(patch)), MIN_BATCH)

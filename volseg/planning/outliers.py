@@ -19,8 +19,8 @@ MIN_CASES = 5
 """Fewest cases among which one can be an outlier."""
 DEVIATIONS = 6.0
 """An outlier is further from the median than this many standard deviations, estimated as 1.4826 MAD ..."""
-RATIO_MM, RATIO_VALUES, SHIFT_HU = 1.8, 4.0, 800.0
-"""... and further than these floors: ratios of lengths, ratios of ranges of values, and a shift of CT values."""
+RATIO_MM, RATIO_VALUES, RATIO_VOLUME, SHIFT_HU = 1.8, 4.0, 3.0, 800.0
+"""... and further than these floors: ratios of lengths, of ranges of values, of volumes, and a shift of CT values."""
 GROUP = 0.05
 """A larger share of the cases that are alike is a second protocol and no outlier; a single case always may be one."""
 
@@ -49,6 +49,31 @@ def outlying(values: ArrayLike, floor: float) -> NDArray[np.bool_]:
     return np.asarray(far & small)
 
 
+def odd_lengths(lengths: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which lengths (N,) are outliers."""
+    return outlying(np.log(lengths), float(np.log(RATIO_MM)))
+
+
+def odd_values(percentiles: NDArray[np.float64], *, ct: bool) -> NDArray[np.bool_]:
+    """Return which cases have shifted values (CT), or a range of another order of magnitude (all others).
+
+    Args:
+        percentiles: 0.5 and 99.5 percentile of each case (N, 2).
+        ct: Whether the channel is CT.
+    """
+    if ct:
+        return np.asarray(outlying(percentiles[:, 0], SHIFT_HU) | outlying(percentiles[:, 1], SHIFT_HU))
+    widths = np.maximum(percentiles[:, 1] - percentiles[:, 0], np.finfo(np.float32).tiny)
+    return outlying(np.log(widths), float(np.log(RATIO_VALUES)))
+
+
+def odd_volumes(volumes_ml: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which volumes (N,) are outliers; nan, where a class is absent, is none."""
+    which = np.isfinite(volumes_ml) & (volumes_ml > 0)
+    which[which] = outlying(np.log(volumes_ml[which]), float(np.log(RATIO_VOLUME)))
+    return which
+
+
 def find(channels: Sequence[str], measured: Measured) -> Iterator[Finding]:
     """Yield the outliers of a data set.
 
@@ -70,8 +95,7 @@ def find(channels: Sequence[str], measured: Measured) -> Iterator[Finding]:
 
 def _any_axis(lengths_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which cases of (N, 3) are outliers along some axis."""
-    logarithms = np.log(lengths_mm)
-    return np.asarray(np.any([outlying(axis, np.log(RATIO_MM)) for axis in logarithms.T], axis=0))
+    return np.asarray(np.any([odd_lengths(axis) for axis in lengths_mm.T], axis=0))
 
 
 def _lengths(
@@ -100,11 +124,7 @@ def _orientations(measured: Measured) -> Iterator[Finding]:
 def _values(number: int, measured: Measured, *, ct: bool) -> Iterator[Finding]:
     """Yield the cases whose values are shifted (CT), or whose range has another order of magnitude (all others)."""
     percentiles = np.array([shape.ranges[number] for _, shape in measured])  # (N, 2)
-    if ct:
-        which = outlying(percentiles[:, 0], SHIFT_HU) | outlying(percentiles[:, 1], SHIFT_HU)
-    else:
-        widths = np.maximum(percentiles[:, 1] - percentiles[:, 0], np.finfo(np.float32).tiny)
-        which = outlying(np.log(widths), np.log(RATIO_VALUES))
+    which = odd_values(percentiles, ct=ct)
     low, high = np.median(percentiles, axis=0)
     for index in np.flatnonzero(which).tolist():
         record = measured[index][0]

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from volseg.config.reference import Setting, attribute_docs
 from volseg.errors import ConfigError, OutputError
-from volseg.geometry.resample import check_zoom
 from volseg.io.json_files import read_json, write_json
 from volseg.io.labels import LabelMap
 from volseg.io.paths import exists
-from volseg.planning import nnunet, rules, validate
-from volseg.planning.channel import RULE_OF_NAME, ChannelIntensity
+from volseg.planning import rules, validate
+from volseg.planning.channel import ChannelIntensity
 from volseg.planning.fields import boolean, check_keys, integer, mapping, number, optional, sequence, text
-from volseg.planning.fingerprint import Fingerprint, Triple
+from volseg.planning.fingerprint import Triple
 from volseg.planning.ranges import ScanRanges
-
-logger = logging.getLogger(__name__)
 
 PLAN_VERSION = 1
 Size = tuple[int, int, int]
@@ -50,8 +43,11 @@ class Plan:
         mirror_axes: Axes (0, 1, 2 = D, H, W) that training and test-time augmentation may flip.
         nearest_depth: Restore along D by the nearest slice, not linearly.
         rotate_in_plane_only: Augmentation rotates about D only.
-        ranges: What the training scans were like; scans that differ are named at prediction.
         air_below: Windows whose stored values all lie below this are air and can be skipped; ``None`` skips none.
+        batch_size: Patches per training step.
+        ranges: What the training scans were like; scans that differ are named at prediction.
+        reasons: Why each field has its value, in a sentence.
+        cases: Names of the cases that were measured; model files leave them out.
     """
 
     version: int = PLAN_VERSION
@@ -71,7 +67,10 @@ class Plan:
     nearest_depth: bool
     rotate_in_plane_only: bool
     air_below: float | None = None
+    batch_size: int = 2
     ranges: ScanRanges | None = None
+    reasons: dict[str, str] = field(default_factory=dict, compare=False)
+    cases: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         validate.check_names(self, PLAN_VERSION)
@@ -170,92 +169,12 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "nearest_depth": boolean,
     "rotate_in_plane_only": boolean,
     "air_below": optional(number),
+    "batch_size": integer,
     "ranges": optional(ScanRanges.from_dict),
+    "reasons": mapping(text),
+    "cases": sequence(text),
 }
-OPTIONAL = ("version", "ignore_label", "air_below", "ranges")
-STATED = (*RULE_OF_NAME, "zscore", "mri", "mr")
-"""Names of channels that say how to normalise them, lower case."""
-FIXED = ("version", "dataset", "channels", "labels", "ignore_label", "ranges")
-"""Fields that come from the data set and cannot be overridden."""
-
-
-def make_plan(fingerprint: Fingerprint, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Derive the plan by the rules; fields that depend on an overridden field follow it.
-
-    Args:
-        fingerprint: The measured data set.
-        overrides: Field name -> plain value; ``None`` keeps the rule.
-
-    Raises:
-        ConfigError: A field is unknown or fixed, a value has the wrong type, or values contradict each other.
-        GeometryError: The voxels of a case are of another order of magnitude than the plan's.
-    """
-    overridden = read_overrides(overrides or {})
-    pick = partial(_pick, overridden)
-    cases = fingerprint.cases
-    spacings = np.array([case.spacing_mm for case in cases])
-    slice_axis = pick("slice_axis", lambda: rules.slice_axis(spacings))
-    if slice_axis not in rules.ORIENTATIONS:
-        raise ConfigError("plan.slice_axis has no such choice", found=slice_axis, expected="R, A, S")
-    axes = list(rules.ANATOMICAL_AXES[slice_axis])
-    crop = pick("crop_nonzero", lambda: rules.crop_nonzero(cases))
-    shapes = np.array([case.nonzero_shape if crop else case.shape for case in cases])[:, axes]
-    spacings = spacings[:, axes]
-    nonzero_shapes = np.array([case.nonzero_shape for case in cases])[:, axes]
-    spacing = pick("spacing_mm", lambda: nnunet.target_spacing(spacings, nonzero_shapes))
-    validate.check_positive("plan.spacing_mm", spacing)
-    for case, case_shape, case_spacing in zip(cases, shapes.tolist(), spacings.tolist(), strict=True):
-        check_zoom(case_shape, case_spacing, spacing, case=f"case {case.id}")
-    median = nnunet.median_shape(spacings, shapes, spacing)
-    stride = pick("token_stride", lambda: rules.token_stride(cases, axes, spacing))
-    depth = overridden["patch_size"][0] if "patch_size" in overridden else nnunet.start_shape(median, spacing)[0]
-    strides = pick(
-        "decoder_strides", lambda: rules.decoder_strides(spacing, depth, stride, exact="patch_size" in overridden)
-    )
-    patch = pick("patch_size", lambda: rules.patch_size(median, spacing, strides[-1]))
-    return Plan(
-        dataset=fingerprint.dataset,
-        modality=pick("modality", lambda: fingerprint.modality),
-        channels=fingerprint.channels,
-        labels=fingerprint.label_map.to_plain(),
-        ignore_label=fingerprint.label_map.ignore_label,
-        slice_axis=slice_axis,
-        spacing_mm=spacing,
-        intensity=pick("intensity", lambda: _intensity(fingerprint, overridden.get("modality"), crop)),
-        crop_nonzero=crop,
-        patch_size=patch,
-        token_stride=stride,
-        decoder_strides=strides,
-        mirror_axes=pick("mirror_axes", lambda: rules.mirror_axes(cases, axes)),
-        nearest_depth=pick("nearest_depth", lambda: nnunet.is_thick_along_depth(spacing)),
-        rotate_in_plane_only=pick("rotate_in_plane_only", lambda: rules.rotate_in_plane_only(spacing, patch)),
-        air_below=pick("air_below", lambda: rules.air_below(cases, spacing, patch)),
-        ranges=ScanRanges.of(cases),
-    )
-
-
-def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
-    """Override fields of a plan; decoder strides and patch follow spacing, token stride and patch as in `make_plan`.
-
-    Args:
-        plan: The plan.
-        overrides: Field name -> plain value; ``None`` keeps the plan's value.
-
-    Raises:
-        ConfigError: A field is unknown or fixed, a value has the wrong type, or values contradict each other.
-    """
-    overridden = read_overrides(overrides)
-    changed = {key for key, value in overridden.items() if value != getattr(plan, key)}
-    if changed & {"spacing_mm", "token_stride", "patch_size"}:
-        spacing, stride, patch = (
-            overridden.get(key, getattr(plan, key)) for key in ("spacing_mm", "token_stride", "patch_size")
-        )
-        strides = rules.decoder_strides(spacing, patch[0], stride, exact="patch_size" in overridden)
-        strides = overridden.setdefault("decoder_strides", strides)
-        overridden.setdefault(
-            "patch_size", tuple(-(-size // step) * step for size, step in zip(patch, strides[-1], strict=True))
-        )
-    return replace(plan, **overridden)
+OPTIONAL = ("version", "ignore_label", "air_below", "batch_size", "ranges", "reasons", "cases")
 
 
 def check_replaceable(path: str | Path) -> None:
@@ -274,54 +193,9 @@ def check_replaceable(path: str | Path) -> None:
         raise OutputError("an existing file is no plan and is not replaced", file=path, hint=hint) from error
 
 
-def read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Read and check the overridden fields of a plan; ``None`` overrides nothing.
-
-    Raises:
-        ConfigError: A field is unknown or fixed, or a value has the wrong type.
-    """
-    fixed = [key for key in overrides if key in FIXED]
-    if fixed:
-        raise ConfigError(f"plan.{fixed[0]} comes from the data set and cannot be overridden")
-    check_keys(overrides, [key for key in READERS if key not in FIXED], "plan")
-    return {key: READERS[key](f"plan.{key}", value) for key, value in overrides.items() if value is not None}
-
-
-def plan_settings(word: str = "") -> list[Setting]:
-    """Return the fields that a configuration can override, as ``plan.<field>``.
-
-    Args:
-        word: Only fields whose key or meaning contains this, in any case.
-    """
-    rows = [
-        Setting(key=f"plan.{name}", type=Plan.__annotations__[name], default="by its rule", meaning=meaning)
-        for name, meaning in attribute_docs(Plan).items()
-        if name not in FIXED
-    ]
-    return [one for one in rows if one.contains(word)]
-
-
-def _pick(overridden: Mapping[str, Any], key: str, rule: Callable[[], Any]) -> Any:
-    return overridden[key] if key in overridden else rule()
-
-
-def _intensity(fingerprint: Fingerprint, modality: str | None, crop: bool) -> tuple[ChannelIntensity, ...]:
-    """Return the rule of each channel by its name; an overridden modality applies to all channels."""
-    for name in fingerprint.channels:
-        if modality is None and name.strip().lower() not in STATED:
-            logger.info("channel %s: normalised by z-score, as all channels whose name states nothing else", name)
-    return tuple(
-        ChannelIntensity.of_channel(modality or name, statistics, nonzero=crop)
-        for name, statistics in zip(fingerprint.channels, fingerprint.intensity, strict=True)
-    )
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
-
-
-__all__ = ["PLAN_VERSION", "ChannelIntensity", "Plan", "make_plan", "read_overrides", "revise_plan"]

@@ -26,6 +26,8 @@ WHOLLY_ASIDE = 0.5
 """Median distance of a class from the body's middle, in its extents, from which on it lies on one side."""
 MATERIAL_SEPARATION = 0.25
 """Median distance of two centroids, in extents of the smaller class, below which their order is ignored."""
+SIDES = ("to the right of", "in front of", "above")
+"""Words for a larger coordinate along R, A, S."""
 
 ORIENTATIONS = {"S": "SPL", "A": "AIL", "R": "RIP"}
 """Working orientation by slice axis: slices along D, rows and columns in radiological convention."""
@@ -51,13 +53,12 @@ def crop_nonzero(cases: Sequence[CaseFingerprint]) -> bool:
     return nnunet.is_cropping_large([np.prod(case.nonzero_shape) / np.prod(case.shape) for case in cases])
 
 
-def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float]) -> int:
-    """Return the coarsest token stride at which the smallest structure is at least 1.5 tokens wide.
+def smallest_structure(
+    cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[str, float]:
+    """Return the class that is narrowest in plane, and its width in voxels.
 
-    The size of a class is its shorter in-plane extent (largest connected component), 10th percentile over the cases;
-    the smallest class decides. Then at least one token lies inside a structure, while the stem on the raw voxels
-    resolves its border. Each finer step costs four times the tokens. Hippocampus: 14 voxels -> 8 (1.75 tokens; 16
-    would give 0.9). CHAOS: the kidneys' 42 voxels -> 16 (2.6 tokens), where the slice is resized by 14/16 only.
+    The size of a class is its shorter in-plane extent (largest connected component), 10th percentile over the cases.
 
     Args:
         cases: Fingerprints.
@@ -70,7 +71,24 @@ def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_
         for name, shape in case.classes.items():
             voxels = np.array(shape.extent_mm)[in_plane] / np.array(spacing_mm[1:])
             sizes.setdefault(name, []).append(float(voxels.min()))
-    smallest = min((float(np.percentile(values, 10)) for values in sizes.values()), default=0.0)
+    widths = {name: float(np.percentile(values, 10)) for name, values in sizes.items()}
+    name = min(widths, key=widths.__getitem__, default="")
+    return name, widths.get(name, 0.0)
+
+
+def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float]) -> int:
+    """Return the coarsest token stride at which the smallest structure is at least 1.5 tokens wide.
+
+    Then at least one token lies inside a structure, while the stem on the raw voxels resolves its border. Each finer
+    step costs four times the tokens. Hippocampus: 14 voxels -> 8 (1.75 tokens; 16 would give 0.9). CHAOS: the kidneys'
+    42 voxels -> 16 (2.6 tokens), where the slice is resized by 14/16 only.
+
+    Args:
+        cases: Fingerprints.
+        axes: Index in (R, A, S) of each working axis.
+        spacing_mm: Target spacing (D, H, W).
+    """
+    _, smallest = smallest_structure(cases, axes, spacing_mm)
     return next((stride for stride in TOKEN_STRIDES if smallest >= TOKENS_ACROSS * stride), TOKEN_STRIDES[-1])
 
 
@@ -95,11 +113,11 @@ def decoder_strides(
     return tuple((step, 2**level, 2**level) for level, step in enumerate(along))
 
 
-def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequence[int]) -> tuple[int, int, int]:
-    """Return the median case if it fits the voxel budget, otherwise a smaller patch.
+def patch_sizes(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return patches from the whole median case to the smallest one.
 
-    Sizes are rounded up to the multiples. Then the axis that covers most of the median case is reduced by one multiple
-    at a time (an in-plane axis if several cover equally) until the budget is met.
+    Sizes are rounded up to the multiples. From each patch to the next, the axis that covers most of the median case is
+    reduced by one multiple (an in-plane axis if several cover equally), as in nnU-Net, where the multiples may change.
 
     Args:
         median: Median shape at the target spacing.
@@ -108,16 +126,34 @@ def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequen
     """
     multiple = np.asarray(multiples)
     patch = np.ceil(nnunet.start_shape(median, spacing_mm) / multiple).astype(int) * multiple
-    while patch.prod() > PATCH_VOXELS and (patch > multiple).any():
+    sizes = [patch.copy()]
+    while (patch > multiple).any():
         cover = np.where(patch > multiple, patch / np.asarray(median), 0)
         axis = 2 - int(cover[::-1].argmax())
         patch[axis] -= multiple[axis]
-    d, h, w = (int(size) for size in patch)
-    return d, h, w
+        sizes.append(patch.copy())
+    return [(int(d), int(h), int(w)) for d, h, w in sizes]
+
+
+def patch_size(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequence[int]) -> tuple[int, int, int]:
+    """Return the largest of `patch_sizes` with at most 32 x 128 x 128 voxels."""
+    sizes = patch_sizes(median, spacing_mm, multiples)
+    return next((size for size in sizes if math.prod(size) <= PATCH_VOXELS), sizes[-1])
 
 
 def mirror_axes(cases: Sequence[CaseFingerprint], axes: Sequence[int]) -> tuple[int, ...]:
-    """Return the working axes along which a flip gives possible anatomy.
+    """Return the working axes along which a flip gives possible anatomy: those without an entry in `fixed_directions`.
+
+    Args:
+        cases: Fingerprints.
+        axes: Index in (R, A, S) of each working axis.
+    """
+    fixed = fixed_directions(cases)
+    return tuple(working for working, anatomical in enumerate(axes) if anatomical not in fixed)
+
+
+def fixed_directions(cases: Sequence[CaseFingerprint]) -> dict[int, str]:
+    """Return the anatomical axes (0, 1, 2 = R, A, S) that must not be mirrored, with the reason.
 
     An axis is excluded when for some two classes the order of the centroids is the same in at least 90 % of the
     cases that hold both, and the separation is material: its median is at least a quarter of the extent of the
@@ -127,24 +163,26 @@ def mirror_axes(cases: Sequence[CaseFingerprint], axes: Sequence[int]) -> tuple[
     Left and right are not exchanged either if some class lies on one side of the body's middle in at least 90 % of the
     cases, by at least half its extent in the median: the other side may hold the same organ without a label, as with
     the left kidney alone. Spleen in CHAOS: 0.7 extents; liver, which crosses the middle: 0.48.
-
-    Args:
-        cases: Fingerprints.
-        axes: Index in (R, A, S) of each working axis.
     """
     names = sorted({name for case in cases for name in case.classes})
-    fixed = np.zeros(3, dtype=bool)  # axes (R, A, S) that must not be mirrored
+    fixed: dict[int, str] = {}
     for first, second in combinations(names, 2):
         both = [(c.classes[first], c.classes[second]) for c in cases if first in c.classes and second in c.classes]
         if not both:
             continue
         apart = np.array([np.subtract(a.centroid_mm, b.centroid_mm) for a, b in both])  # (cases, 3)
         extents = np.array([(a.extent_mm, b.extent_mm) for a, b in both])  # (cases, 2, 3)
-        agreement = np.maximum((apart > 0).mean(axis=0), (apart < 0).mean(axis=0))
+        above = (apart > 0).mean(axis=0)
+        agreement = np.maximum(above, (apart < 0).mean(axis=0))
         separation = np.median(np.abs(apart), axis=0) / np.median(extents, axis=0).min(axis=0)
-        fixed |= (agreement >= SAME_ORDER) & (separation >= MATERIAL_SEPARATION)
-    fixed[0] |= any(_is_one_sided(cases, name) for name in names)
-    return tuple(working for working, anatomical in enumerate(axes) if not fixed[anatomical])
+        for axis in np.flatnonzero((agreement >= SAME_ORDER) & (separation >= MATERIAL_SEPARATION)).tolist():
+            order = (first, second) if above[axis] >= 0.5 else (second, first)
+            text = f"{order[0]} lies {SIDES[axis]} {order[1]} in {agreement[axis]:.0%} of the cases"
+            fixed.setdefault(axis, f"{text}, by {separation[axis]:.1f} extents of the smaller")
+    one_sided = [name for name in names if _is_one_sided(cases, name)]
+    if one_sided and 0 not in fixed:
+        fixed[0] = f"{one_sided[0]} lies on one side of the body, whose other side may hold the same without a label"
+    return dict(sorted(fixed.items()))
 
 
 def _is_one_sided(cases: Sequence[CaseFingerprint], name: str) -> bool:

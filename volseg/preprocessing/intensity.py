@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.planning.plan import ChannelIntensity
+from volseg.planning.channel import ChannelIntensity
 
 ZSCORE_PERCENTILES = (0.5, 99.5)
 """Percentiles at which a z-scored channel is clipped, so that bright vessels and spikes do not set the scale."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from volseg.config.schema import Config
@@ -23,18 +23,21 @@ from volseg.models.start import weight_file
 from volseg.parallel import StageProgress, stage_progress
 from volseg.planning.examine import FILE_NAME as FINDINGS
 from volseg.planning.examine import examine, write_findings
-from volseg.planning.fingerprint import survey
-from volseg.planning.plan import Plan, read_overrides
+from volseg.planning.fingerprint import Fingerprint, survey
+from volseg.planning.plan import Plan
+from volseg.planning.ready import ready_plan
+from volseg.planning.settings import PlanSettings
 from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 from volseg.training.inputs import INPUTS_FILE, PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
+from volseg.training.memory import memory_budget
 from volseg.training.resume import CONFIG_FILE, save_config
 from volseg.training.schedule import Budget
 
 logger = logging.getLogger(__name__)
 
-BEFORE_STEP_1 = (CONFIG_FILE, PLAN_FILE, SPLIT_FILE, INPUTS_FILE, FINDINGS, "provenance.json")
+BEFORE_STEP_1 = (CONFIG_FILE, PLAN_FILE, "plan.png", SPLIT_FILE, INPUTS_FILE, FINDINGS, "provenance.json")
 """Files of a run folder before the first step; a new run replaces them."""
 RUN_FILES = ("checkpoint", "metrics.jsonl", "model.safetensors", "model_best.safetensors", "progress.png", "validation")
 """Files of a run folder that only ``--resume`` may change."""
@@ -52,6 +55,7 @@ class Experiment:
         train_cases: Preprocessed training cases.
         val_cases: Held-out cases, as files; none with ``data.fold=all``.
         resumed: Whether it continues an interrupted run from its checkpoint.
+        measured: The measurements that the plan was made of; ``None`` if the plan was read from a file.
     """
 
     config: Config
@@ -61,6 +65,12 @@ class Experiment:
     train_cases: tuple[CachedCase, ...]
     val_cases: tuple[Case, ...]
     resumed: bool = False
+    measured: Fingerprint | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per step."""
+        return self.config.train.batch_size or self.plan.batch_size
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -101,9 +111,9 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
         raise ConfigError("no data set is given", hint="add data.root=FOLDER")
     data = config.data
     grids = GridRule(data.grid_tolerance_mm, label_takes_image_grid=data.accept_header_of == "image")
-    dataset = read_dataset(config.data.root, strict=resumed, grids=grids)
+    ready = PlanSettings.read(config.plan).file is not None
+    dataset = read_dataset(config.data.root, strict=resumed or ready, grids=grids)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
-    read_overrides(config.plan)
     with (
         _run_folder(folder, resume=resume, resumed=resumed),
         _experiment(config, dataset, progress, resumed=resumed) as experiment,
@@ -119,16 +129,15 @@ def _experiment(
 
     The cases in the cache are protected from removal until the block ends.
     """
-    folder, workers = Path(config.output), config.data.workers
+    folder, workers, measured = Path(config.output), config.data.workers, None
     if resumed:
         dataset, plan, split = read_inputs(folder, dataset, config)
+        config = _with_batch(config, plan)
     else:
         # before the cases are read, which takes time; a data set with missing files is refused below, with all findings
         split = {} if errors_of(dataset.findings) else choose_split(dataset, config.data, config.seed)
-        measured = survey(dataset, stage_progress(progress, "fingerprint"), workers=workers)
-        examination = examine(measured, config.plan)
-        plan = examination.checked()
-        write_findings(folder / FINDINGS, examination.findings)
+        plan, measured = _plan(config, dataset, progress)
+        config = _with_batch(config, plan)
         plan.save(folder / PLAN_FILE)
         write_json(folder / SPLIT_FILE, split)
         write_inputs(folder, dataset, workers)
@@ -139,7 +148,26 @@ def _experiment(
         train_cases = cache_dataset(_cases(dataset, split["train"]), plan, cache, preprocess_progress, workers=workers)
         logger.info("%d training and %d validation cases", len(split["train"]), len(split["val"]))
         val_cases = _cases(dataset, split["val"])
-        yield Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed)
+        yield Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed, measured)
+
+
+def _plan(config: Config, dataset: Dataset, progress: StageProgress | None) -> tuple[Plan, Fingerprint | None]:
+    """Read the ready plan, or measure the cases, write the findings and make a plan."""
+    batch = {} if config.train.batch_size is None else {"batch_size": config.train.batch_size}
+    settings = PlanSettings.read(config.plan | batch)
+    if settings.file is not None:
+        return ready_plan(settings.file, settings.overrides, dataset), None
+    measured = survey(dataset, stage_progress(progress, "fingerprint"), workers=config.data.workers)
+    examination = examine(measured, settings.overrides, memory_budget(config, settings))
+    plan = examination.checked()
+    write_findings(Path(config.output) / FINDINGS, examination.findings)
+    return plan, examination.fingerprint
+
+
+def _with_batch(config: Config, plan: Plan) -> Config:
+    """Return the configuration with the plan's batch size, if it states none."""
+    size = config.train.batch_size or plan.batch_size
+    return replace(config, train=replace(config.train, batch_size=size))
 
 
 def check_settings(config: Config, *, resumed: bool) -> None:

@@ -102,7 +102,7 @@ def training_steps(
     """
     settings = experiment.config.train
     budget = Budget.from_config(settings)
-    pace = Pace(budget, settings.batch_size, run.step, run.elapsed_s)
+    pace = Pace(budget, experiment.batch_size, run.step, run.elapsed_s)
     started, saved_s = time.perf_counter() - run.elapsed_s, run.elapsed_s
     if is_validation_due(experiment, run.step) and not log.is_validated(run.step):
         run_validation(experiment, state, run, log, record, started)
@@ -180,7 +180,7 @@ def write_model(experiment: Experiment, model: nn.Module, record: dict[str, Any]
     trained = experiment.config.model
     metadata = {
         "config": config_to_dict(replace(experiment.config, model=for_prediction(trained))),
-        "plan": experiment.plan.to_dict(),
+        "plan": replace(experiment.plan, cases=()).to_dict(),  # names of cases may identify patients
         "labels": experiment.plan.labels,
         "postprocessing": experiment.postprocessing.to_dict(),
         "versions": {"volseg": __version__, "torch": torch.__version__},

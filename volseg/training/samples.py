@@ -49,6 +49,7 @@ def training_samples(
 def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -> Iterator[dict[str, Any]]:
     """Iterate endlessly over batches from ``first_step`` on; sample ``i`` is the same in every resumed run."""
     size = config.train.batch_size
+    assert size is not None  # `prepare` fills it in from the plan
     loader = DataLoader(
         _Reported(samples),
         collate_fn=_collate,
