@@ -253,7 +253,12 @@ def _holds_channels(file: Path) -> bool:
 
 
 def _sister_channels(path: Path, channels: int) -> list[Path]:
-    """Return all files of the case that a ``case_0000`` file belongs to, if the model has several channels."""
+    """Return all files of the case that a ``case_0000`` file belongs to, if the model has several channels.
+
+    The number of a DICOM file is that of a slice.
+    """
+    if not is_scan(path):
+        return [path]
     name = CHANNEL.sub("", case_name(path))
     suffix = path.name[len(case_name(path)) :]
     first = path.with_name(f"{name}{FIRST_CHANNEL}{suffix}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from volseg.config.mask_formats import DICOM_ENDINGS
 from volseg.config.sizes import format_size
 from volseg.errors import DataError, VolsegError
 from volseg.io.paths import is_file, is_folder
@@ -30,6 +31,7 @@ MOST_FILES = 100_000
 PEEKED_FILES = 1000
 """Files that are opened before a folder or zip without a DICOM file counts as one without a series."""
 LARGEST_ZIP_BYTES = 16 << 30  # unpacked
+LARGEST_ENTRY_BYTES = 4 << 30  # read into memory; the pixels of an uncompressed DICOM file are at most as many
 LARGEST_ZIP_RATIO = 200  # scans shrink to a third
 ZIP_FREE_BYTES = 64 << 20  # below this size unpacked, the ratio is not checked: generated scans may be nearly constant
 
@@ -153,11 +155,12 @@ def is_index(member: Member) -> bool:
 def holds_dicom(path: Path, *, recursive: bool = True) -> bool:
     """Return whether a folder or zip holds DICOM files; at most the first thousand files are opened.
 
-    A zip that cannot be read counts, so that reading it names what is wrong.
+    Masks that volseg wrote do not count. A zip that cannot be read does, so that reading it names what is wrong.
     """
     try:
         with open_members(path, recursive=recursive) as members:
-            return any(shows_dicom(member) for member in members[:PEEKED_FILES] if not is_index(member))
+            others = (member for member in members[:PEEKED_FILES] if not (is_index(member) or _is_mask(member)))
+            return any(map(shows_dicom, others))
     except DataError:
         return not is_folder(path)
 
@@ -168,6 +171,10 @@ def shows_dicom(member: Member) -> bool:
         return is_dicom(member)
     except DataError:
         return member.entry is not None  # reading the zip names what is wrong
+
+
+def _is_mask(member: Member) -> bool:
+    return member.short_name.lower().endswith(DICOM_ENDINGS)
 
 
 def _files(folder: Path, recursive: bool) -> list[Path]:
@@ -223,4 +230,6 @@ def _problem(entry: zipfile.ZipInfo) -> str | None:
         return "a link"
     if entry.flag_bits & 1:
         return "encrypted files"
+    if entry.file_size > LARGEST_ENTRY_BYTES:
+        return f"a file of more than {format_size(LARGEST_ENTRY_BYTES)}"
     return None

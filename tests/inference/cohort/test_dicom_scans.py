@@ -67,6 +67,22 @@ def test_scans_beside_slices_are_refused(cohort: Path) -> None:
         list_images(cohort / "anna.1")
 
 
+def test_masks_in_dicom_are_no_slices(cohort: Path) -> None:
+    (cohort / "earlier.seg.dcm").write_bytes(b"a mask")
+    (cohort / "anna.1" / "earlier.rtstruct.dcm").write_bytes((cohort / "emil" / "one.dcm").read_bytes())
+    assert list(names(cohort)) == ["anna.1", "bert", "carl.2", "dora", "emil"]
+    assert list(names(cohort / "anna.1")) == ["anna.1"]
+
+
+def test_numbered_slices_are_no_channels_but_numbered_series_are(tmp_path: Path) -> None:
+    for number in range(2):
+        files = write_series(tmp_path / "scans" / f"case_{number:04d}", scan_values(number))
+        for index, file in enumerate(files):
+            file.rename(file.with_name(f"IM_{index:04d}.dcm"))
+    assert names(tmp_path / "scans" / "case_0000" / "IM_0001.dcm", channels=2) == {"IM_0001": ["IM_0001.dcm"]}
+    assert names(tmp_path / "scans", channels=2) == {"case": ["case_0000", "case_0001"]}
+
+
 def test_the_same_mask_as_for_nifti(predictor: Predictor, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert set(statuses(predict_folder(predictor, cohort, out)).values()) == {"done"}
