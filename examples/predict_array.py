@@ -25,7 +25,7 @@ def main(model_file: str, scan_file: str, mask_file: str) -> int:
     for name, value in predictor.plan.labels.items():
         if value != 0:
             print(f"{name}: {np.count_nonzero(mask.labels == value) * voxel_ml:.1f} ml")
-    nibabel.save(nibabel.Nifti1Image(mask.labels, scan.affine), mask_file)
+    mask.save(mask_file)  # .nii.gz, .seg.nrrd, .mha or .mgz
     return 0
 
 

@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("phantoms"), 3, count_test=1)
 
 
-def test_train_and_predict_an_array(data: Path, tmp_path: Path) -> None:
+def test_train_and_predict_an_array_and_a_folder(data: Path, tmp_path: Path) -> None:
     text = run("train_and_score.py", data, tmp_path / "run", *SMALL)
     assert "train: 2 of 2" in text
     assert "| liver " in text
@@ -50,6 +50,10 @@ def test_train_and_predict_an_array(data: Path, tmp_path: Path) -> None:
     mask = read_mask(tmp_path / "mask.nii.gz")
     np.testing.assert_allclose(mask.grid.affine, nibabel.load(scan).affine, atol=1e-6)
     assert [line.split(":")[0] for line in text.splitlines()] == [name for name in LABELS if name != "background"]
+    text = run("predict_folder.py", tmp_path / "run", scan.parent, tmp_path / "masks", "seg.nrrd")
+    assert text.endswith(": done " + scan.name.replace(".nii.gz", ".seg.nrrd\n"))
+    folder_mask = read_mask(tmp_path / "masks" / scan.name.replace(".nii.gz", ".seg.nrrd"))
+    assert np.array_equal(folder_mask.labels, mask.labels)
 
 
 def test_add_an_encoder(data: Path, tmp_path: Path) -> None:

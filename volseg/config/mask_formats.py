@@ -32,6 +32,8 @@ MASK_ENDINGS = (*MASK_FORMATS.values(), ".nii", ".mgh")
 PROBABILITIES, UNCERTAINTY = "_probabilities.nii", "_uncertainty.nii.gz"
 """Endings of the maps beside a mask, which are NIfTI in any case: the other formats of masks are for labels.
 Probabilities are not compressed: gzip took 80 s per GB and saved a tenth."""
+UNWRITTEN = (".dcm", ".img", ".hdr", ".nhdr", ".mhd", ".nii.zip", ".npy", ".npz")
+"""Endings of files in which no mask is written, and which are no names for a folder either."""
 
 
 def ending_of(name: str, endings: tuple[str, ...] = MASK_ENDINGS) -> str | None:

@@ -17,7 +17,7 @@ from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
 from volseg.io.dicom_codes import class_codes, dicom_text
 from volseg.io.dicom_files import named_errors
-from volseg.io.dicom_source import MAKER, VALUE_TEXT, label_value, mark, read_marked, read_source, series_number
+from volseg.io.dicom_source import MAKER, VALUE_TEXT, Source, label_value, mark, read_marked, read_source, series_number
 from volseg.io.label_table import label_colour
 from volseg.version import __version__
 
@@ -64,32 +64,8 @@ def write_voxels(
     series = read_source(path, voxels, grid, source, labels)
     if series.empty:
         logger.info("%s: no voxels, hence no segments: %s", path, ", ".join(series.empty))
-    classes = series.classes or {name: value for name, value in list((labels or {}).items()) if value}
-    classes = classes or {"mask": 1}
-    if not series.classes:
-        classes = dict([next(iter(classes.items()))])
-    numbers = np.zeros(max(int(series.labels.max()), *classes.values()) + 1, np.uint16)
-    numbers[list(classes.values())] = np.arange(1, len(classes) + 1)
-    frames = np.ascontiguousarray(numbers[series.labels].transpose(2, 1, 0))  # (slices, rows, columns)
     try:
-        segmentation = highdicom.seg.Segmentation(
-            source_images=series.headers,
-            pixel_array=frames.astype(np.uint8) if len(classes) < 256 else frames,
-            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[
-                _description(highdicom, number, name, value)
-                for number, (name, value) in enumerate(classes.items(), start=1)
-            ],
-            series_instance_uid=highdicom.UID(),
-            series_number=series_number(series, 1),
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer=MAKER,
-            manufacturer_model_name=MAKER,
-            software_versions=__version__,
-            device_serial_number="0",
-            omit_empty_frames=bool(series.classes),
-        )
+        segmentation = _segmentation(highdicom, series)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         hint = "choose another format, or repair the headers of the series"
         raise OutputError("the series cannot be referenced", file=source, found=error, hint=hint) from error
@@ -140,6 +116,32 @@ def count_channels(path: Path) -> int:
 def files_of(path: Path) -> list[Path]:
     """Return the file."""
     return [path]
+
+
+def _segmentation(highdicom: ModuleType, series: Source) -> Dataset:
+    """Return the object; segments are numbered from 1 in the order of the classes."""
+    classes = series.classes or dict(list(series.empty.items())[:1]) or {"mask": 1}
+    numbers = np.zeros(max(classes.values()) + 1, np.uint8 if len(classes) < 256 else np.uint16)
+    numbers[list(classes.values())] = np.arange(1, len(classes) + 1)
+    segments = [
+        _description(highdicom, number, name, value) for number, (name, value) in enumerate(classes.items(), start=1)
+    ]
+    dataset: Dataset = highdicom.seg.Segmentation(
+        source_images=series.headers,
+        pixel_array=np.ascontiguousarray(numbers[series.labels].transpose(2, 1, 0)),  # (slices, rows, columns)
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=highdicom.UID(),
+        series_number=series_number(series, 1),
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer=MAKER,
+        manufacturer_model_name=MAKER,
+        software_versions=__version__,
+        device_serial_number="0",
+        omit_empty_frames=bool(series.classes),
+    )
+    return dataset
 
 
 def _description(highdicom: ModuleType, number: int, name: str, value: int) -> Dataset:

@@ -42,15 +42,15 @@ class Source:
         headers: Headers of the slices, in order.
         grid: Grid of ``(columns, rows, slices)``.
         labels: The mask in this order.
-        classes: Name -> value of the classes that have voxels, or of the first class if none has.
-        empty: Names of the classes without voxels.
+        classes: Name -> value of the classes that have voxels.
+        empty: Name -> value of those that have none.
     """
 
     headers: list[Dataset]
     grid: Grid
     labels: NDArray[np.integer]
     classes: dict[str, int]
-    empty: tuple[str, ...]
+    empty: dict[str, int]
 
 
 def read_source(
@@ -96,7 +96,7 @@ def read_source(
     unnamed = sorted(values - {0, *names.values()})
     names |= {f"label {value}": value for value in unnamed}
     present = {name: value for name, value in names.items() if value in values}
-    empty = tuple(name for name in names if name not in present)
+    empty = {name: value for name, value in names.items() if name not in present}
     return Source(headers, series_grid, ordered, present, empty)
 
 

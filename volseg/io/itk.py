@@ -147,12 +147,22 @@ def _content(image: SimpleITK.Image, path: Path) -> bytes:
             raise OutputError("the file cannot be written", file=path, found=_reason(error)) from error
 
 
-def _affine_parts(path: Path, grid: Grid) -> tuple[list[float], list[float], list[float]]:
-    """Return spacing, direction and origin of a grid in ITK's axes (LPS+)."""
-    spacing = np.asarray(grid.spacing_mm)
-    direction = LPS_TO_RAS @ grid.affine[:3, :3] / spacing
+def check_grid(path: Path, grid: Grid) -> None:
+    """Check that these formats can hold a grid.
+
+    Raises:
+        OutputError: It has shear.
+    """
+    direction = grid.affine[:3, :3] / np.asarray(grid.spacing_mm)
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-5):
         raise OutputError("this format stores no shear", file=path, hint="write .nii.gz")
+
+
+def _affine_parts(path: Path, grid: Grid) -> tuple[list[float], list[float], list[float]]:
+    """Return spacing, direction and origin of a grid in ITK's axes (LPS+)."""
+    check_grid(path, grid)
+    spacing = np.asarray(grid.spacing_mm)
+    direction = LPS_TO_RAS @ grid.affine[:3, :3] / spacing
     return spacing.tolist(), direction.ravel().tolist(), (LPS_TO_RAS @ grid.affine[:3, 3]).tolist()
 
 

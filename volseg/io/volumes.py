@@ -21,6 +21,7 @@ from volseg.io.paths import exists, is_file, is_folder, is_link
 __all__ = [
     "GRID_MM",
     "as_mask",
+    "check_grid",
     "check_image",
     "check_libraries",
     "count_channels",
@@ -120,6 +121,16 @@ def check_libraries(path: str | Path) -> None:
     for one in DICOM_MASKS:
         if _suffix(Path(path)) in one.SUFFIXES:
             one.libraries()
+
+
+def check_grid(path: str | Path, grid: Grid) -> None:
+    """Check that the format of a file name can hold a grid.
+
+    Raises:
+        OutputError: It cannot: NRRD and MetaImage store no shear.
+    """
+    if _format(Path(path)) is itk:
+        itk.check_grid(Path(path), grid)
 
 
 def is_scan(path: Path) -> bool:

@@ -138,7 +138,7 @@ def test_files_that_cannot_be_are_refused_before_anything_is_written(
     predictor: Predictor, scans: Path, tmp_path: Path
 ) -> None:
     one, out = scans / "plain.nii.gz", tmp_path / "out"
-    with pytest.raises(ConfigError, match="3 scans"):
+    with pytest.raises(ConfigError, match="several scans"):
         predict_folder(predictor, scans, out / "x.nii.gz")
     with pytest.raises(ConfigError, match="one file per class"):
         predict_folder(predictor, one, out / "x.nii.gz", split_classes=True)
@@ -146,7 +146,22 @@ def test_files_that_cannot_be_are_refused_before_anything_is_written(
         predict_folder(predictor, one, out / "x.nii.gz", mask_format="mha")
     with pytest.raises(ConfigError, match=r"seg\.nrrd"):
         predict_folder(predictor, one, out, mask_format="seg.nrd")
+    for name in ("x.dcm", "x.mhd", "x.hdr"):
+        with pytest.raises(ConfigError, match=rf"{name}(.|\n)*\.seg\.dcm"):
+            predict_folder(predictor, one, out / name)
     assert not out.exists()
+
+
+def test_a_sheared_scan_fails_before_it_is_segmented_where_the_format_has_no_shear(
+    predictor: Predictor, scan: Image, tmp_path: Path
+) -> None:
+    affine = scan.affine.copy()
+    affine[0, 2] = 1.0
+    nibabel.save(Image(scan.dataobj, affine), tmp_path / "x.nii.gz")
+    summary = predict_folder(predictor, tmp_path / "x.nii.gz", tmp_path / "out", mask_format="mha")
+    assert "no shear" in (summary.results[0].error or "")
+    assert list(summary.results[0].seconds) == ["read"]
+    assert statuses(predict_folder(predictor, tmp_path / "x.nii.gz", tmp_path / "out")) == {"x": "done"}
 
 
 def test_maps_beside_masks_are_passed_over_by_evaluation(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +17,15 @@ from volseg.config.mask_formats import (
     default_ending,
     ending_of,
 )
-from volseg.errors import ConfigError, DataError, OutputError, suggestion
+from volseg.errors import ConfigError, DataError, OutputError
+from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
+from volseg.inference.cohort.names import is_file_name
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case
 from volseg.io.content import file_sha256
 from volseg.io.dicom import is_series
-from volseg.io.volumes import check_libraries, has_mask_suffix, write_mask
-
-LONGEST_NAME = 200
-"""Most bytes of a case or class in a file name; file systems allow 255 with the suffix."""
+from volseg.io.volumes import check_grid, check_libraries, has_mask_suffix, write_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +131,14 @@ class Outputs:
                 hint="predict the series, or choose another --format",
             )
 
+    def check_grid(self, case: Case, grid: Grid) -> None:
+        """Check, before the scan is segmented, that the format of its mask can hold its grid.
+
+        Raises:
+            OutputError: It cannot.
+        """
+        check_grid(f"{case.id}{self._ending(case)}", grid)
+
     def check_mask_path(self, case: Case) -> None:
         """Check that the path of the mask is free or holds a mask of the same form.
 
@@ -181,53 +187,6 @@ class Outputs:
         if self.file_name is not None:
             return ending_of(self.file_name) or ""
         return MASK_FORMATS[self.mask_format] if self.mask_format else default_ending(case.images[0].name)
-
-
-def output_place(output: Path, mask_format: str | None) -> tuple[Path, str | None]:
-    """Return the folder of the masks and, if the output is a file, its name.
-
-    An output with the ending of a mask (``x.nii.gz``, ``x.seg.nrrd`` ...) is a file, unless it is an existing folder.
-
-    Raises:
-        ConfigError: There is no such format, or it is not that of the file's ending.
-    """
-    if mask_format is not None and mask_format not in MASK_FORMATS:
-        raise ConfigError(
-            "this format of masks does not exist",
-            found=mask_format,
-            expected=", ".join(MASK_FORMATS),
-            hint=suggestion(mask_format, MASK_FORMATS),
-        )
-    ending = ending_of(output.name)
-    if ending is None or output.is_dir():
-        return output, None
-    if mask_format is not None and ending != MASK_FORMATS[mask_format]:
-        raise ConfigError(
-            "the ending of the output file is not that of the format",
-            found=f"{output.name} and the format {mask_format}",
-            expected=MASK_FORMATS[mask_format],
-        )
-    return output.parent, output.name
-
-
-def check_class_names(labels: Mapping[str, int]) -> None:
-    """Check that class names are valid file names, before anything is predicted.
-
-    Raises:
-        OutputError: A class name is not a valid file name.
-    """
-    invalid = [name for name, value in labels.items() if value != 0 and not is_file_name(name)]
-    if invalid:
-        raise OutputError(
-            "class names that are not valid file names", found=", ".join(invalid), hint="leave --split-classes out"
-        )
-
-
-def is_file_name(name: str) -> bool:
-    """Return whether a name can be used for a file: not hidden, without separators, and not too long."""
-    return bool(name) and not (
-        set(name) & set("/\\\0") or name.startswith(".") or len(os.fsencode(name)) > LONGEST_NAME
-    )
 
 
 def output_sha256(path: Path) -> str:

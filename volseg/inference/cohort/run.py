@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import ConfigError, DataError, OutputError, VolsegError
+from volseg.errors import DataError, OutputError, VolsegError
 from volseg.geometry.volume import Volume
-from volseg.inference.cohort.outputs import Outputs, check_class_names, output_place, output_sha256
+from volseg.inference.cohort.names import check_class_names, output_place
+from volseg.inference.cohort.outputs import Outputs, output_sha256
 from volseg.inference.cohort.pipeline import pipeline
 from volseg.inference.cohort.records import (
     CaseRecord,
@@ -87,7 +88,8 @@ def predict_folder(
             write the same file; or a class name is not a valid file name.
     """
     cases = list_images(scans, predictor.plan.num_channels) if isinstance(scans, str | Path) else scans
-    folder, file_name = output_place(Path(output), mask_format)
+    one_file = len(cases) == 1 and not split_classes and shard is None
+    folder, file_name = output_place(Path(output), mask_format, one_file=one_file)
     outputs = Outputs(
         folder=folder,
         mask_format=mask_format,
@@ -96,12 +98,6 @@ def predict_folder(
         probabilities=probabilities,
         uncertainty=uncertainty,
     )
-    if file_name is not None and (len(cases) > 1 or split_classes or shard is not None):
-        raise ConfigError(
-            "the output is one file, but several would be written",
-            found=f"{output}: {f'{len(cases)} scans' if len(cases) > 1 else 'one file per class or shard'}",
-            hint="give a folder as the output",
-        )
     if split_classes:
         check_class_names(predictor.plan.labels)
     outputs.check(cases)
@@ -215,6 +211,7 @@ class _CaseRun:
                     resample_channels=self._job.options.resample_channels,
                     tolerance_mm=self._case.grids.tolerance_mm,
                 )
+                self._job.outputs.check_grid(self._case, volume.grid)
                 self._warnings = self._check_usual(volume)
                 self._volume = volume
 
