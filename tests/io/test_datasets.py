@@ -96,6 +96,19 @@ def test_decathlon_entries_state_patients_and_folds(tmp_path) -> None:
     ]
 
 
+def test_decathlon_validation_is_fold_0_where_training_has_no_folds(tmp_path, caplog) -> None:
+    entry = {"image": "imagesTr/{}.nii.gz", "label": "labelsTr/{}.nii.gz"}
+    listed = {name: {key: text.format(name) for key, text in entry.items()} for name in "abc"}
+    for training_fold, expected in ((None, [None, 0, 0]), (1, [1, 2, 0])):
+        training = [{**listed["a"], **({} if training_fold is None else {"fold": training_fold})}]
+        root = tmp_path / str(training_fold)
+        decathlon(root, names="abc", training=training, validation=[{**listed["b"], "fold": 2}, listed["c"]])
+        assert [case.fold for case in read_dataset(root).cases] == expected
+        said = "held out in fold 0; their own folds are not used" in caplog.text
+        assert said == (training_fold is None)
+        caplog.clear()
+
+
 def test_decathlon_entries_that_stand_for_numbered_channels(tmp_path) -> None:
     root = decathlon(tmp_path, names=("a",))
     (root / "imagesTr/a.nii.gz").rename(root / "imagesTr/a_0001.nii.gz")
