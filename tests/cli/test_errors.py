@@ -130,6 +130,23 @@ def test_a_good_data_set_is_planned(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "token_stride" in capsys.readouterr().err
 
 
+def test_findings_that_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are printed, written to a file of findings only, and no error."""
+    root = make_dataset(tmp_path / "data")
+    (root / "imagesTr" / "scan.dcm.bak").touch()
+    out, check = tmp_path / "found.json", ["plan", str(root), "--check-only", "--workers", "0"]
+    for _ in range(2):  # findings replace findings
+        assert main([*check, "--out", str(out)]) == 0
+    assert "passed-over, 1 found" in capsys.readouterr().out
+    assert "passed-over" in {finding["kind"] for finding in json.loads(out.read_text())["findings"]}
+    assert main(["plan", str(root), "--workers", "0", "--out", str(tmp_path / "plan.json")]) == 0
+    assert "passed-over, 1 found" not in capsys.readouterr().out  # on the log
+    assert main([*check, "--out", str(tmp_path / "plan.json")]) == 2
+    assert "holds no findings" in capsys.readouterr().err
+    assert main(["plan", str(tmp_path / "nothing"), "--check-only"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["train", "phantom", "plan", "evaluate"])
 def test_an_output_folder_that_cannot_be_written_is_named(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ from volseg.errors import DataError, VolsegError
 from volseg.evaluation.case import CaseTask, finished_case, score_case
 from volseg.evaluation.folder import evaluate_folder
 from volseg.evaluation.results import CaseResult
-from volseg.io.cases import Case
+from volseg.io.cases import Case, GridRule
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
@@ -125,6 +125,20 @@ def test_grids_may_differ_by_a_hundredth_of_a_millimetre(tmp_path: Path) -> None
     ref = write_cases(tmp_path / "ref", {"a": 0})
     write(tmp_path / "pred" / "a.nii.gz", two_organs(), origin=0.009)
     assert not evaluate_folder(tmp_path / "pred", ref, LABELS).failed
+
+
+def test_a_wider_tolerance_and_the_grid_of_the_image_are_accepted_on_request(tmp_path: Path) -> None:
+    """The prediction lies on the grid of the image; distances are in its millimetres."""
+    write(tmp_path / "ref" / "a.nii.gz", two_organs(1), spacing=(1.0, 1.0, 1.0))
+    write(tmp_path / "pred" / "a.nii.gz", two_organs())
+    arguments = (tmp_path / "pred", tmp_path / "ref", LABELS)
+    assert evaluate_folder(*arguments, grids=GridRule(0.5)).failed
+    accepted = evaluate_folder(*arguments, grids=GridRule(label_takes_image_grid=True))
+    expected = expected_scores(two_organs(), two_organs(1), {"liver": 1, "spleen": 2})
+    assert same(accepted.of_method("pred")[0].scores, expected)
+    write(tmp_path / "ref" / "a.nii.gz", two_organs(1), origin=0.4)
+    assert evaluate_folder(*arguments).failed
+    assert same(evaluate_folder(*arguments, grids=GridRule(0.5)).of_method("pred")[0].scores, expected)
 
 
 def test_an_invalid_reference_fails_its_case_for_every_method(tmp_path: Path) -> None:

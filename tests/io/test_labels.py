@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from volseg.errors import DataError
 from volseg.io.description import read_label_map
-from volseg.io.labels import LabelMap, check_agreement, make_label_map, plain_name
+from volseg.io.labels import LabelMap, check_agreement, make_label_map, plain_name, value_counts
 
 
 def test_both_ways_to_write_labels(tmp_path: Path) -> None:
@@ -56,6 +57,17 @@ def test_unusable_files_are_refused(tmp_path: Path, text: str) -> None:
         read_label_map(file)
     with pytest.raises(DataError):
         read_label_map(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+@pytest.mark.parametrize("low", [0, -3])
+def test_values_are_counted(dtype: type, low: int) -> None:
+    if low < np.iinfo(dtype).min:
+        pytest.skip("no negative values")
+    labels = np.random.default_rng(0).choice([low, 2, 7, 100], (9, 8, 7)).astype(dtype)[::-1, :, ::2]
+    values, counts = np.unique(labels, return_counts=True)
+    assert value_counts(labels) == dict(zip(values.tolist(), counts.tolist(), strict=True))
+    assert value_counts(np.full((5, 4, 3), 70_000)) == {70_000: 60}
 
 
 def test_many_labels_cost_time_in_proportion() -> None:

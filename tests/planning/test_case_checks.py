@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pytest
 
 from tests.made.datasets import save_nifti, write_dataset
 from volseg.io.datasets import read_dataset
@@ -85,6 +86,27 @@ def test_damaged_cases_do_not_hide_the_others(tmp_path: Path) -> None:
     save_nifti(root / "labelsTr/c2.nii.gz", np.zeros((10, 9, 8), np.uint8), AFFINE)
     kinds = found(root)
     assert set(kinds) == {"unreadable", "missing-file", "no-foreground", "empty-label"}
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "organ": 0}, {"whole": [1, 2], "core": 2}, {}])
+def test_invalid_classes_do_not_hide_the_cases(labels: dict[str, Any], tmp_path: Path) -> None:
+    images, masks = scans(3)
+    root = write_dataset(tmp_path, images, masks, affine=AFFINE)
+    (root / "imagesTr/c0.nii.gz").write_bytes(b"nothing")
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, "labels": labels}))
+    assert set(found(root)) == {"labels", "unreadable"}
+
+
+def test_orientations_that_are_all_different_are_not_worth_a_note(tmp_path: Path) -> None:
+    images, labels = scans(6)
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE)
+    flips = [(1, 1, 1), (1, 1, -1), (1, -1, 1), (-1, 1, 1), (-1, -1, 1), (-1, -1, -1)]
+    for number, flip in enumerate(flips):
+        for part in ("imagesTr", "labelsTr"):
+            path = root / part / f"c{number}.nii.gz"
+            nibabel.save(nibabel.load(path).as_reoriented(np.array([[axis, flip[axis]] for axis in range(3)])), path)
+    assert found(root) == {}
 
 
 def test_no_case_is_left(tmp_path: Path) -> None:

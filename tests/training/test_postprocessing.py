@@ -79,6 +79,13 @@ def test_validation_scores_what_a_user_would_get(case: Case, tmp_path: Path) -> 
     assert validate(Bright(), cleaned, device, 1)["val_dice"] == 1.0
 
 
+def test_validation_reads_labels_in_the_order_of_their_image(case: Case, tmp_path: Path) -> None:
+    label = nibabel.load(case.label)
+    nibabel.save(label.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])), case.label)
+    cleaned = experiment(case, tmp_path, PostprocessConfig(largest_component="all"))
+    assert validate(Bright(), cleaned, torch.device("cpu"), 1)["val_dice"] == 1.0
+
+
 def test_the_model_file_carries_it(case: Case, tmp_path: Path) -> None:
     settings = PostprocessConfig(largest_component="all", min_volume_ml=2)
     run = experiment(case, tmp_path, settings)

@@ -14,7 +14,7 @@ from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import Mask, Volume
 from volseg.io.cases import Case, listed
 from volseg.io.findings import Finding
-from volseg.io.labels import LabelMap
+from volseg.io.labels import LabelMap, value_counts
 from volseg.io.volumes import as_mask, image_errors, read_mask, read_volume, stack_channels
 
 ROUNDING_MM = 1e-3
@@ -223,11 +223,11 @@ def check_label_values(mask: Mask, label_map: LabelMap, file: str | Path) -> Non
     Raises:
         DataError: It holds another value; the message counts its voxels.
     """
-    values, voxels = np.unique(mask.labels, return_counts=True)
+    known = label_map.known_values
     unknown = [
         f"{value} ({count} voxel{'s' * (count != 1)})"
-        for value, count in zip(values.tolist(), voxels.tolist(), strict=True)
-        if value not in label_map.known_values
+        for value, count in value_counts(mask.labels).items()
+        if value not in known
     ]
     if unknown:
         raise DataError(

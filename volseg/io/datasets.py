@@ -110,7 +110,8 @@ def read_dataset(
     if not is_folder(root) and not is_table:
         raise DataError("the dataset folder does not exist", file=root, expected="a folder, or a .csv file")
     folder = root.parent if is_table else root
-    description = read_description(folder) if is_file(folder / FILE_NAME) else None
+    label_errors: list[DataError] | None = None if strict else []
+    description = read_description(folder, label_errors) if is_file(folder / FILE_NAME) else None
     found = table.find(root, description) if is_table else _find(root, description)
     if strict:
         refuse_errors(found.findings, root)
@@ -123,7 +124,7 @@ def read_dataset(
             expected="scans with labels; in a Decathlon folder, listed under 'training' in dataset.json",
             hint="add labelled cases, or list them",
         )
-    dataset = _dataset(root, description, found, regions=regions, strict=strict)
+    dataset = _dataset(root, description, found, regions=regions, label_errors=label_errors)
     if grids is not None:
         cases, unlabelled = (
             tuple(replace(case, grids=grids) for case in group) for group in (dataset.cases, dataset.unlabelled)
@@ -142,18 +143,25 @@ def _find(root: Path, description: Description | None) -> Found:
     raise DataError("there is no dataset in this folder", file=root, found=entries, expected=EXPECTED, hint=USE_CSV)
 
 
-def _dataset(root: Path, description: Description | None, found: Found, *, regions: bool, strict: bool) -> Dataset:
+def _dataset(
+    root: Path, description: Description | None, found: Found, *, regions: bool, label_errors: list[DataError] | None
+) -> Dataset:
     """Complete what a layout found by ``dataset.json`` and the files themselves.
 
-    If not ``strict``, damaged files that would state classes or channels give no class, or one channel.
+    With a list of errors of the labels, these are findings: the classes are then those of the label files. Damaged
+    files that would state classes or channels then give no class, or one channel.
     """
+    strict = label_errors is None
     cases = sorted_cases(found.cases, root)
-    label_map, source = found.label_map, root
-    if description is not None and (description.labels is not None or found.labels_required):
-        label_map, source = required_labels(description), description.file
+    try:
+        label_map = _stated_labels(root, description, found, regions=regions) if not label_errors else None
+    except DataError as error:
+        if label_errors is None:
+            raise
+        label_errors.append(error)
+        label_map = None
     label_map = label_map or _discovered_labels(cases, strict=strict)
-    if not regions and label_map.classes:
-        check_exclusive(label_map, source)
+    findings = [Finding.of_error(error, root, "labels") for error in label_errors or ()]
     name = description.name if description is not None else None
     channels = found.channels or (description.channels if description is not None else None)
     channels = channels or (UNKNOWN,) * _channel_count(cases, strict=strict)
@@ -166,8 +174,22 @@ def _dataset(root: Path, description: Description | None, found: Found, *, regio
         label_map=label_map,
         unlabelled=unlabelled,
         test_split=found.test_split,
-        findings=found.findings,
+        findings=(*findings, *found.findings),
     )
+
+
+def _stated_labels(root: Path, description: Description | None, found: Found, *, regions: bool) -> LabelMap | None:
+    """Return the classes that ``dataset.json`` or files beside the labels state; ``None`` without either.
+
+    Raises:
+        DataError: They must be stated and are not, or cannot be trained.
+    """
+    label_map, source = found.label_map, root
+    if description is not None and (description.labels is not None or found.labels_required):
+        label_map, source = required_labels(description), description.file
+    if label_map is not None and not regions:
+        check_exclusive(label_map, source)
+    return label_map
 
 
 def _channel_count(cases: Sequence[Case], *, strict: bool) -> int:

@@ -59,11 +59,12 @@ def modality_of(channels: tuple[str, ...]) -> str:
     return "ct" if all(channel.strip().lower() == "ct" for channel in channels) else "mri"
 
 
-def read_description(path: str | Path) -> Description:
+def read_description(path: str | Path, label_errors: list[DataError] | None = None) -> Description:
     """Read a ``dataset.json``.
 
     Args:
         path: The file, or the folder that holds it.
+        label_errors: Takes the error of labels that are not valid, which then are none; otherwise it is raised.
 
     Raises:
         DataError: The file is missing, not JSON, or a part of it has another form than both dialects.
@@ -78,7 +79,7 @@ def read_description(path: str | Path) -> Description:
     return Description(
         file=file,
         name=_name(content["name"], file) if content.get("name") else None,
-        labels=_label_map(content, file) if content.get("labels") else None,
+        labels=_valid_labels(content, file, label_errors) if content.get("labels") else None,
         channels=channel_names,
         cases=_cases(content, file),
         unlabelled=_unlabelled(content.get("test") or (), file),
@@ -125,6 +126,17 @@ def _file_ending(ending: object, file: Path) -> str | None:
         expected = '"file_ending": ".nii.gz"'
         raise DataError("dataset.json is not as expected", file=file, found=repr(ending)[:100], expected=expected)
     return ending
+
+
+def _valid_labels(content: Mapping[str, Any], file: Path, errors: list[DataError] | None) -> LabelMap | None:
+    """Return the classes; ``None`` if they are not valid and there is a list that takes the error."""
+    try:
+        return _label_map(content, file)
+    except DataError as error:
+        if errors is None:
+            raise
+        errors.append(error)
+        return None
 
 
 def _label_map(content: Mapping[str, Any], file: Path) -> LabelMap:

@@ -32,6 +32,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "layout": Kind("error", "the data set cannot be read", "correct dataset.json, or the names of files and folders"),
+    "labels": Kind("error", "the classes that the data set states are not valid", "correct the labels of dataset.json"),
     "pairing": Kind(
         "error", "images and labels do not pair up", "add the missing files, or move these to another folder"
     ),

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from volseg.errors import DataError
 from volseg.geometry.volume import LARGEST_LABEL
 
 Values = tuple[int, ...]
+COUNTED_AT_ONCE = 1 << 22
+"""Voxels, about, of which label values are counted at once."""
 IGNORE_NAME = "ignore"
 """Name of the label that is left out of training and scoring, in any capitalisation (nnU-Net's convention)."""
 
@@ -202,6 +206,17 @@ def check_agreement(ours: LabelMap, theirs: LabelMap, file: Path) -> None:
             expected="the same names for the same values as in the reference",
             hint="convert the predicted labels, or give the --dataset that belongs to these references",
         )
+
+
+def value_counts(labels: NDArray[Any]) -> dict[int, int]:
+    """Return value -> voxels of the values that occur in a mask of any shape, ascending."""
+    if not labels.size or int(labels.min()) < 0 or int(labels.max()) > LARGEST_LABEL:
+        values, counts = np.unique(labels, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    table = np.zeros(int(labels.max()) + 1, np.int64)
+    for part in np.array_split(labels, 1 + labels.size // COUNTED_AT_ONCE, axis=-1):  # bincount copies to int64
+        table += np.bincount(part.ravel(order="K"), minlength=len(table))
+    return {value: int(table[value]) for value in np.flatnonzero(table).tolist()}
 
 
 def plain_name(name: str) -> str:

@@ -17,6 +17,7 @@ from volseg.geometry.volume import Mask, Volume
 from volseg.io.cases import listed
 from volseg.io.datasets import Case, Dataset
 from volseg.io.findings import Finding
+from volseg.io.labels import value_counts
 from volseg.io.modality import CT_BELOW_HU, UNKNOWN
 from volseg.planning import outliers
 
@@ -81,16 +82,12 @@ def make_record(case: Case, volume: Volume, mask: Mask | None, *, intact: bool) 
         mask: Its label on the image's grid.
         intact: Whether the case has no errors; the label of others is not compared.
     """
-    voxels = None
-    if mask is not None:
-        values, counts = np.unique(mask.labels, return_counts=True)
-        voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     return CaseRecord(
         case=case,
         grid=volume.grid,
         image_sha256=_voxel_hash(volume.data, volume.grid),
         label_sha256=None if mask is None or not intact else _voxel_hash(mask.labels[None], mask.grid),
-        voxels=voxels,
+        voxels=None if mask is None else value_counts(mask.labels),
         smallest=tuple(float(channel.min()) for channel in volume.data),
     )
 

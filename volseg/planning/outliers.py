@@ -23,6 +23,8 @@ RATIO_MM, RATIO_VALUES, RATIO_VOLUME, SHIFT_HU = 1.8, 4.0, 3.0, 800.0
 """... and further than these floors: ratios of lengths, of ranges of values, of volumes, and a shift of CT values."""
 GROUP = 0.05
 """A larger share of the cases that are alike is a second protocol and no outlier; a single case always may be one."""
+USUAL = 0.8
+"""Share of the cases that must have the same orientation for another to be worth a note."""
 
 Measured = Sequence[tuple["CaseRecord", "CaseFingerprint"]]
 
@@ -113,7 +115,9 @@ def _text(lengths_mm: NDArray[np.float64]) -> str:
 
 def _orientations(measured: Measured) -> Iterator[Finding]:
     codes = Counter(record.grid.orientation for record, _ in measured)
-    common, _ = codes.most_common(1)[0]
+    common, holders = codes.most_common(1)[0]
+    if holders < USUAL * len(measured):
+        return
     rare = {code for code, count in codes.items() if count <= max(1, GROUP * len(measured))} - {common}
     for record, _ in measured:
         if record.grid.orientation in rare:
