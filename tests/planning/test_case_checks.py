@@ -109,6 +109,18 @@ def test_orientations_that_are_all_different_are_not_worth_a_note(tmp_path: Path
     assert found(root) == {}
 
 
+def test_two_files_of_one_name_do_not_hide_the_others(tmp_path: Path) -> None:
+    images, labels = scans(3)
+    for number in range(3):
+        save_nifti(tmp_path / f"images/c{number}.nii.gz", images[number], AFFINE)
+        save_nifti(tmp_path / f"labels/c{number}.nii.gz", labels[number], AFFINE)
+    save_nifti(tmp_path / "labels/c0.nii", labels[0], AFFINE)
+    (tmp_path / "images/c2.nii.gz").write_bytes(b"nothing")
+    kinds = found(tmp_path)
+    assert set(kinds) == {"case-name", "unreadable"}
+    assert [[file.name for file in one.files] for one in kinds["case-name"]] == [["c0.nii", "c0.nii.gz"]]
+
+
 def test_no_case_is_left(tmp_path: Path) -> None:
     for name in ("images/a.nii", "labels/b.nii"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

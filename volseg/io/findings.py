@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
     "pairing": Kind(
         "error", "images and labels do not pair up", "add the missing files, or move these to another folder"
     ),
+    "case-name": Kind("error", "several files have the same case name", "rename or remove all but one of each"),
     "missing-file": Kind("error", "listed files do not exist", "restore the files, or remove the cases from the list"),
     "dangling-link": Kind("error", "a link leads to nothing", "restore the file that it names, or remove the link"),
     "unreadable": Kind("error", "a file cannot be read", "export or copy the file again"),

@@ -75,7 +75,10 @@ def test_folders_without_a_label_are_left_out(tmp_path: Path, caplog: pytest.Log
 
 def test_ambiguous_folders(tmp_path: Path) -> None:
     touch(tmp_path / "labels", "a/image.nii", "a/seg.nii", "b/image.nii", "b/seg.nii", "b/old_seg.nii")
-    refused(tmp_path / "labels", "several files that may be the label", "b: old_seg.nii, seg.nii", "CSV")
+    refused(tmp_path / "labels", "b: several files that may be the label: old_seg.nii, seg.nii", "CSV")
+    touch(tmp_path / "most", *(f"{name}/{role}.nii" for name in "ab" for role in ("t1", "seg")))
+    touch(tmp_path / "most", "c/t1.nii", "c/t2.nii", "c/seg.nii")
+    refused(tmp_path / "most", "c: t1, t2; most folders: t1", "CSV")
     touch(tmp_path / "images", "a/t1.nii", "a/seg.nii", "b/t1.nii", "b/t2.nii", "b/seg.nii")
     refused(tmp_path / "images", "different images", "t1: 1 of 2 folders, such as a", "t1, t2: 1 of 2", "CSV")
     touch(tmp_path / "twice", "a/t1.nii", "a/a_t1.nii", "a/a_seg.nii")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import DataError
-from volseg.io.cases import Case, case_name, find_volumes, passed_over, sorted_cases
+from volseg.io.cases import Case, case_name, find_volumes, passed_over
 from volseg.io.findings import Finding, errors_of
 from volseg.io.labels import LabelMap
 from volseg.io.modality import UNKNOWN
@@ -39,14 +39,19 @@ class Found:
     findings: tuple[Finding, ...] = ()
 
 
-def by_name(folder: Path) -> dict[str, Path]:
-    """Return the scans of a folder by case name.
+def by_name(folder: Path, findings: list[Finding]) -> dict[str, Path]:
+    """Return the scans of a folder by case name; files of the same name (``x.nii``, ``x.nii.gz``) become a finding.
 
     Raises:
-        DataError: The folder cannot be read, or two files have the same case name.
+        DataError: The folder cannot be read.
     """
-    cases = sorted_cases([Case(case_name(path), (path,), None) for path in find_volumes(folder)], folder)
-    return {case.id: case.images[0] for case in cases}
+    groups: dict[str, list[Path]] = {}
+    for path in find_volumes(folder):
+        groups.setdefault(case_name(path), []).append(path)
+    for name, paths in groups.items():
+        if len(paths) > 1:
+            findings.append(Finding("case-name", tuple(paths), name))
+    return {name: paths[0] for name, paths in sorted(groups.items())}
 
 
 def paired(

@@ -27,12 +27,12 @@ def find(root: Path, description: Description | None) -> Found | None:
     folders = next((pair for pair in pairs if all(map(is_folder, pair))), None)
     if folders is None:
         return None
-    images, references = find_volumes(folders[0]), by_name(folders[1])
+    findings: list[Finding] = others_in(*folders)
+    images, references = find_volumes(folders[0]), by_name(folders[1], findings)
     if not images and not references:
         expected = ".nii.gz files of the same names"
         raise DataError(f"{folders[0].name}/ and {folders[1].name}/ hold no scans", file=root, expected=expected)
-    findings: list[Finding] = others_in(*folders)
-    files: dict[str, tuple[Path, ...]] = {name: (path,) for name, path in by_name(folders[0]).items()}
+    files: dict[str, tuple[Path, ...]] = {name: (path,) for name, path in by_name(folders[0], findings).items()}
     groups = group_channels(images)
     if len(groups.keys() & references.keys()) > len(files.keys() & references.keys()):
         count = len(description.channels) if description and description.channels else max(map(len, groups.values()))
