@@ -43,7 +43,7 @@ def measure(config: str, patch: list[int], steps: int, settings: list[str]) -> d
     label = torch.randint(plan.num_classes, (batch, depth, height, width))
     dtype = dtype_of(configuration, state.device)
     calls = part_calls(model, image, torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16))
-    calls["whole step"] = lambda: state.step({"image": image, "label": label}, 0, 0.5)
+    calls["whole step"] = lambda: state.step([{"image": image, "label": label}], 0, 0.5)
     return {
         "seconds": {name: median_seconds(call, steps) for name, call in calls.items()},
         "patch": list(plan.patch_size),

@@ -26,13 +26,13 @@ class Arm:
 
     Attributes:
         state: Network and optimizer.
-        samples: Endless batches.
+        samples: The batches of each step, endlessly.
         data_s: Seconds of making samples, per round.
         step_s: Seconds of the optimizer steps, per round.
     """
 
     state: TrainingState
-    samples: Iterator[dict[str, Any]]
+    samples: Iterator[list[dict[str, Any]]]
     data_s: list[float] = field(default_factory=list)
     step_s: list[float] = field(default_factory=list)
 
@@ -41,9 +41,9 @@ class Arm:
         data_s = step_s = 0.0
         for _ in range(steps):
             started = time.perf_counter()
-            batch = next(self.samples)
+            step_batches = next(self.samples)
             made = time.perf_counter()
-            self.state.step(batch, number, spent=0.5)
+            self.state.step(step_batches, number, spent=0.5)
             data_s, step_s = data_s + made - started, step_s + time.perf_counter() - made
         return data_s, step_s
 
@@ -101,7 +101,7 @@ def measure(arms: dict[str, Arm], rounds: int, steps: int) -> None:
 def results(arms: dict[str, Arm], config: Config, steps: int) -> dict[str, Any]:
     """Return samples per second, seconds of data and step, operations, and the ratio of each round."""
     assert config.train.batch_size is not None  # that of an experiment
-    samples = steps * config.train.batch_size
+    samples = steps * config.train.batch_size * config.train.accumulate
     seconds = {name: [a + b for a, b in zip(arm.data_s, arm.step_s, strict=True)] for name, arm in arms.items()}
     rows = {}
     for name, arm in arms.items():
@@ -109,7 +109,7 @@ def results(arms: dict[str, Arm], config: Config, steps: int) -> dict[str, Any]:
             "samples_per_s": [round(samples / spent, 4) for spent in seconds[name]],
             "data_s_per_sample": round(statistics.median(arm.data_s) / samples, 4),
             "step_s_per_sample": round(statistics.median(arm.step_s) / samples, 4),
-            "gflop_per_sample": round(arm.gflop() / config.train.batch_size, 2),
+            "gflop_per_sample": round(arm.gflop() / config.train.patches_per_step, 2),
         }
     ratios = [without / cached for without, cached in zip(seconds["without"], seconds["with"], strict=True)]
     ratio = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}

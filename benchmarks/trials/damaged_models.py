@@ -99,7 +99,7 @@ class DamagedCheckpoints:
         self.plan = plan_for((8, 16, 16), 8, 3)
         self._state = TrainingState(self.config, self.plan)
         batch = {"image": torch.randn(1, 1, 10, 16, 16), "label": torch.randint(3, (1, 8, 16, 16))}
-        self._state.step(batch, 0, 0.1)
+        self._state.step([batch], 0, 0.1)
         self._folder, self._whole = folder / "checkpoint", folder / "whole_checkpoint"
         self._folder.mkdir()
         self._state.save(self._whole, RunProgress(step=1))

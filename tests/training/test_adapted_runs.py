@@ -75,7 +75,7 @@ def trained(experiment: Experiment, steps: range, resume: Path | None = None) ->
     if resume is not None:
         state.restore(resume)
     for step in steps:
-        state.step(make_batch(), step, spent=0.5)
+        state.step([make_batch()], step, spent=0.5)
     return state
 
 
@@ -127,7 +127,7 @@ def test_the_learning_rate_that_is_logged_is_the_networks(experiment: Experiment
     torch.save(dinov2.build_dinov2("dinov2_s14").state_dict(), path)
     model = replace(LORA, adaptation="full", weights=str(path))
     state = TrainingState(make_config(model, layer_decay=0.5, warmup_fraction=0.5), experiment.plan)
-    state.step(make_batch(), 0, spent=0.25)
+    state.step([make_batch()], 0, spent=0.25)
     assert state.lr == pytest.approx(0.005)
     state.save(tmp_path, RunProgress(step=1))
     with pytest.raises(ConfigError, match=r"train\.layer_decay: the run has 0\.5, given 1\.0"):
@@ -137,5 +137,5 @@ def test_the_learning_rate_that_is_logged_is_the_networks(experiment: Experiment
     again = TrainingState(config, experiment.plan, read_weights=False)
     assert again.restore(tmp_path) == RunProgress(step=1)
     for one in (state, again):
-        one.step(make_batch(), 1, spent=0.5)
+        one.step([make_batch()], 1, spent=0.5)
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in state.model.state_dict().items())

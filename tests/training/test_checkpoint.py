@@ -22,7 +22,7 @@ from volseg.training.checkpoint import Checkpoint, RunProgress, has_checkpoint, 
 
 def made(step: int) -> Checkpoint:
     optimizer: dict[str, Any] = {"state": {0: {"step": torch.tensor(step)}}, "param_groups": [{"lr": 0.1}]}
-    progress = RunProgress(step, 0.5 * step, 0.25, [torch.tensor(1.5), torch.tensor(0.1)])
+    progress = RunProgress(step, 0.5 * step, 0.25, [torch.tensor(1.5), torch.tensor(0.1)], 1, ["step 3"])
     weights = {"weight": torch.full((30,), float(step))}
     return Checkpoint(
         model=weights,
@@ -123,7 +123,7 @@ def test_two_damaged_checkpoints_are_an_error_with_a_hint(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-PROGRESS = {"step": 3, "elapsed_s": 1.0, "best_dice": 0.5}
+PROGRESS = {"step": 3, "elapsed_s": 1.0, "best_dice": 0.5, "skipped": 0, "failures": []}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,7 @@ PROGRESS = {"step": 3, "elapsed_s": 1.0, "best_dice": 0.5}
         ({"progress": {**PROGRESS, "step": True}}, r"progress\.step: bool"),
         ({"progress": {**PROGRESS, "elapsed_s": float("inf")}}, r"progress\.elapsed_s: float inf"),
         ({"progress": {**PROGRESS, "best_dice": "good"}}, r"progress\.best_dice: str good"),
+        ({"progress": {**PROGRESS, "failures": [2]}}, r"progress\.failures: list"),
         ({"model": {"weight": [1.0]}}, r"model\.weight: list instead of a tensor"),
         ({"optimizer": {"state": {}}}, r"optimizer: \['state'\]"),
         ({"average_updates": None}, "average_updates: NoneType"),

@@ -15,12 +15,12 @@ from volseg.training.pace import Pace, duration
 from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget
 
-ROW = {"step": 7, "loss": 0.5, "lr": 0.01, "elapsed_s": 90.0}
+ROW = {"step": 7, "loss": 0.5, "lr": 0.01, "skipped": 0, "elapsed_s": 90.0}
 
 
 def test_a_run_of_steps() -> None:
     """From step 100 at 50 s on, ten samples a second and 40 s of validation in between."""
-    pace = Pace(Budget(max_steps=200, max_seconds=None), batch_size=5, step=100, elapsed_s=50)
+    pace = Pace(Budget(max_steps=200, max_seconds=None), patches_per_step=5, step=100, elapsed_s=50)
     assert pace.text(100, 50) == "50%"
     assert pace.text(120, 60) == "60%, 10.0 samples/s, 40 s left"  # half a second a step
     pace.skip(40)
@@ -29,7 +29,7 @@ def test_a_run_of_steps() -> None:
 
 
 def test_a_run_of_minutes_knows_its_end() -> None:
-    pace = Pace(Budget(max_steps=None, max_seconds=600), batch_size=2, step=0, elapsed_s=0)
+    pace = Pace(Budget(max_steps=None, max_seconds=600), patches_per_step=2, step=0, elapsed_s=0)
     assert pace.text(30, 60) == "10%, 1.0 samples/s, 9.0 min left"
     assert pace.text(30, 700).endswith("0 s left")
 

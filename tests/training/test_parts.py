@@ -52,18 +52,19 @@ def test_the_average_follows_and_keeps_frozen_weights() -> None:
 def test_the_log_drops_lines_after_the_checkpoint(tmp_path: Path) -> None:
     log = RunLog(tmp_path, resume_step=0)
     for step in (20, 40):
-        log.train({"step": step, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0}, "50%")
+        log.train({"step": step, "loss": 1.0, "lr": 0.1, "skipped": 0, "elapsed_s": 2.0}, "50%")
     log.validation({"step": 40, "val_dice": 0.5, "val_hd95": 3.0, "val_cases": 2, "elapsed_s": 3.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": "many"}\n[3]\n{}\n{"step": 6')
     resumed = RunLog(tmp_path, resume_step=20)
     resumed.close()
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 20, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0}]
+    row = {"step": 20, "loss": 1.0, "lr": 0.1, "skipped": 0, "elapsed_s": 2.0}
+    assert read_metrics(tmp_path / "metrics.jsonl") == [row]
     assert (tmp_path / "progress.png").stat().st_size > 0
 
 
 def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
-    row = {"step": 20, "loss": 1.0, "lr": 0.1, "elapsed_s": 2.0}
+    row = {"step": 20, "loss": 1.0, "lr": 0.1, "skipped": 0, "elapsed_s": 2.0}
     log = RunLog(tmp_path, resume_step=0)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")

@@ -122,7 +122,10 @@ def test_a_step_on_stored_tokens_is_a_step_through_the_encoder(tmp_path: Path) -
     states = [TrainingState(made.config, PLAN) for _ in range(2)]
     samples = token_samples(made, states[0].model, None, samples=6)
     batch = default_collate([samples[index] for index in range(6)])
-    losses = [states[0].step(batch, 0, 0.5), states[1].step({k: batch[k] for k in ("image", "label")}, 0, 0.5)]
+    losses = [
+        states[0].step([batch], 0, 0.5).loss,
+        states[1].step([{k: batch[k] for k in ("image", "label")}], 0, 0.5).loss,
+    ]
     torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
     compared = 0
     for one, other in zip(states[0].model.parameters(), states[1].model.parameters(), strict=True):
@@ -138,7 +141,7 @@ def test_the_encoder_is_not_run_on_stored_tokens(tmp_path: Path, monkeypatch: py
     state = TrainingState(made.config, PLAN)
     samples = token_samples(made, state.model, None, samples=6)
     monkeypatch.setattr(Segmenter, "encode", None)
-    assert torch.isfinite(state.step(default_collate([samples[0], samples[1]]), 0, 0.5))
+    assert state.step([default_collate([samples[0], samples[1]])], 0, 0.5).is_finite
     assert {variant.folder.parent for variants in samples.cases for variant in variants} == {
         samples.cases[0][0].folder.parent
     }

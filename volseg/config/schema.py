@@ -19,6 +19,7 @@ DECODERS = ("unetr", "linear", "unet2d")
 BASELINES = ("dynunet",)
 HEADERS = (None, "image")
 PRECISIONS = ("auto", "32", "bf16")
+LOSSES = ("dice_ce", "dice_focal", "dice", "ce", "focal")
 FROZEN = ("frozen", "linear")
 """Adaptations that do not change the encoder."""
 
@@ -35,6 +36,11 @@ def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
         raise ConfigError(
             f"{key} is out of range", found=value, expected="finite and >= 0" if zero else "finite and > 0"
         )
+
+
+def _is_amount(value: object) -> bool:
+    """Return whether a value is a finite number from 0 on."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _check_pattern(key: str, pattern: str | None) -> None:
@@ -225,7 +231,9 @@ class TrainConfig:
     Attributes:
         max_steps: Optimizer steps.
         max_minutes: Minutes of training and validation; preprocessing does not count.
-        batch_size: Patches per step; ``null`` takes the plan's.
+        batch_size: Patches that pass through the network together; ``null`` takes the plan's.
+        accumulate: Batches per optimizer step, one after the other: the gradient is that of ``accumulate`` times
+            ``batch_size`` patches, in the memory of one batch. Steps are optimizer steps everywhere.
         lr: Peak learning rate of the stem, aggregator and decoder.
         encoder_lr_scale: Learning rate of a pretrained encoder as a fraction of ``lr``; LoRA matrices use ``lr``.
         layer_decay: Learning rate of each layer of a pretrained encoder as a fraction of the next layer's; 1 is off.
@@ -234,6 +242,11 @@ class TrainConfig:
         clip_norm: Gradients are clipped to this norm.
         ema_decay: Decay of the exponential moving average of the weights, which is validated and saved.
         foreground_fraction: Fraction of patches centred on a voxel of a random foreground class.
+        loss: ``dice_ce`` (soft Dice and cross-entropy), ``dice_focal``, ``dice``, ``ce`` or ``focal``.
+        batch_dice: Sum the overlaps of Dice over a batch; otherwise every patch has a Dice of its own.
+        class_weights: Weight of each class in every loss: class -> weight, 1 for the others, or a list with the
+            background first. Only their ratios matter.
+        focal_gamma: Exponent of the focal loss: how much less voxels count that are already right.
         deep_supervision: Add losses on the decoder's coarser levels.
         validate_every: Steps between validations on whole volumes.
         validate_cases: Most cases of a validation during training, 0 for none; the final one uses all held-out cases.
@@ -245,6 +258,7 @@ class TrainConfig:
     max_steps: int | None = None
     max_minutes: float | None = None
     batch_size: int | None = None
+    accumulate: int = 1
     lr: float = 1e-3
     encoder_lr_scale: float = 0.1
     layer_decay: float = 1.0
@@ -253,6 +267,10 @@ class TrainConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.99
     foreground_fraction: float = 0.66
+    loss: str = "dice_ce"
+    batch_dice: bool = True
+    class_weights: Any = None
+    focal_gamma: float = 2.0
     deep_supervision: bool = True
     validate_every: int = 500
     validate_cases: int = 8
@@ -261,11 +279,14 @@ class TrainConfig:
     keep_best: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "max_minutes", "batch_size", "lr", "clip_norm", "validate_every", "checkpoint_every"):
+        for name in ("max_steps", "max_minutes", "batch_size", "accumulate", "lr", "clip_norm"):
             _positive(f"train.{name}", getattr(self, name))
-        _positive("train.checkpoint_minutes", self.checkpoint_minutes)
-        for name in ("weight_decay", "encoder_lr_scale", "validate_cases"):
+        for name in ("validate_every", "checkpoint_every", "checkpoint_minutes"):
+            _positive(f"train.{name}", getattr(self, name))
+        for name in ("weight_decay", "encoder_lr_scale", "validate_cases", "focal_gamma"):
             _positive(f"train.{name}", getattr(self, name), zero=True)
+        _one_of("train.loss", self.loss, LOSSES)
+        self._check_class_weights()
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError("train.warmup_fraction is out of range", found=self.warmup_fraction, expected="0 to 1")
         if not 0 < self.layer_decay <= 1:
@@ -283,6 +304,15 @@ class TrainConfig:
                 expected="one of them",
                 hint="set the other to null",
             )
+
+    def _check_class_weights(self) -> None:
+        """Check the form of the weights; the classes they belong to are known with the data set."""
+        weights = self.class_weights
+        values = weights.values() if isinstance(weights, Mapping) else weights
+        listed = isinstance(weights, Mapping | list | tuple) and all(map(_is_amount, values))
+        if weights is not None and not listed:
+            expected = "numbers from 0 on, for example {liver: 2} or [1, 2]"
+            raise ConfigError("train.class_weights are not weights", found=weights, expected=expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,8 +337,7 @@ class PostprocessConfig:
                 raise ConfigError(f"postprocess.{key} is not a list of names", found=names, expected="[liver] or all")
         volumes = self.min_volume_ml
         for value in volumes.values() if isinstance(volumes, Mapping) else [volumes]:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-            if not number and volumes is not None:
+            if not _is_amount(value) and volumes is not None:
                 expected = "a number from 0 on, or {liver: 5}"
                 raise ConfigError("postprocess.min_volume_ml is not a volume", found=volumes, expected=expected)
 

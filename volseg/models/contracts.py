@@ -266,9 +266,12 @@ class SegmentationNetwork(nn.Module, ABC):
         """Crop the logits of a padded volume, finest first, to what ``size`` voxels need; in prediction the finest."""
         if not self.training:
             return crop_to(levels[0], size)
+        return [crop_to(level, coarse) for level, coarse in zip(levels, self.level_sizes(size), strict=True)]
+
+    def level_sizes(self, size: Sequence[int]) -> list[list[int]]:
+        """Return the voxels (D, H, W) of the logits in training, finest first, for an input of ``size`` voxels."""
         strides = [(1, 1, 1), *self.deep_strides]
-        sizes = [[-(-length // step) for length, step in zip(size, stride, strict=True)] for stride in strides]
-        return [crop_to(level, coarse) for level, coarse in zip(levels, sizes, strict=True)]
+        return [[-(-length // step) for length, step in zip(size, stride, strict=True)] for stride in strides]
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: Sequence[int]) -> torch.Tensor:

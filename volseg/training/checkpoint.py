@@ -47,16 +47,25 @@ class RunProgress:
         elapsed_s: Seconds of training and validation so far.
         best_dice: Best mean validation Dice so far; -1 before the first validation.
         losses: Losses of the steps that no line of the log holds yet.
+        skipped: Steps that were skipped so far, because loss or gradient was not finite.
+        failures: One text for each of the last steps, if they were skipped.
     """
 
     step: int = 0
     elapsed_s: float = 0.0
     best_dice: float = -1.0
     losses: list[Tensor] = field(default_factory=list)
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
 
     def numbers(self) -> dict[str, Any]:
         """Return what describes a finished run, as plain values."""
-        return {"step": self.step, "elapsed_s": self.elapsed_s, "best_dice": self.best_dice}
+        return {
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "best_dice": self.best_dice,
+            "skipped": self.skipped,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     last, progress = folder / FILE_NAME, checkpoint.progress
     losses = torch.stack(progress.losses).cpu() if progress.losses else torch.empty(0)
-    content = {**vars(checkpoint), "progress": progress.numbers(), "losses": losses}
+    content = {**vars(checkpoint), "progress": {**progress.numbers(), "failures": progress.failures}, "losses": losses}
     with atomic_file(last) as file:
         writer = ChecksumWriter(file, defer_errors=True)
         torch.save(content, cast("BinaryIO", writer))
@@ -195,7 +204,13 @@ def _checked(content: Any, path: Path) -> Checkpoint:
         "average_updates": _is_count,
         "losses": lambda value: isinstance(value, Tensor) and value.ndim == 1,
     }
-    progress = {"step": _is_count, "elapsed_s": _is_seconds, "best_dice": _is_finite}
+    progress = {
+        "step": _is_count,
+        "elapsed_s": _is_seconds,
+        "best_dice": _is_finite,
+        "skipped": _is_count,
+        "failures": _is_texts,
+    }
     _check_keys(content, expected, path, "")
     _check_keys(content["progress"], progress, path, "progress.")
     for part in ("model", "average"):
@@ -226,6 +241,10 @@ def _is_mapping(value: Any) -> bool:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _is_count(value: Any) -> bool:

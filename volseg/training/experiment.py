@@ -31,6 +31,7 @@ from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 from volseg.training.inputs import INPUTS_FILE, PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
+from volseg.training.losses import read_class_weights
 from volseg.training.memory import memory_budget
 from volseg.training.resume import CONFIG_FILE, save_config
 from volseg.training.schedule import Budget
@@ -114,6 +115,8 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
     ready = PlanSettings.read(config.plan).file is not None
     dataset = read_dataset(config.data.root, strict=resumed or ready, grids=grids)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
+    if dataset.label_map.classes:
+        read_class_weights(config.train.class_weights, dataset.label_map.class_names)
     with (
         _run_folder(folder, resume=resume, resumed=resumed),
         _experiment(config, dataset, progress, resumed=resumed) as experiment,

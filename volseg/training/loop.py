@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from volseg.config.load import config_to_dict
 from volseg.config.schema import TrainConfig
 from volseg.errors import VolsegError
+from volseg.io.cases import listed
 from volseg.io.model_file import save_model
 from volseg.models.build import count_parameters, for_prediction
 from volseg.models.lora import merged_state
@@ -28,7 +29,7 @@ from volseg.training.resume import save_config
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches, training_samples
 from volseg.training.schedule import Budget
-from volseg.training.state import TrainingState
+from volseg.training.state import StepOutcome, TrainingState
 from volseg.training.stop import StopSignals
 from volseg.training.validation import validate
 from volseg.version import __version__
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 """Steps between lines of the training log."""
+MOST_FAILURES = 3
+"""Steps in a row whose loss or gradient is not finite, after which a run ends."""
 
 
 def train(experiment: Experiment, progress: StageProgress | None = None) -> Path:
@@ -53,7 +56,8 @@ def train(experiment: Experiment, progress: StageProgress | None = None) -> Path
         ConfigError: The configuration does not fit the checkpoint, or the run has no end.
         ModelFileError: Weight file or checkpoint cannot be used.
         OutputError: The disk is full; the checkpoints of before are kept.
-        VolsegError: The loss is not finite, or a worker died; the last checkpoint is from before.
+        VolsegError: The loss was not finite in three steps in a row, or a worker died; the last checkpoint is from
+            before.
     """
     state = TrainingState(experiment.config, experiment.plan, read_weights=not experiment.resumed)
     run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
@@ -102,23 +106,24 @@ def training_steps(
     """
     settings = experiment.config.train
     budget = Budget.from_config(settings)
-    pace = Pace(budget, experiment.batch_size, run.step, run.elapsed_s)
+    pace = Pace(budget, experiment.batch_size * settings.accumulate, run.step, run.elapsed_s)
     started, saved_s = time.perf_counter() - run.elapsed_s, run.elapsed_s
     if is_validation_due(experiment, run.step) and not log.is_validated(run.step):
         run_validation(experiment, state, run, log, record, started)
-    for batch in batches(samples, experiment.config, run.step):
+    for step_batches in batches(samples, experiment.config, run.step):
         spent = budget.progress(run.step, run.elapsed_s)
         if spent >= 1:
             return
         with signals.delayed():
-            run.losses.append(state.step(batch, run.step, spent))
+            outcome = state.step(step_batches, run.step, spent)
             run.step += 1
             run.elapsed_s = time.perf_counter() - started
-            if run.step % LOG_EVERY == 0:
-                log.train(training_row(run.losses, state.lr, run), pace.text(run.step, run.elapsed_s))
+            record_outcome(outcome, step_batches, run)
+            if run.step % LOG_EVERY == 0 and run.losses:
+                log.train(training_row(run, state.lr), pace.text(run.step, run.elapsed_s))
                 run.losses.clear()
-            elif log.is_silent():
-                log.running(training_row(run.losses, state.lr, run), pace.text(run.step, run.elapsed_s))
+            elif log.is_silent() and run.losses:
+                log.running(training_row(run, state.lr), pace.text(run.step, run.elapsed_s))
         if is_validation_due(experiment, run.step):
             trained_s = run.elapsed_s
             run_validation(experiment, state, run, log, record, started)
@@ -164,10 +169,38 @@ def run_validation(
     log.validation({"step": run.step, **row, "elapsed_s": round(run.elapsed_s, 1)})
 
 
-def training_row(losses: list[Tensor], lr: float, run: RunProgress) -> dict[str, Any]:
-    """Return one line of the training log."""
-    loss = round(torch.stack(losses).mean().item(), 6)
-    return {"step": run.step, "loss": loss, "lr": lr, "elapsed_s": round(run.elapsed_s, 2)}
+def record_outcome(outcome: StepOutcome, step_batches: Sequence[dict[str, Any]], run: RunProgress) -> None:
+    """Keep the loss of a step for the log, or log and count that it was skipped.
+
+    Args:
+        outcome: Outcome of the step.
+        step_batches: Its batches, with the names of their cases.
+        run: Progress of the run, this step included.
+
+    Raises:
+        VolsegError: This was the third step in a row that was skipped.
+    """
+    if outcome.is_finite:
+        run.losses.append(outcome.loss)
+        run.failures.clear()
+        return
+    cases = [name for batch in step_batches for name in batch["case"]]
+    loss, norm = outcome.loss.item(), outcome.gradient_norm.item()
+    run.failures.append(f"step {run.step}: loss {loss:.4g}, gradient norm {norm:.4g}, cases {listed(cases)}")
+    run.skipped += 1
+    logger.warning("a step was skipped, because loss or gradient is not finite: %s", run.failures[-1])
+    if len(run.failures) >= MOST_FAILURES:
+        raise VolsegError(
+            f"loss or gradient was not finite in {MOST_FAILURES} steps in a row",
+            found="\n    ".join(["", *run.failures]),
+            hint="look at these cases; if they are sound, start a new run with a lower train.lr in another output=",
+        )
+
+
+def training_row(run: RunProgress, lr: float) -> dict[str, Any]:
+    """Return one line of the training log: the mean loss of the steps that no line holds yet."""
+    loss = round(torch.stack(run.losses).mean().item(), 6)
+    return {"step": run.step, "loss": loss, "lr": lr, "skipped": run.skipped, "elapsed_s": round(run.elapsed_s, 2)}
 
 
 def write_model(experiment: Experiment, model: nn.Module, record: dict[str, Any], run: RunProgress, name: str) -> Path:

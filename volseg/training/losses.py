@@ -1,49 +1,175 @@
-"""The loss: Dice plus cross-entropy with deep supervision and an ignore label."""
+"""The training losses: Dice, cross-entropy and focal, with class weights, deep supervision and ignored voxels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from monai.losses.dice import DiceLoss
-from torch import Tensor
+from monai.losses.focal_loss import FocalLoss
+from torch import Tensor, nn
 
+from volseg.config.schema import TrainConfig
+from volseg.errors import ConfigError, suggestion
 from volseg.preprocessing.preprocess import IGNORE
 
 
-class SegmentationLoss:
-    """Soft Dice over foreground classes plus cross-entropy, averaged over the decoder's levels.
+class SegmentationLoss(nn.Module):
+    """Soft Dice over the foreground classes, a loss of each voxel, or their sum, averaged over the decoder's levels.
 
-    Dice sums over the whole batch, so that patches without a class do not suppress it. The weight of each coarser level
-    is half that of the level before. The loss is computed in float32 in every precision of the network.
+    The loss of a voxel is cross-entropy or focal loss; its mean is weighted by the weight of each voxel's true class,
+    as in `torch.nn.CrossEntropyLoss`. The mean of Dice is weighted by class, too. Ignored voxels are left out of all
+    sums: they are masked here, because MONAI's own ``ignore_index`` divides the focal loss by another number with it
+    than without. The weight of each coarser level is half that of the level before. The loss is computed in float32 in
+    every precision of the network.
 
-    Source: Isensee et al., nnU-Net, Nature Methods 2021 (batch Dice + cross-entropy, deep supervision weights).
+    Source: Isensee et al., nnU-Net, Nature Methods 2021 (Dice + cross-entropy, weights of deep supervision); Lin et
+    al., Focal Loss for Dense Object Detection, ICCV 2017.
+
+    Args:
+        kind: ``dice_ce``, ``dice_focal``, ``dice``, ``ce`` or ``focal``.
+        batch_dice: Sum the overlaps of Dice over the whole batch, so that a patch without a class does not suppress
+            the class; otherwise Dice is computed for every patch.
+        class_weights: Weight of each class, background first; only their ratios matter. ``None`` weighs all alike.
+        focal_gamma: Exponent of the focal loss.
     """
 
-    def __init__(self) -> None:
-        self._dice = DiceLoss(include_background=False, batch=True)
+    class_weights: Tensor | None
 
-    def __call__(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+    def __init__(
+        self,
+        kind: str = "dice_ce",
+        *,
+        batch_dice: bool = True,
+        class_weights: Sequence[float] | None = None,
+        focal_gamma: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self._terms = kind.split("_")
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights)
+        dice_weights = None if weights is None else weights[1:] / weights[1:].mean()
+        self._dice = DiceLoss(include_background=False, batch=batch_dice, weight=dice_weights)
+        self._focal = FocalLoss(use_softmax=True, gamma=focal_gamma, weight=weights, reduction="none")
+
+    def forward(
+        self, outputs: Sequence[Tensor], target: Tensor, share: float = 1.0, totals: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss of all levels.
+
+        The losses of the parts of a batch, with the share of each and the totals of the whole batch, add up to the loss
+        of the whole batch; only ``batch_dice`` sums the overlaps within each part.
 
         Args:
             outputs: Logits ``(B, K, D, H, W)``, full resolution first, then coarser levels.
             target: Class indices ``(B, D, H, W)``, int64; voxels of -1 are ignored.
+            share: Fraction of the samples of the whole batch that these are.
+            totals: Sum of the voxels' weights in the whole batch at each level, as `voxel_weights` gives them for each
+                part; by default these samples are the whole batch.
 
         Returns:
             A scalar.
         """
-        weights = [0.5**level for level in range(len(outputs))]
-        losses = [w * self._level(logits.float(), target) for w, logits in zip(weights, outputs, strict=True)]
-        return torch.stack(losses).sum() / sum(weights)
+        if totals is None:
+            totals = self.voxel_weights(target, [logits.shape[2:] for logits in outputs])
+        level_weights = [0.5**level for level in range(len(outputs))]
+        losses = [
+            weight * self._level(logits.float(), target, share, total)
+            for weight, logits, total in zip(level_weights, outputs, totals, strict=True)
+        ]
+        return torch.stack(losses).sum() / sum(level_weights)
 
-    def _level(self, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.shape[2:] != target.shape[1:]:
-            size = tuple(logits.shape[2:])
-            target = F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
-        valid = (target != IGNORE)[:, None]  # (B, 1, D, H, W)
-        one_hot = F.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * valid  # (B, K, D, H, W)
-        dice: Tensor = self._dice(logits.softmax(dim=1) * valid, one_hot.to(logits.dtype))
-        cross_entropy = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-        return dice + cross_entropy / valid.sum().clamp(min=1)
+    def voxel_weights(self, target: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+        """Return the sum of the weights of the voxels that are not ignored, at each level.
+
+        Args:
+            target: Class indices ``(B, D, H, W)``.
+            sizes: Voxels (D, H, W) of each level.
+
+        Returns:
+            ``(levels,)`` float32.
+        """
+        return torch.stack([self._weights(_resized(target, size)).sum() for size in sizes])
+
+    def _weights(self, target: Tensor) -> Tensor:
+        """Return the weight of each voxel (B, D, H, W): that of its class, 0 if it is ignored."""
+        valid = target != IGNORE
+        if self.class_weights is None:
+            return valid.float()
+        return self.class_weights[target.clamp(min=0)] * valid
+
+    def _level(self, logits: Tensor, target: Tensor, share: float, total: Tensor) -> Tensor:
+        target = _resized(target, logits.shape[2:])
+        losses = [self._term(term, logits, target, share, total) for term in self._terms]
+        return torch.stack(losses).sum()
+
+    def _term(self, term: str, logits: Tensor, target: Tensor, share: float, total: Tensor) -> Tensor:
+        if term == "ce":
+            loss = F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE, reduction="sum")
+            return loss / total.clamp(min=torch.finfo().tiny)
+        classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, 1, 1, 1)
+        one_hot = (target[:, None] == classes).to(logits.dtype)  # (B, K, D, H, W), all 0 where ignored
+        if term == "focal":  # summed over classes: all but the true one are 0
+            focal: Tensor = self._focal(logits, one_hot)
+            return focal.sum() / total.clamp(min=torch.finfo().tiny)
+        dice: Tensor = self._dice(logits.softmax(dim=1) * (target != IGNORE)[:, None], one_hot)
+        return dice * share
+
+
+def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> SegmentationLoss:
+    """Build the loss that a configuration describes.
+
+    Args:
+        settings: The configuration.
+        class_names: Names by class index, background first.
+
+    Raises:
+        ConfigError: ``train.class_weights`` do not fit the classes.
+    """
+    return SegmentationLoss(
+        settings.loss,
+        batch_dice=settings.batch_dice,
+        class_weights=read_class_weights(settings.class_weights, class_names),
+        focal_gamma=settings.focal_gamma,
+    )
+
+
+def read_class_weights(
+    setting: Mapping[str, float] | Sequence[float] | None, class_names: Sequence[str]
+) -> tuple[float, ...] | None:
+    """Return the weight of each class, background first, or ``None`` without the setting ``train.class_weights``.
+
+    Args:
+        setting: Name -> weight, 1 for classes that are not named; or one weight for each class, background first.
+        class_names: Names by class index, background first.
+
+    Raises:
+        ConfigError: A name is not that of a class, there are more or fewer weights than classes, or all classes but the
+            background have the weight 0.
+    """
+    if setting is None:
+        return None
+    expected = ", ".join(class_names)
+    if isinstance(setting, Mapping):
+        unknown = [name for name in setting if name not in class_names]
+        if unknown:
+            similar = suggestion(unknown[0], class_names)
+            hint = f"did you mean {similar}?" if similar else None
+            problem = "train.class_weights contains an unknown name"
+            raise ConfigError(problem, found=unknown[0], expected=expected, hint=hint)
+        setting = [setting.get(name, 1.0) for name in class_names]
+    if len(setting) != len(class_names):
+        problem = "train.class_weights needs one weight for each class, background first"
+        raise ConfigError(problem, found=list(setting), expected=f"{len(class_names)} weights: {expected}")
+    if not any(setting[1:]):
+        problem = "train.class_weights leaves no class but the background"
+        raise ConfigError(problem, found=list(setting), hint="give a class a weight above 0")
+    return tuple(map(float, setting))
+
+
+def _resized(target: Tensor, size: Sequence[int]) -> Tensor:
+    """Return class indices (B, D, H, W) at another size, by the nearest voxel."""
+    if tuple(target.shape[1:]) == tuple(size):
+        return target
+    return F.interpolate(target[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()

@@ -10,14 +10,14 @@ class Pace:
 
     Args:
         budget: Length of the run.
-        batch_size: Samples per step.
+        patches_per_step: Samples per step.
         step: Finished steps.
         elapsed_s: Seconds of training and validation so far.
     """
 
-    def __init__(self, budget: Budget, batch_size: int, step: int, elapsed_s: float) -> None:
+    def __init__(self, budget: Budget, patches_per_step: int, step: int, elapsed_s: float) -> None:
         self._budget = budget
-        self._batch_size = batch_size
+        self._patches_per_step = patches_per_step
         self._first = self._last = (step, elapsed_s)
         self._skipped_s = 0.0
 
@@ -38,7 +38,7 @@ class Pace:
         parts = [f"{self._budget.progress(step, elapsed_s):.0%}"]
         steps, seconds = step - self._last[0], elapsed_s - self._last[1] - self._skipped_s
         if steps > 0 and seconds > 0:
-            parts.append(f"{steps * self._batch_size / seconds:.1f} samples/s")
+            parts.append(f"{steps * self._patches_per_step / seconds:.1f} samples/s")
         left_s = self._left_s(step, elapsed_s)
         if left_s is not None:
             parts.append(f"{duration(left_s)} left")

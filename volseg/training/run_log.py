@@ -40,14 +40,15 @@ class RunLog:
         self._last_line_s = time.monotonic()
 
     def train(self, row: dict[str, Any], pace: str) -> None:
-        """Record a training step: ``step, loss, lr, elapsed_s``; the pace is for the line of text."""
+        """Record a training step: ``step, loss, lr, skipped, elapsed_s``; the pace is for the line of text."""
         self._write(row)
         self.running(row, pace)
 
     def running(self, row: dict[str, Any], pace: str) -> None:
         """Write only the line of text of a training step."""
         elapsed = duration(row["elapsed_s"])
-        self._say(f"step {row['step']}: loss {row['loss']:.4f}, lr {row['lr']:.2e}, {elapsed}, {pace}")
+        skipped = f", {row['skipped']} skipped" if row["skipped"] else ""
+        self._say(f"step {row['step']}: loss {row['loss']:.4f}, lr {row['lr']:.2e}{skipped}, {elapsed}, {pace}")
 
     def is_silent(self) -> bool:
         """Return whether there was no line of text for 30 seconds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -46,23 +47,28 @@ def training_samples(
     )
 
 
-def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -> Iterator[dict[str, Any]]:
-    """Iterate endlessly over batches from ``first_step`` on; sample ``i`` is the same in every resumed run."""
-    size = config.train.batch_size
-    assert size is not None  # `prepare` fills it in from the plan
+def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -> Iterator[list[dict[str, Any]]]:
+    """Iterate endlessly over the batches of each step, ``train.accumulate`` of them, from ``first_step`` on.
+
+    Sample ``i`` is the same in every resumed run.
+    """
+    settings = config.train
+    assert settings.batch_size is not None  # `prepare` fills it in from the plan
     loader = DataLoader(
         _Reported(samples),
         collate_fn=_collate,
-        batch_size=size,
-        sampler=range(first_step * size, ENDLESS),
+        batch_size=settings.batch_size,
+        sampler=range(first_step * settings.batch_size * settings.accumulate, ENDLESS),
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=end_with_parent_only,
     )
-    for batch in loader:
-        if isinstance(batch, VolsegError):
-            raise batch
-        yield batch
+    stream = iter(loader)
+    while step_batches := list(islice(stream, settings.accumulate)):
+        for batch in step_batches:
+            if isinstance(batch, VolsegError):
+                raise batch
+        yield step_batches
 
 
 class _Reported(Dataset[Any]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,32 @@ from torch import Tensor
 from volseg.config.load import config_from_dict, config_to_dict
 from volseg.config.schema import Config
 from volseg.device import choose_device, training_dtype
-from volseg.errors import ModelFileError, VolsegError
+from volseg.errors import ModelFileError
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan
 from volseg.training.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.frozen_encoder import training_inputs
-from volseg.training.losses import SegmentationLoss
+from volseg.training.losses import build_loss
 from volseg.training.resume import VALIDATED, Change, changes, log_changes, refuse_changes
 from volseg.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one step of training came to.
+
+    Attributes:
+        loss: Its loss, a scalar without graph.
+        gradient_norm: Norm of the gradient before it was clipped.
+        is_finite: Whether both are finite; otherwise the step was skipped and changed nothing.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor
+    is_finite: bool
 
 
 class TrainingState:
@@ -60,7 +76,7 @@ class TrainingState:
         self._peaks = [group["lr"] for group in groups]
         self._network, self._optimizer = self._fabric.setup(self.model, torch.optim.AdamW(groups))
         self.average = WeightAverage(self.model, settings.ema_decay)
-        self._loss = SegmentationLoss()
+        self._loss = build_loss(settings, plan.class_names).to(self.device)
         self._saved_step: int | None = None
         self.changes: tuple[Change, ...] = ()
 
@@ -69,44 +85,52 @@ class TrainingState:
         """Highest learning rate of all parameter groups in the last step."""
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
-    def step(self, batch: dict[str, Any], step: int, spent: float) -> Tensor:
-        """Run one optimizer step.
+    def step(self, batches: Sequence[dict[str, Any]], step: int, spent: float) -> StepOutcome:
+        """Run one optimizer step on the gradients of all batches; skip it if loss or gradient is not finite.
 
         Args:
-            batch: ``image`` (B, C, D + 2 halo, H, W) and ``label`` (B, D, H, W), on any device; ``tokens`` of the
-                slices (B, D, T, h, w, E) if they are stored.
+            batches: Batches of equal size, which together are the batch of this step. Each has ``image`` (B, C, D +
+                2 halo, H, W) and ``label`` (B, D, H, W), on any device; ``tokens`` of the slices (B, D, T, h, w, E) if
+                they are stored.
             step: Number of the step; seeds the network's random numbers.
             spent: Completed fraction of the run, 0 to 1; determines the learning rate.
 
         Returns:
-            The loss, detached.
-
-        Raises:
-            VolsegError: Loss or gradient is not finite; the weights are unchanged.
+            The loss of all batches together. If it was not finite, weights, their average and the state of the
+            optimizer are unchanged.
         """
         settings = self._config.train
         factor = learning_rate_factor(spent, settings.warmup_fraction)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         seed_step(self._config.seed, step)
-        image, label = (batch[key].to(self.device, non_blocking=True) for key in ("image", "label"))
-        self._network.train()
-        outputs = self._network(image, **training_inputs(batch, self.device))
-        loss = self._loss(outputs if settings.deep_supervision else outputs[:1], label)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._fabric.backward(loss)
+        loss = self._gradients(batches)
         norm = self._fabric.clip_gradients(
             self._network, self._optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )
-        if norm is not None and not torch.isfinite(norm):
-            raise VolsegError(
-                "loss or gradient is not finite",
-                found=f"step {step}: loss {loss.item()}, gradient norm {norm.item()}",
-                hint="start a new run with a lower train.lr in another output=",
-            )
-        self._optimizer.step()
-        self.average.update(self.model)
-        return loss.detach()
+        assert norm is not None
+        is_finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if is_finite:
+            self._optimizer.step()
+            self.average.update(self.model)
+        return StepOutcome(loss, norm, is_finite)
+
+    def _gradients(self, batches: Sequence[dict[str, Any]]) -> Tensor:
+        """Compute the gradients of the loss of all batches, one batch after the other; return the loss."""
+        levels = None if self._config.train.deep_supervision else 1
+        labels = [batch["label"].to(self.device, non_blocking=True) for batch in batches]
+        sizes = self.model.level_sizes(labels[0].shape[1:])[:levels]
+        totals = torch.stack([self._loss.voxel_weights(label, sizes) for label in labels]).sum(dim=0)
+        losses = []
+        self._network.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        for batch, label in zip(batches, labels, strict=True):
+            image = batch["image"].to(self.device, non_blocking=True)
+            outputs = self._network(image, **training_inputs(batch, self.device))
+            loss = self._loss(outputs[:levels], label, 1 / len(batches), totals)
+            self._fabric.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def save(self, folder: Path, progress: RunProgress) -> None:
         """Write the checkpoint, unless that of this step is the last one.
