@@ -52,8 +52,9 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_average_nor_optim
     assert not outcome.is_finite
     state.save(tmp_path, RunProgress(step=2))
     after = load_checkpoint(tmp_path)
-    for name in ("model", "average", "average_updates", "optimizer"):
-        torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=0, atol=0)
+    assert after.average_updates == before.average_updates == 1
+    states = [[one.model, one.average, one.optimizer["state"]] for one in (after, before)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
     assert state.step([batch], 2, spent=0.5).is_finite
     assert any(not torch.equal(value, before.model[name]) for name, value in state.model.state_dict().items())
 

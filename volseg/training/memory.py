@@ -27,10 +27,11 @@ def step_memory(config: Config, plan: NetworkPlan, batch_size: int) -> TrainingM
     Raises:
         ConfigError: The settings do not fit each other.
     """
-    loss = SegmentationLoss()
+    loss = SegmentationLoss(config.train.loss, batch_dice=config.train.batch_dice)
 
     def of_levels(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
-        return loss(outputs if config.train.deep_supervision else outputs[:1], target)
+        total: Tensor = loss(outputs if config.train.deep_supervision else outputs[:1], target)
+        return total
 
     return training_memory(config.model, plan, batch_size, of_levels)
 
