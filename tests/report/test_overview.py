@@ -14,20 +14,28 @@ from volseg.planning.fingerprint import Fingerprint
 from volseg.report.overview import check_picture_replaceable, draw_overview, write_overview
 
 
-def data(classes: int = 3, channels: tuple[str, ...] = ("CT",), odd: int = 1) -> Fingerprint:
+def data(classes: int = 3, channels: tuple[str, ...] = ("CT",), odd: int = 1, low: float = -1000) -> Fingerprint:
     names = ["a class with a rather long name", "kidney $1$", *(f"organ {n}" for n in range(classes))][:classes]
     cases = []
     for number in range(30):
         volumes = {name: replace(shape(), volume_ml=(k + 1) * (9 + number)) for k, name in enumerate(names)}
         scale = 5.0 if number < odd else 1.0
         one = case((100 + number, 120, 40), (0.8, 0.8, 2.5 * scale), volumes)
-        ranges = tuple((-1000.0 * scale, 300.0 * scale + 5 * number) for _ in channels)
+        ranges = tuple((low * scale**3, 300.0 * scale**4 + 5 * number) for _ in channels)
         cases.append(replace(one, id=f"case_{number:03}", ranges=ranges))
     return measured(*cases, channels=channels)
 
 
 @pytest.mark.parametrize(
-    "fingerprint", [data(), data(60, odd=0), data(2, ("T1", "T2 with a long name", "FLAIR"), 7)], ids=["3", "60", "MRI"]
+    "fingerprint",
+    [
+        data(),
+        data(60, odd=0),
+        data(2, ("T1", "T2 with a long name", "FLAIR"), 7),
+        data(low=0),
+        data(low=3),
+    ],
+    ids=["3", "60", "MRI", "zero", "positive"],
 )
 def test_texts_do_not_overlap_and_lie_inside(fingerprint: Fingerprint) -> None:
     figure = draw_overview(fingerprint)
@@ -41,7 +49,7 @@ def test_texts_do_not_overlap_and_lie_inside(fingerprint: Fingerprint) -> None:
     drawn = [(one.get_text(), one.get_window_extent(canvas.get_renderer())) for one in texts if one.get_text()]
     width, height = figure.bbox.width, figure.bbox.height
     assert [text for text, box in drawn if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height] == []
-    assert len(drawn) > 25
+    assert len(drawn) > 20
     assert [(a, b) for (a, one), (b, other) in combinations(drawn, 2) if one.overlaps(other)] == []
 
 

@@ -122,6 +122,12 @@ class Fingerprint:
     unlabelled: int = 0
     channel_source: str = "named by the data set"
 
+    @property
+    def size_text(self) -> str:
+        """The number of cases in words: ``208 labelled cases, 0 unlabelled``."""
+        count = len(self.cases)
+        return f"{count} labelled case{'s' * (count != 1)}, {self.unlabelled} unlabelled"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:

@@ -154,7 +154,7 @@ def _air(fingerprint: Fingerprint, plan: Plan) -> str:
         return "only CT has a fixed value of air"
     inside = [case.id for case in fingerprint.cases if case.labels_in_air]
     if inside:
-        return f"{len(inside)} cases have labels in air, for example {inside[0]}"
+        return f"labels lie in air in {len(inside)} of {len(fingerprint.cases)} cases, for example {inside[0]}"
     if plan.air_below is None:
         return f"a patch is thinner than the cubes of {AIR_CUBE_MM:.0f} mm that were searched for labels"
     return f"no label lies in a cube of {AIR_CUBE_MM:.0f} mm below {AIR_WINDOW_HU:.0f} HU"

@@ -32,7 +32,7 @@ def summary_text(fingerprint: Fingerprint, plan: Plan, findings: Sequence[Findin
 
 
 def _dataset(fingerprint: Fingerprint) -> str:
-    lines = [f"{fingerprint.dataset}: {len(fingerprint.cases)} labelled cases, {fingerprint.unlabelled} unlabelled"]
+    lines = [f"{fingerprint.dataset}: {fingerprint.size_text}"]
     for number, name in enumerate(fingerprint.channels):
         lines.append(f"channel {number}: {name} ({fingerprint.channel_source})")
     return "\n".join(lines)
@@ -47,7 +47,7 @@ def _classes(fingerprint: Fingerprint) -> str:
         sizes = [number_text(value) for value in _extremes(volume)] if count else ["-"] * 3
         rows.append((name, str(values[name]), str(count), *sizes))
     table = "\n".join(_table(rows))
-    return f"{table}\nand {larger} larger classes" if larger else table
+    return f"{table}\nand {larger} larger" if larger else table
 
 
 def _ranges(fingerprint: Fingerprint) -> str:

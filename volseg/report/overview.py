@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def draw_overview(fingerprint: Fingerprint) -> Figure:
     heights = [3 * ROW, *([CHANNEL] * len(channels)), len(volumes) * ROW]
     height = 0.5 + sum(size + AXIS for size in heights) + LINE * (len(notes) + 1)
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
-    title = f"{fingerprint.dataset}: {len(fingerprint.cases)} labelled cases, {fingerprint.unlabelled} unlabelled"
+    title = f"{fingerprint.dataset}: {fingerprint.size_text}"
     _write(figure, 0.15, height - 0.2, _short(title, 90), height, size=12)
     top = height - 0.45
     left = 0.3 + 0.075 * max(len(_short(one.name)) for one in volumes)
@@ -94,7 +95,7 @@ def draw_overview(fingerprint: Fingerprint) -> Figure:
         top -= CHANNEL + AXIS
     axes = _axes(figure, (left, WIDTH - left - 0.3), top, heights[-1], height)
     names = [_short(one.name.removeprefix("volume of ")) for one in volumes]
-    more = f"; {larger} larger classes are not shown" if larger else ""
+    more = f"; {larger} larger not shown" if larger else ""
     _strip(axes, volumes, names, f"volume of each class (mL){more}", log=_is_wide(volumes))
     top -= heights[-1] + AXIS
     for number, line in enumerate(notes):
@@ -149,13 +150,18 @@ def _number_axis(axes: Axes, values: Array, *, log: bool) -> None:
     if not len(measured):
         return
     low, high = float(measured.min()), float(measured.max())
-    if not log and high > 20 * np.median(np.abs(measured)) > 0:
-        width = float(np.median(np.abs(measured)))
-        axes.set_xscale("asinh", linear_width=width)
-        axes.set_xlim(min(0, 1.5 * low) - 0.2 * width, 1.5 * high)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    middle = float(np.median(np.abs(measured)))
+    is_wide = high > 20 * middle > 0
+    numbers = FuncFormatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}")
+    if low <= 0 and is_wide:
+        axes.set_xscale("asinh", linear_width=middle)
+        powers = [10.0**power for power in range(math.ceil(math.log10(middle)), math.ceil(math.log10(high)))]
+        axes.set_xticks([-value for value in powers if -value > 1.5 * low] + [0.0, *powers])
+        axes.set_xlim(1.5 * low - 0.2 * middle, 1.5 * high)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(numbers)
         return
-    if not log or low <= 0:
+    if low <= 0 or not (log or is_wide):
         margin = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_xlim(low - margin, high + margin)
         return
@@ -164,7 +170,7 @@ def _number_axis(axes: Axes, values: Array, *, log: bool) -> None:
     decades = np.log10(high / low)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(numbers)
 
 
 def _is_wide(rows: Sequence[Quantity]) -> bool:
