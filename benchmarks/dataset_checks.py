@@ -35,7 +35,8 @@ def main() -> int:
         damaged = measure(copy)
         result = compare(planted, damaged["findings"])
     for name, one in (("as it is", whole), (f"with {len(planted)} faults", damaged)):
-        found = f"{len(one['findings'])} findings, {one['seconds']:.1f} s, {one['peak_mb']} MB"
+        seconds = f"{one['seconds']:.1f} s ({one['cpu_seconds']:.1f} s of processor)"
+        found = f"{len(one['findings'])} findings, {seconds}, {one['peak_mb']} MB"
         say(f"{args.data.name} {name}: {found}")
     say(f"missed: {', '.join(result['missed']) or 'none'}; invented: {'; '.join(result['invented']) or 'none'}")
     record = {
@@ -43,7 +44,7 @@ def main() -> int:
         "data": args.data.name,
         "as it is": whole,
         "planted": list(planted),
-        "found in": {key: damaged[key] for key in ("seconds", "peak_mb")},
+        "found in": {key: damaged[key] for key in ("seconds", "cpu_seconds", "peak_mb")},
         **result,
     }
     write_json(args.out / f"{args.data.name}.json", record)
