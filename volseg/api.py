@@ -365,6 +365,8 @@ def predict(
     tta: bool = False,
     skip_air: bool = True,
     max_memory: int | str | None = None,
+    max_device_memory: int | str | None = None,
+    precision: str = "auto",
     mask_format: str | None = None,
     split_classes: bool = False,
     probabilities: bool = False,
@@ -387,8 +389,10 @@ def predict(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         tta: Average over mirrored copies along the plan's mirror axes.
         skip_air: Skip windows that hold only air, where the plan allows it.
-        max_memory: Limit of the memory beside model, scan and mask, in bytes or as ``"4GB"``; default 4 GB, or more if
-            needed.
+        max_memory: Limit of the host's memory beside model, scan and mask, in bytes or as ``"4GB"``; default 4 GB, or
+            more if needed.
+        max_device_memory: The same for a GPU; default what is free there, less a margin.
+        precision: ``32``, ``bf16``, or ``auto``: bf16 on GPUs that compute in it, float32 on CPUs.
         mask_format: Format of the masks, a key of :data:`volseg.config.mask_formats.MASK_FORMATS`; ``None`` takes that
             of each scan (``.nii.gz`` for NIfTI, ``.seg.nrrd`` for NRRD, ``.mha`` for MetaImage, ``.mgz`` for MGH).
         split_classes: Write ``CASE/CLASS.nii.gz`` (0 and 1) instead of ``CASE.nii.gz``.
@@ -419,14 +423,21 @@ def predict(
     _check_type("model", model, str, Path, Sequence, Predictor)
     _check_type("scans", scans, str, Path, Sequence)
     _check_type("output", output, str, Path)
-    _check_type("max_memory", max_memory, str, int, type(None))
+    for name, size in (("max_memory", max_memory), ("max_device_memory", max_device_memory)):
+        _check_type(name, size, str, int, type(None))
     _check_type("mask_format", mask_format, str, type(None))
-    limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
+    host, gpu = (parse_size(size) if isinstance(size, str) else size for size in (max_memory, max_device_memory))
     return predict_folder(
-        model if isinstance(model, Predictor) else Predictor.from_file(model, device=device),
+        model if isinstance(model, Predictor) else Predictor.from_file(model, device, precision),
         scans,
         output,
-        options=PredictOptions(tta=tta, skip_air=skip_air, max_memory_bytes=limit, resample_channels=resample_channels),
+        options=PredictOptions(
+            tta=tta,
+            skip_air=skip_air,
+            max_memory_bytes=host,
+            max_device_memory_bytes=gpu,
+            resample_channels=resample_channels,
+        ),
         mask_format=mask_format,
         split_classes=split_classes,
         probabilities=probabilities,
@@ -590,12 +601,13 @@ def download(name: str, folder: PathLike = ".") -> Path:
     return download_dataset(name, Path(folder))
 
 
-def load(model: PathLike | Sequence[PathLike], device: str = "auto") -> Predictor:
+def load(model: PathLike | Sequence[PathLike], device: str = "auto", precision: str = "auto") -> Predictor:
     """Read a trained model, or several whose probabilities are averaged.
 
     Args:
         model: A ``model.safetensors`` written by training, or its run folder; or several.
         device: ``auto``, ``cpu``, ``cuda``, ...
+        precision: ``32``, ``bf16``, or ``auto``: bf16 on GPUs that compute in it, float32 on CPUs.
 
     Returns:
         A predictor; ``predict(path)`` or ``predict(array, affine)`` gives a mask on the scan's own grid, which
@@ -608,4 +620,4 @@ def load(model: PathLike | Sequence[PathLike], device: str = "auto") -> Predicto
     from volseg.inference.predictor import Predictor
 
     _check_type("model", model, str, Path, Sequence)
-    return Predictor.from_file(model, device=device)
+    return Predictor.from_file(model, device, precision)

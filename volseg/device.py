@@ -39,9 +39,23 @@ def has_native_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def prediction_dtype(device: torch.device) -> torch.dtype:
-    """Return the precision of prediction: bf16 on GPUs with native bf16; float32 on all CPUs, for identical masks."""
-    return torch.bfloat16 if device.type != "cpu" and has_native_bf16(device) else torch.float32
+def prediction_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the precision of the networks in prediction.
+
+    Args:
+        precision: ``32``, ``bf16``, or ``auto``: bf16 on GPUs that compute in it; float32 on all CPUs, for identical
+            masks.
+        device: Where the networks run.
+
+    Raises:
+        ConfigError: The device does not compute in bf16.
+    """
+    native = has_native_bf16(device)
+    if precision == "bf16" and not native:
+        hint = "use precision auto or 32"
+        raise ConfigError("the device does not compute in bf16", found=f"precision bf16 on {device}", hint=hint)
+    reduced = precision == "bf16" or (precision == "auto" and native and device.type != "cpu")
+    return torch.bfloat16 if reduced else torch.float32
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:

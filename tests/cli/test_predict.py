@@ -135,7 +135,7 @@ def test_options_reach_the_predictor(model: Path, scans: Path, tmp_path: Path, m
 def test_several_models(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def from_file(path: object, device: str) -> Predictor:
+    def from_file(path: object, device: str, precision: str) -> Predictor:
         seen.append((path, device))
         raise ModelFileError("enough")
 

@@ -101,7 +101,7 @@ def test_bf16_only_where_the_processor_has_it_and_never_in_prediction_on_it(
         with pytest.raises(ConfigError, match="cannot be used on this CPU"):
             training_dtype("bf16", cpu)
     assert training_dtype("32", cpu) == torch.float32
-    assert prediction_dtype(cpu) == torch.float32
+    assert prediction_dtype("auto", cpu) == torch.float32
 
 
 @pytest.mark.skipif(not has_native_bf16(torch.device("cpu")), reason="bf16 needs a CPU with AMX")

@@ -11,6 +11,7 @@ from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.signals import stops_in_order
 from volseg.config.mask_formats import MASK_FORMATS
+from volseg.config.schema import PRECISIONS
 from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
 from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank, wait_for_all
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="limit of the memory beside model, scan and mask, e.g. 4GB, 1.5GiB (default: 4GB, or more if needed)",
     )
+    add(
+        "--max-device-memory",
+        type=_size,
+        metavar="SIZE",
+        help="the same for a GPU (default: what is free, less a margin)",
+    )
+    add("--precision", default="auto", choices=PRECISIONS, help="of the network; auto is bf16 on GPUs, 32 on CPUs")
     add("--split-classes", action="store_true", help="write CASE/CLASS.nii.gz (0 and 1) instead of CASE.nii.gz")
     add("--probabilities", action="store_true", help="also write the probability of each class (4D NIfTI, large)")
     add("--uncertainty", action="store_true", help="also write a map of the entropy")
@@ -94,6 +102,8 @@ def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
             tta=args.tta,
             skip_air=args.skip_air,
             max_memory=args.max_memory,
+            max_device_memory=args.max_device_memory,
+            precision=args.precision,
             mask_format=args.mask_format,
             split_classes=args.split_classes,
             probabilities=args.probabilities,

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from volseg.config.schema import PRECISIONS
 from volseg.device import choose_device, prediction_dtype
-from volseg.errors import DataError
+from volseg.errors import ConfigError, DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
 from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
@@ -23,7 +24,7 @@ from volseg.inference.options import PredictOptions
 from volseg.inference.predicted_mask import PredictedMask
 from volseg.inference.restore import Member, SliceOutput, restore_mask
 from volseg.inference.sliding.columns import Flips
-from volseg.inference.sliding.memory import choose_schedule
+from volseg.inference.sliding.memory import Limits, choose_schedule, free_bytes
 from volseg.inference.sliding.slabs import ScanSlabs
 from volseg.inference.sliding.stream import Counts, stream_logits
 from volseg.inference.sliding.windows import Layout
@@ -85,34 +86,43 @@ class Predictor:
         networks: Sequence[Network],
         *,
         device: str | torch.device = "auto",
+        precision: str = "auto",
         model_files: Sequence[Path] = (),
         tolerance_mm: float = GRID_MM,
     ) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError("there is no such precision", found=precision, expected=", ".join(PRECISIONS))
         self.tolerance_mm = tolerance_mm
         self.plan = networks[0].plan
         self.postprocessing = networks[0].postprocessing
         self.device = choose_device(device)
         self.model_files = tuple(model_files)
-        dtype = prediction_dtype(self.device)
+        dtype = prediction_dtype(precision, self.device)
         self.autocast = dtype if dtype != torch.float32 else None
+        self._less_memory: int | None = None  # after a GPU had less than estimated
         self._groups = group_networks(networks)
         for _, models in self._groups:
             for model in models:
                 model.to(self.device).eval()
 
     @classmethod
-    def from_file(cls, path: ModelFiles, device: str | torch.device = "auto") -> Predictor:
+    def from_file(cls, path: ModelFiles, device: str | torch.device = "auto", precision: str = "auto") -> Predictor:
         """Read a model file, or several whose probabilities are averaged; a run folder stands for its model.
+
+        Args:
+            path: The file, or several.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+            precision: ``32``, ``bf16``, or ``auto``: bf16 on GPUs that compute in it, float32 on CPUs.
 
         Raises:
             ModelFileError: A file is missing, damaged, not a model file, or inconsistent.
-            ConfigError: The device is not available, or the models have different classes or channels.
+            ConfigError: The device or precision is not available, or the models have different classes or channels.
         """
         paths = [model_file_of(Path(one)) for one in ([path] if isinstance(path, str | Path) else path)]
         device = choose_device(device)
-        networks = [read_network(one, device, prediction_dtype(device)) for one in paths]
+        networks = [read_network(one, device, prediction_dtype(precision, device)) for one in paths]
         check_ensemble(networks, paths)
-        return cls(networks, device=device, model_files=paths)
+        return cls(networks, device=device, precision=precision, model_files=paths)
 
     @classmethod
     def from_model(
@@ -212,13 +222,40 @@ class Predictor:
             uncertainty: A NIfTI file for the entropy of the probabilities, float32 in nats.
 
         Raises:
-            ConfigError: The scan does not fit ``options.max_memory_bytes``.
+            ConfigError: The scan does not fit ``options.max_memory_bytes`` or the memory of the GPU.
             OutputError: A file cannot be written.
         """
+        while True:
+            limit = self._device_limit(options)
+            try:
+                return self._segment(volume, options, limit, probabilities, uncertainty)
+            except torch.OutOfMemoryError:
+                if self._less_memory is None:
+                    logger.warning("the GPU has less memory than estimated; smaller batches or thinner slabs are tried")
+                self._less_memory = limit // 2
+                torch.cuda.empty_cache()
+
+    def _device_limit(self, options: PredictOptions) -> int:
+        """Return the limit on the GPU's memory: what is free or given, or less after it was too much."""
+        given = options.max_device_memory_bytes
+        limit = free_bytes(self.device) if given is None else given
+        return limit if self._less_memory is None else min(limit, self._less_memory)
+
+    def _segment(
+        self,
+        volume: Volume,
+        options: PredictOptions,
+        device_limit: int,
+        probabilities: Path | None,
+        uncertainty: Path | None,
+    ) -> Segmentation:
         timer, counts = StageTimer(), Counts()
         # Restoring draws the logits, so the stages prepare and network run inside it.
         with timer.stage("restore"), ExitStack() as files:
-            members = [self._member(plan, models, volume, options, timer, counts) for plan, models in self._groups]
+            limits = Limits(options.max_memory_bytes, device_limit)
+            members = [
+                self._member(plan, models, volume, options, limits, timer, counts) for plan, models in self._groups
+            ]
             trace = members[0].trace
             outputs: list[SliceOutput] = []
             if probabilities is not None:
@@ -237,6 +274,7 @@ class Predictor:
         models: Sequence[SegmentationNetwork],
         volume: Volume,
         options: PredictOptions,
+        limits: Limits,
         timer: StageTimer,
         counts: Counts,
     ) -> Member:
@@ -250,7 +288,7 @@ class Predictor:
             Layout.of(image.shape, plan.patch_size),
             Flips.along(axes),
             image.stored.size // image.shape[0],
-            options.max_memory_bytes,
+            limits,
             len(self._groups),
         )
         slabs = stream_logits(

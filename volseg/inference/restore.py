@@ -1,6 +1,6 @@
 """Restoring: logits on the working grid become a mask on the scan's own grid, one slice at a time.
 
-The mask is the argmax of interpolated logits, but few logits are interpolated. An interpolated value is a weighted mean
+The mask is the argmax of interpolated logits, but a CPU interpolates few. An interpolated value is a weighted mean
 of its neighbours, so a class that is the highest at all four neighbours is also the highest between them. Only voxels
 whose neighbours disagree, a shell around each organ, are interpolated, and no volume of K classes is held at the
 scan's resolution. The same holds for an ensemble: where all members agree, so does the mean of their probabilities.
@@ -8,6 +8,7 @@ scan's resolution. The same holds for an ensemble: where all members agree, so d
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from volseg.geometry.interpolate import HALF
 from volseg.geometry.trace import AxisMap, Trace
 from volseg.planning.plan import Plan
 
+SLICES_BEHIND = 16
+"""Slices of a mask that may be on their way from a GPU."""
 LogitSlabs = Iterable[tuple[int, Sequence[Tensor]]]
 """Slabs of the working grid in ascending order: index of the first slice, and logits (K, n, H, W) of each model."""
 
@@ -92,15 +95,48 @@ def restore_mask(
     values = np.array(label_values, np.uint8 if max(label_values) <= 255 else np.uint16)
     labels = np.full(trace.source.shape, values[0])
     target = trace.cropped_view(labels)
+    for index, classes in enumerate(_on_cpu(_classes(members, outputs))):
+        target[index] = values[classes.numpy()]
+    return labels
+
+
+def _classes(members: Sequence[Member], outputs: Sequence[SliceOutput]) -> Iterator[Tensor]:
+    """Yield the class indices (H', W') of each slice of the scan; outputs receive its probabilities."""
     slices = (_slices(member) for member in members)
     for index, planes in enumerate(zip(*slices, strict=True)):
         all_planes = [plane for member in planes for plane in member]
-        target[index] = values[_slice_classes(all_planes).numpy()]
+        yield _slice_classes(all_planes)
         if outputs:
-            probabilities = _mean_probabilities([_whole_plane(plane) for plane in all_planes])
+            probabilities = _mean_probabilities([_whole_plane(plane) for plane in all_planes]).cpu()
             for output in outputs:
                 output.write(index, probabilities)
-    return labels
+
+
+def _on_cpu(slices: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield the same slices on the CPU; those of a GPU are copied through pinned memory while it computes the next."""
+    waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+    for values in slices:
+        waiting.append(_copied(values))
+        if len(waiting) > (0 if waiting[-1][1] is None else SLICES_BEHIND):
+            yield _arrived(*waiting.popleft())
+    while waiting:
+        yield _arrived(*waiting.popleft())
+
+
+def _copied(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Return values on the CPU, and the event after which they are valid."""
+    if values.device.type != "cuda":
+        return values.cpu(), None
+    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrival.record()
+    return pinned, arrival
+
+
+def _arrived(values: Tensor, arrival: torch.cuda.Event | None) -> Tensor:
+    if arrival is not None:
+        arrival.synchronize()
+    return values
 
 
 @dataclass(frozen=True)
@@ -110,6 +146,10 @@ class _Neighbours:
     low: Tensor
     high: Tensor
     weight: Tensor
+
+    def to(self, device: torch.device) -> _Neighbours:
+        """Return the same on another device."""
+        return _Neighbours(self.low.to(device), self.high.to(device), self.weight.to(device))
 
 
 @dataclass(frozen=True)
@@ -140,6 +180,8 @@ def _slices(member: Member) -> Iterator[list[_Plane]]:
         )
     )
     for planes in _along_depth(member.slabs, depth):
+        if rows.weight.device != planes[0].device:
+            rows, columns = rows.to(planes[0].device), columns.to(planes[0].device)
         yield [_Plane(plane, rows, columns) for plane in planes]
 
 
@@ -163,7 +205,14 @@ def _along_depth(slabs: LogitSlabs, depth: _Neighbours) -> Iterator[list[Tensor]
 
 
 def _slice_classes(planes: Sequence[_Plane]) -> Tensor:
-    """Return the class indices (H', W') of a slice of the scan."""
+    """Return the class indices (H', W') of a slice of the scan.
+
+    A GPU interpolates every voxel faster than it finds those at which the neighbours disagree.
+    """
+    if planes[0].logits.device.type != "cpu":
+        whole = [_whole_plane(plane) for plane in planes]
+        best = whole[0] if len(whole) == 1 else _mean_probabilities(whole)
+        return best.max(dim=0).indices.to(torch.int16)
     corners = (corner for plane in planes for corner in _corner_classes(plane))
     classes = next(corners)
     disagree = torch.zeros(classes.shape, dtype=torch.bool)

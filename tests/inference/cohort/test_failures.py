@@ -194,5 +194,5 @@ def test_space_for_mapped_files_is_reserved(
     summary = predict_folder(predictor, scans / "plain.nii.gz", tmp_path / "out", **{extra: True})
     assert "No space left on device" in (summary.results[0].error or "")
     voxels = math.prod(read_grid(scans / "plain.nii.gz").shape)
-    assert sizes == [4 * voxels if extra == "uncertainty" else 4 * 2 * voxels + 128]  # 4 classes and a header
+    assert sizes == [4 * voxels if extra == "uncertainty" else 4 * 4 * voxels]  # 4 classes
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["records.jsonl", "summary.json"]

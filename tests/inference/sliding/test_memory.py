@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from volseg.inference.predictor import Predictor
 from volseg.inference.restore import Member, restore_mask
 from volseg.inference.sliding import memory
 from volseg.inference.sliding.columns import Flips
-from volseg.inference.sliding.memory import Schedule, choose_schedule
+from volseg.inference.sliding.memory import Limits, Schedule, choose_schedule
 from volseg.inference.sliding.slabs import ArraySlabs, ScanSlabs
 from volseg.inference.sliding.stream import Counts, predict_logits, stream_logits
 from volseg.inference.sliding.windows import Layout
@@ -39,6 +40,8 @@ SCHEDULES = {
     "one window": Schedule(windows=1, chunk=3),
     "two windows": Schedule(windows=2, batch=3),
     "no tokens kept": Schedule(windows=2, keep_tokens=False),
+    "columns side by side": Schedule(keep_tokens=False, columns=3, batch=2),
+    "slabs of columns": Schedule(windows=2, keep_tokens=False, columns=2, batch=2),
 }
 
 
@@ -55,7 +58,7 @@ def test_slabs_equal_the_whole(
     plan = make_plan()
     model = build(plan, adjacent_slices=adjacent)
     for depth in (15, 4, 3):  # the last window is moved back; one window; padded
-        image = noise((depth, 20, 16))
+        image = noise((depth, 20, 24))
         whole = predict_logits(model, image, plan, tta_axes=axes)
         slabs = predict_logits(model, image, plan, tta_axes=axes, schedule=schedule)
         torch.testing.assert_close(slabs, whole, atol=1e-4, rtol=0)
@@ -151,9 +154,9 @@ def test_tokens_that_do_not_fit_are_encoded_again(make_plan: MakePlan, build: Bu
     model = build(plan)
     layout = Layout.of((80, 200, 200), plan.patch_size)
     flips = Flips.along(())
-    enough = choose_schedule([model], plan, layout, flips, 40_000, 200_000_000)
+    enough = choose_schedule([model], plan, layout, flips, 40_000, Limits(200_000_000))
     assert enough == Schedule(windows=1)
-    tight = choose_schedule([model], plan, layout, flips, 40_000, 45_000_000)
+    tight = choose_schedule([model], plan, layout, flips, 40_000, Limits(45_000_000))
     assert not tight.keep_tokens
     assert 1 < tight.encodings(layout) <= 1.3
 
@@ -164,12 +167,54 @@ def test_without_a_limit_more_than_the_default_is_allowed(
     """The default limit is enough for most scans; beyond it a prediction is not refused."""
     plan = make_plan()
     model, layout, flips = build(plan), Layout.of((80, 200, 200), plan.patch_size), Flips.along(())
-    assert choose_schedule([model], plan, layout, flips, 40_000, None) == Schedule(windows=1)
+    assert choose_schedule([model], plan, layout, flips, 40_000, Limits()) == Schedule(windows=1)
     monkeypatch.setattr(memory, "DEFAULT_BYTES", 1000)
     with caplog.at_level("INFO"):
-        smallest = choose_schedule([model], plan, layout, flips, 40_000, None)
+        smallest = choose_schedule([model], plan, layout, flips, 40_000, Limits())
     assert not smallest.keep_tokens
     assert "prediction needs about 0.0 GB" in caplog.text
+
+
+def test_a_gpu_gets_thick_slabs_and_many_windows_at_a_time_as_far_as_they_fit(
+    make_plan: MakePlan, build: Build
+) -> None:
+    plan = make_plan()
+    model, layout, flips = build(plan).to("meta"), Layout.of((80, 200, 200), plan.patch_size), Flips.along(())
+    chosen = [
+        choose_schedule([model], plan, layout, flips, 40_000, Limits(device=size))
+        for size in (10**10, 10**8, 3 * 10**7, 2 * 10**7)
+    ]
+    assert chosen[0] == Schedule(keep_tokens=False, columns=8)
+    work = [(one.groups(layout.starts[0]), one.columns * one.batch) for one in chosen]
+    assert all(len(a[0]) <= len(b[0]) for a, b in itertools.pairwise(work))
+    assert work[-1][1] < work[0][1] or len(work[-1][0]) > len(work[0][0])
+    with pytest.raises(ConfigError, match=r"memory of the GPU(.|\n)*at least(.|\n)*--max-device-memory"):
+        choose_schedule([model], plan, layout, flips, 40_000, Limits(device=1000))
+    with pytest.raises(ConfigError, match=r"so little memory\n(.|\n)*raise --max-memory"):
+        choose_schedule([model], plan, layout, flips, 40_000, Limits(host=1000, device=10**10))
+
+
+def test_out_of_memory_is_tried_again_with_less_and_said_once(
+    make_plan: MakePlan, build: Build, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, failures = make_plan(), 2
+    model: Any = build(plan)
+    volume = Volume(noise((9, 20, 18)), Grid((9, 20, 18), np.eye(4)))
+    expected = Predictor.from_model(model, plan, "cpu").segment(volume).mask.labels
+    decode = model.decode
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(*arguments)
+
+    monkeypatch.setattr(model, "decode", failing)
+    predictor = Predictor.from_model(model, plan, "cpu")
+    for _ in range(2):
+        assert np.array_equal(predictor.segment(volume).mask.labels, expected)
+    assert caplog.text.count("less memory than estimated") == 1
 
 
 def read_probabilities(path: Path) -> np.ndarray:

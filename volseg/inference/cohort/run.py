@@ -103,9 +103,14 @@ def predict_folder(
     outputs.check(cases)
     if shard is not None:
         cases = cases[shard[0] :: shard[1]]
-    changing = {"tta": options.tta, "skip_air": options.skip_air}  # the memory limit does not change a mask
+    changing: dict[str, object] = {
+        "tta": options.tta,
+        "skip_air": options.skip_air,
+    }  # the memory limit does not change a mask
     if options.resample_channels:  # absent otherwise, as in the records of earlier versions
         changing["resample_channels"] = True
+    if predictor.autocast is not None:
+        changing["precision"] = "bf16"
     provenance = mask_provenance(predictor.model_files, changing)
     with _locked_output(folder, shard, str(provenance), file_name) as staging:
         summary = Summary(

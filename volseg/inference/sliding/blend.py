@@ -21,14 +21,16 @@ class RollingBlend:
         classes: Number of classes K.
         layout: The padded volume and its windows.
         slices: Largest number of slices held at a time.
+        device: Where they are held and blended: that of the networks, so that no window is copied.
     """
 
-    def __init__(self, models: int, classes: int, layout: Layout, slices: int) -> None:
+    def __init__(self, models: int, classes: int, layout: Layout, slices: int, device: torch.device) -> None:
         self._layout = layout
         self._first = 0  # first held slice of the padded volume
-        self._weight = gaussian_importance(layout.window)
-        self._sums = [torch.zeros((classes, slices, *layout.padded[1:])) for _ in range(models)]
-        self._total = torch.zeros((slices, *layout.padded[1:]))
+        self._weight = gaussian_importance(layout.window).to(device)
+        shape = (slices, *layout.padded[1:])
+        self._sums = [torch.zeros((classes, *shape), device=device) for _ in range(models)]
+        self._total = torch.zeros(shape, device=device)
 
     def add(self, start: Sequence[int], logits: Sequence[Tensor], copies: int = 1) -> None:
         """Add a window.
@@ -42,7 +44,7 @@ class RollingBlend:
             slice(a, a + n) for a, n in zip((start[0] - self._first, *start[1:]), self._weight.shape, strict=True)
         )
         for sums, values in zip(self._sums, logits, strict=True):
-            sums[(slice(None), *box)].addcmul_(values.float().cpu(), self._weight)
+            sums[(slice(None), *box)].addcmul_(values.float(), self._weight)
         self._total[box].add_(self._weight, alpha=copies)
 
     def finished(self, stop: int) -> tuple[int, list[Tensor]]:

@@ -1,9 +1,9 @@
-"""Prediction of one window column: encode its slices once, decode its windows, undo the flips."""
+"""Prediction of window columns: encode their slices once, decode their windows, undo the flips."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from volseg.inference.sliding.token_store import DEPTH, Taps, TokenStore
 from volseg.models.contracts import SegmentationNetwork
 
+Position = tuple[int, int]
+"""First row and column of the windows of a column."""
 Window = tuple[int, bool]
 """First slice of a window, and whether it is mirrored along depth."""
 
@@ -49,7 +51,7 @@ class Columns:
         depth: Slices of a window.
         flips: Mirrored copies.
         store: Keeps tokens between slabs.
-        batch: Windows decoded at a time.
+        batch: Windows of each column decoded at a time.
 
     Attributes:
         halo: Slices that the input has beyond the output on each side.
@@ -65,28 +67,26 @@ class Columns:
         self.encoders = len(self._groups)
 
     def logits(
-        self, stack: Tensor, starts: Sequence[int], position: tuple[int, int], keep_from: int | None
+        self, stack: Tensor, starts: Sequence[int], positions: Sequence[Position], keep_from: int | None
     ) -> Iterator[tuple[int, list[Tensor]]]:
-        """Compute the logits of a column's windows, flipped back and summed over the flips along depth.
+        """Compute the logits of the windows of N columns, flipped back and summed over the flips along depth.
 
         Args:
-            stack: (1, C, D + 2 * halo, h, w): the slices from the first window to the last.
-            starts: First slices of the windows, ascending; the stack begins with the first.
-            position: First row and column of the windows.
+            stack: (N, C, D + 2 * halo, h, w): the slices from the first window to the last.
+            starts: First slices of the windows, ascending, the same in every column; the stack begins with the first.
+            positions: First row and column of the windows of each column.
             keep_from: First slice that the next slab needs too.
 
         Yields:
-            A window's first slice and (K, D, h, w) of each model, once per in-plane flip.
+            First slice of a window of every column, and (N, K, D, h, w) of each model, once per in-plane flip.
         """
         for flip in self._flips.plane:
             flipped = stack.flip(flip) if flip else stack
-            taps = self._encode(flipped, starts[0], (*position, flip), keep_from)
+            taps = self._encode(flipped, starts[0], (tuple(positions), flip), keep_from)
             for start, logits in self._decode(flipped, taps, starts):
-                yield start, [values.flip([dim - 1 for dim in flip]) if flip else values for values in logits]
+                yield start, [values.flip(flip) if flip else values for values in logits]
 
-    def _encode(
-        self, stack: Tensor, first: int, key: tuple[int, int, tuple[int, ...]], keep_from: int | None
-    ) -> list[Taps]:
+    def _encode(self, stack: Tensor, first: int, key: tuple[Hashable, ...], keep_from: int | None) -> list[Taps]:
         """Return the taps for each model; none for a model without an encoder."""
         taps: list[Taps] = [[] for _ in self._models]
         for number, group in enumerate(self._groups):
@@ -96,7 +96,7 @@ class Columns:
         return taps
 
     def _decode(self, stack: Tensor, taps: Sequence[Taps], starts: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
-        """Compute the logits (K, D, h, w) of each model for each window, summed over the flips along depth."""
+        """Compute the logits (N, K, D, h, w) of each model for each window, summed over the flips along depth."""
         jobs = list(itertools.product(starts, self._flips.depth))
         sums: dict[int, list[Tensor]] = {}
         for first in range(0, len(jobs), self._batch):
@@ -104,13 +104,13 @@ class Columns:
             offsets = [(start - starts[0], mirrored) for start, mirrored in batch]
             outputs = [self._run(m, stack, t, offsets) for m, t in zip(self._models, taps, strict=True)]
             for number, (start, mirrored) in enumerate(batch):
-                logits = [_mirror(output[number], mirrored, DEPTH - 1) for output in outputs]
+                logits = [_mirror(output[number], mirrored, DEPTH) for output in outputs]
                 sums[start] = [a + b for a, b in zip(sums[start], logits, strict=True)] if start in sums else logits
                 if mirrored == self._flips.depth[-1]:
                     yield start, sums.pop(start)
 
     def _run(self, model: SegmentationNetwork, stack: Tensor, taps: Taps, windows: Sequence[Window]) -> Tensor:
-        """Compute (B, K, D, h, w): the logits of some windows of a stack."""
+        """Compute (B, N, K, D, h, w): the logits of B windows of each of N columns."""
 
         def cut(tensor: Tensor, skip: int = 0) -> Tensor:
             parts = [_mirror(tensor[:, :, skip + at : skip + at + self._depth], flip, DEPTH) for at, flip in windows]
@@ -118,7 +118,7 @@ class Columns:
 
         logits = model.decode([cut(tap) for tap in taps], cut(stack, skip=self.halo))
         assert isinstance(logits, Tensor)  # a list in training mode only
-        return logits
+        return logits.view(len(windows), len(stack), *logits.shape[1:])
 
 
 def groups_by_encoder(models: Sequence[SegmentationNetwork]) -> list[list[int]]:

@@ -21,6 +21,10 @@ MOST_ENCODINGS = 1.3
 """Largest mean number of encodings per slice where the tokens do not fit."""
 DEFAULT_BYTES = 4_000_000_000
 """Limit of a prediction's memory if none is given and this is enough."""
+FREE_SHARE = 0.9
+"""Share of a GPU's free memory that a prediction may take by its estimate."""
+WINDOWS_OF_GPU = 8
+"""Windows that keep a GPU busy when they are decoded side by side."""
 FLOAT = 4  # bytes
 
 
@@ -31,14 +35,16 @@ class Schedule:
     Attributes:
         windows: Depth windows per slab; ``None`` puts all of them into one.
         keep_tokens: Keep the tokens that the next slab needs too; otherwise their slices are encoded again.
-        chunk: Slices encoded at a time.
-        batch: Windows decoded at a time.
+        chunk: Slices of each column encoded at a time.
+        batch: Windows of each column decoded at a time.
+        columns: Columns encoded and decoded side by side; tokens are kept for one at a time only.
     """
 
     windows: int | None = None
     keep_tokens: bool = True
     chunk: int = 16
     batch: int = 1
+    columns: int = 1
 
     def groups(self, starts: Sequence[int]) -> list[list[int]]:
         """Return the depth windows of each slab, by their first slices."""
@@ -58,28 +64,64 @@ WHOLE = Schedule()
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Memory of a prediction in bytes.
+class Limits:
+    """Limits of a prediction's memory in bytes, beside model, scan and mask; both hold for the estimate.
 
     Attributes:
-        fixed: Activations of the networks, and slices that are being restored.
-        per_slice: Logits, weights and input per slice of a slab.
+        host: Of the host; ``None`` is 4 GB, or as little as possible if that is not enough.
+        device: Of a GPU.
+    """
+
+    host: int | None = None
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Estimate of a prediction's memory in bytes; all of it is on the host if the networks run there."""
+
+    host: int
+    device: int
+
+    def within(self, limits: Needs) -> bool:
+        """Return whether neither exceeds its limit."""
+        return self.host <= limits.host and self.device <= limits.device
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Parts of a prediction's memory in bytes.
+
+    Attributes:
+        activations: Activations of the networks per window decoded at a time.
+        encoding: Activations of the encoders per column encoded at a time.
+        restoring: Slices that are being restored.
+        logits: Logits and weights per slice of a slab.
+        image: Input per slice of a slab, with what its preparation needs.
+        copy: Input per slice of a slab on a GPU.
         column: Tokens of one window column per slice.
         kept: Tokens of all window columns and flips per slice.
     """
 
-    fixed: int
-    per_slice: int
+    activations: int
+    encoding: int
+    restoring: int
+    logits: int
+    image: int
+    copy: int
     column: int
     kept: int
 
-    def of(self, schedule: Schedule, layout: Layout) -> int:
-        """Return the sum in bytes for a schedule."""
+    def of(self, schedule: Schedule, layout: Layout, *, on_gpu: bool) -> Needs:
+        """Return the sums for a schedule."""
         groups = schedule.groups(layout.starts[0])
         slices = max(group[-1] - group[0] for group in groups) + layout.window[0]
         shared = max((a[-1] + layout.window[0] - b[0] for a, b in itertools.pairwise(groups)), default=0)
         kept = self.kept * shared if schedule.keep_tokens else 0
-        return self.fixed + (self.per_slice + self.column) * slices + kept
+        of_column = self.activations * schedule.batch + self.encoding + self.column * slices
+        networks = schedule.columns * of_column + self.restoring + self.logits * slices + kept
+        image = self.image * slices
+        return Needs(image, networks + self.copy * slices) if on_gpu else Needs(networks + image, 0)
 
 
 def choose_schedule(
@@ -88,10 +130,10 @@ def choose_schedule(
     layout: Layout,
     flips: Flips,
     stored_plane: int,
-    max_bytes: int | None,
+    limits: Limits,
     plans: int = 1,
 ) -> Schedule:
-    """Choose the thinnest slab that keeps its tokens; if they do not fit, the thinnest that encodes few slices again.
+    """Choose the first schedule that fits, of those that :func:`_cpu_schedules` or :func:`_gpu_schedules` prefers.
 
     Args:
         models: Networks of one plan.
@@ -99,35 +141,68 @@ def choose_schedule(
         layout: The volume's windows.
         flips: Mirrored copies.
         stored_plane: Stored voxels per working slice, all channels.
-        max_bytes: Limit of the estimate; ``None`` is 4 GB, or as little as possible if that is not enough.
+        limits: Limits of the estimate.
         plans: Number of plans of an ensemble that run side by side; each gets an equal share.
 
     Raises:
         ConfigError: A limit is given and not even the thinnest slab fits.
     """
-    batch = 1 if next(models[0].parameters(), torch.empty(0)).device.type == "cpu" else 4
-    schedules = [
-        *(Schedule(windows=size, chunk=chunk, batch=size) for size, chunk in ((batch, 16), (1, 16), (1, 4))),
-        *(Schedule(windows=n, keep_tokens=False, chunk=4) for n in range(2, len(layout.starts[0]) + 1)),
-    ]
-    bytes_needed = {
-        schedule: plans * footprint(models, plan, layout, flips, stored_plane, schedule).of(schedule, layout)
-        for schedule in schedules
-        if schedule.encodings(layout) <= MOST_ENCODINGS
-    }
-    for schedule, needed in bytes_needed.items():
-        if needed <= (DEFAULT_BYTES if max_bytes is None else max_bytes):
+    device = next(models[0].parameters(), torch.empty(0)).device
+    on_gpu = device.type != "cpu"
+    schedules = _gpu_schedules(layout) if on_gpu else _cpu_schedules(layout)
+    needs: dict[Schedule, Needs] = {}
+    for schedule in schedules:
+        if schedule.encodings(layout) <= MOST_ENCODINGS:
+            one = footprint(models, plan, layout, flips, stored_plane, schedule).of(schedule, layout, on_gpu=on_gpu)
+            needs[schedule] = Needs(plans * one.host, plans * one.device)
+    most = Needs(DEFAULT_BYTES if limits.host is None else limits.host, limits.device)
+    for schedule, needed in needs.items():
+        if needed.within(most):
             return schedule
-    smallest = min(bytes_needed, key=bytes_needed.__getitem__)
-    if max_bytes is None:
-        logger.info("prediction needs about %.1f GB beside the model and the scan", bytes_needed[smallest] / 1e9)
+    smallest = min(needs, key=lambda schedule: needs[schedule].device + needs[schedule].host)
+    if limits.host is None and needs[smallest].device <= limits.device:
+        logger.info("prediction needs about %.1f GB beside the model and the scan", needs[smallest].host / 1e9)
         return smallest
-    raise ConfigError(
-        "the scan cannot be predicted within so little memory",
-        found=f"a limit of {max_bytes / 1e9:.3g} GB",
-        expected=f"at least {bytes_needed[smallest] / 1e9:.3g} GB beside the model, the scan and its mask",
-        hint="raise --max-memory, or predict without --tta",
+    raise _too_little(most, needs[smallest])
+
+
+def _too_little(limits: Needs, needed: Needs) -> ConfigError:
+    """Return the error of a limit, that of the GPU first, within which not even the thinnest slab fits."""
+    of_gpu = needed.device > limits.device
+    limit, least = (limits.device, needed.device) if of_gpu else (limits.host, needed.host)
+    option = "--max-device-memory" if of_gpu else "--max-memory"
+    return ConfigError(
+        f"the scan cannot be predicted within so little memory{' of the GPU' if of_gpu else ''}",
+        found=f"a limit of {limit / 1e9:.3g} GB",
+        expected=f"at least {least / 1e9:.3g} GB beside the model, the scan and its mask",
+        hint=f"raise {option}, or predict without --tta{', or with --device cpu' if of_gpu else ''}",
     )
+
+
+def _cpu_schedules(layout: Layout) -> list[Schedule]:
+    """Return the thinnest slabs that keep their tokens, then those that encode few slices again."""
+    again = [Schedule(windows=n, keep_tokens=False, chunk=4) for n in range(2, len(layout.starts[0]) + 1)]
+    return [Schedule(windows=1), Schedule(windows=1, chunk=4), *again]
+
+
+def _gpu_schedules(layout: Layout) -> list[Schedule]:
+    """Return slabs from thick to thin, each with as many windows side by side as keep a GPU busy, then with fewer."""
+    depth, columns = len(layout.starts[0]), len(layout.starts[1]) * len(layout.starts[2])
+    thicknesses = [None, *(n for n in (64, 32, 16, 8) if n < depth)]
+    schedules = []
+    for windows, side_by_side in itertools.product(thicknesses, (8, 4, 2, 1)):
+        batch = min(max(1, WINDOWS_OF_GPU // side_by_side), depth)
+        schedules.append(Schedule(windows=windows, keep_tokens=False, batch=batch, columns=min(side_by_side, columns)))
+    return [*dict.fromkeys(schedules), *(Schedule(windows=n, batch=n) for n in (4, 1)), *_cpu_schedules(layout)]
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return what is free on a GPU, freed blocks of torch included, less a margin; 0 without a GPU."""
+    if device.type != "cuda":
+        return 0 if device.type == "cpu" else DEFAULT_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(FREE_SHARE * (free + unused))
 
 
 def footprint(
@@ -144,12 +219,14 @@ def footprint(
     tokens, pixels = _token_floats(models, plan)
     columns = len(layout.starts[1]) * len(layout.starts[2])
     window = layout.window[0] * layout.window[1] * layout.window[2]
-    decoding = max((_floats_per_voxel(model, plan.num_classes) for model in models), default=0) * window
-    encoding = schedule.chunk * (pixels + 8 * tokens)  # queries, keys, values and the hidden layer of one block
     image = 3 * plan.num_channels * plane + 2 * stored_plane  # held, concatenated, and in preparation
     return Footprint(
-        fixed=FLOAT * (decoding * schedule.batch + encoding + 3 * logits * max(plane, stored_plane)),
-        per_slice=FLOAT * ((logits + 1) * plane + image),
+        activations=FLOAT * max((_floats_per_voxel(model, plan.num_classes) for model in models), default=0) * window,
+        encoding=FLOAT * schedule.chunk * (pixels + 8 * tokens),  # queries, keys, values, hidden layer of one block
+        restoring=FLOAT * 3 * logits * max(plane, stored_plane),
+        logits=FLOAT * (logits + 1) * plane,
+        image=FLOAT * image,
+        copy=FLOAT * plan.num_channels * plane,
         column=FLOAT * 2 * tokens,  # the pieces and their concatenation
         kept=FLOAT * tokens * columns * len(flips.plane),
     )

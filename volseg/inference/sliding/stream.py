@@ -19,7 +19,7 @@ from torch import Tensor
 
 from volseg.errors import DataError
 from volseg.inference.sliding.blend import RollingBlend
-from volseg.inference.sliding.columns import Columns, Flips
+from volseg.inference.sliding.columns import Columns, Flips, Position
 from volseg.inference.sliding.memory import WHOLE, Schedule
 from volseg.inference.sliding.slabs import ArraySlabs, PaddedSlabs, Slabs
 from volseg.inference.sliding.token_store import TokenStore
@@ -77,14 +77,14 @@ def predict_logits(
         image: (C, D, H, W) on the plan's grid, normalised.
         plan: The plan, whose patch size is the window.
         tta_axes: Spatial axes (0, 1, 2 = D, H, W); logits are averaged over all combinations of flips along them.
-        device: Where the network runs; blending stays on the CPU.
+        device: Where the network runs and the windows are blended.
         autocast: Reduced precision of the network, ``None`` for float32.
         schedule: Amount of work per step.
 
     Returns:
         (K, D, H, W) float32 on the CPU.
     """
-    logits = torch.empty((plan.num_classes, *image.shape[1:]))
+    logits = torch.empty((plan.num_classes, *image.shape[1:]))  # on the CPU
     stream = stream_logits(
         [model],
         ArraySlabs(image),
@@ -118,7 +118,7 @@ def stream_logits(
         image: The prepared volume.
         plan: The plan, whose patch size is the window.
         tta_axes: Spatial axes of the flips, as in `predict_logits`.
-        device: Where the networks run.
+        device: Where the networks run, and all else from the cutting of windows to the finished slices.
         autocast: Reduced precision of the networks.
         schedule: Amount of work per step.
         counts: The amount of work is added here.
@@ -130,6 +130,7 @@ def stream_logits(
         The number of a slice, and (K, n, H, W) float32 of each model for it and the next n - 1 slices: views that are
         valid until the next step. Together they cover all slices, in order.
     """
+    device = torch.device(device)
     layout, flips = Layout.of(image.shape, plan.patch_size), Flips.along(tta_axes)
     counts = Counts() if counts is None else counts
     store = TokenStore(schedule.keep_tokens, schedule.chunk)
@@ -137,18 +138,17 @@ def stream_logits(
     source = PaddedSlabs(image, layout, columns.halo)
     groups = schedule.groups(layout.starts[0])
     slices = max(group[-1] - group[0] for group in groups) + layout.window[0]
-    blend = RollingBlend(len(models), plan.num_classes, layout, slices)
+    blend = RollingBlend(len(models), plan.num_classes, layout, slices, device)
     for group, following in itertools.zip_longest(groups, groups[1:]):
-        stack = source.slab(group[0], group[-1] + layout.window[0])
-        for position in itertools.product(*layout.starts[1:]):
-            starts = [d for d in group if not _is_air(image, layout, columns.halo, (d, *position))]
-            counts.windows, counts.skipped = counts.windows + len(group), counts.skipped + len(group) - len(starts)
-            if not starts:
-                continue
-            window = _cut(stack, layout, columns.halo, starts, group[0], position).to(device)
-            with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
-                for start, logits in columns.logits(window, starts, position, following[0] if following else None):
-                    blend.add((start, *position), logits, copies=len(flips.depth))
+        stack = to_device(source.slab(group[0], group[-1] + layout.window[0]), device)
+        keep_from = following[0] if following else None
+        for positions, starts in _side_by_side(image, layout, columns.halo, group, schedule.columns, counts):
+            cut = [_cut(stack, layout, columns.halo, starts, group[0], position) for position in positions]
+            windows = torch.cat(cut) if len(cut) > 1 else cut[0]
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                for start, logits in columns.logits(windows, starts, positions, keep_from):
+                    for number, position in enumerate(positions):
+                        blend.add((start, *position), [one[number] for one in logits], copies=len(flips.depth))
         end = following[0] if following else layout.padded[0]
         first, logits_of_models = blend.finished(end)
         _check_finite(logits_of_models, first)
@@ -173,6 +173,31 @@ def _check_finite(slabs: Sequence[Tensor], first: int) -> None:
                 found=f"NaN or infinity in slices {first} to {first + slab.shape[1] - 1} of the working grid",
                 hint="check the values of the scan and the weights of the model",
             )
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy values from the CPU; to a GPU through pinned memory, without waiting for it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+def _side_by_side(
+    image: Slabs, layout: Layout, halo: int, group: Sequence[int], most: int, counts: Counts
+) -> Iterator[tuple[list[Position], list[int]]]:
+    """Yield up to ``most`` neighbouring columns at a time, and the first slices of their windows that are not air."""
+    positions: list[Position] = []
+    starts: list[int] = []
+    for position in itertools.product(*layout.starts[1:]):
+        own = [d for d in group if not _is_air(image, layout, halo, (d, *position))]
+        counts.windows, counts.skipped = counts.windows + len(group), counts.skipped + len(group) - len(own)
+        if positions and (own != starts or len(positions) == most):
+            yield positions, starts
+            positions = []
+        if own:
+            positions, starts = [*positions, (position[0], position[1])], own
+    if positions:
+        yield positions, starts
 
 
 def _cut(

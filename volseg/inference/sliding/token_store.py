@@ -31,12 +31,12 @@ class TokenStore:
         self._kept: dict[Hashable, tuple[int, Taps]] = {}  # number of the first slice, and taps
 
     def taps(self, model: SegmentationNetwork, key: Hashable, stack: Tensor, start: int, keep_from: int | None) -> Taps:
-        """Return the taps (1, E, D, h, w) of a stack of slices.
+        """Return the taps (N, E, D, h, w) of the slices of some window columns.
 
         Args:
             model: A network with an encoder.
-            key: Identifies the encoder, the window column and the flip.
-            stack: (1, C, D + 2 * halo, H, W).
+            key: Identifies the encoder, the window columns and the flip.
+            stack: (N, C, D + 2 * halo, H, W).
             start: Number of its first slice, without the halo.
             keep_from: First slice that the next slab needs; ``None`` if it needs none.
         """
@@ -50,7 +50,7 @@ class TokenStore:
                 pieces = [[tap[:, :, start - first : start - first + done] for tap in kept]]
         for at in range(done, depth, self._chunk):
             pieces.append(model.encode(stack[:, :, at : min(at + self._chunk, depth) + 2 * model.halo]))
-        self.encoded += depth - done
+        self.encoded += len(stack) * (depth - done)
         taps = [torch.cat(tap, dim=DEPTH) if len(tap) > 1 else tap[0] for tap in zip(*pieces, strict=True)]
         if self._keep and keep_from is not None and keep_from < start + depth:
             at = max(keep_from, start)
