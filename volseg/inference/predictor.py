@@ -155,6 +155,7 @@ class Predictor:
                 of magnitude than the plan's.
             ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`.
         """
+        _check_affine(scan, affine)
         paths = [] if isinstance(scan, np.ndarray) else self._files_of(scan)
         volume = self.read(paths or scan, affine)
         for text in self.unusual(volume):
@@ -171,8 +172,7 @@ class Predictor:
         tolerance_mm: float | None = None,
     ) -> Volume:
         """Read and check a scan; see :meth:`predict` and :class:`PredictOptions`."""
-        if affine is not None and not isinstance(scan, np.ndarray):
-            raise DataError("affine is for arrays only; a file has its own", found=scan, hint="leave affine out")
+        _check_affine(scan, affine)
         if isinstance(scan, np.ndarray):
             volume, paths = _from_array(scan, affine), []
         else:
@@ -302,6 +302,12 @@ class Predictor:
             counts=counts,
         )
         return Member(timer.each("network", slabs), image.trace, plan.nearest_depth)
+
+
+def _check_affine(scan: Scan, affine: ArrayLike | None) -> None:
+    """Refuse an affine for files."""
+    if affine is not None and not isinstance(scan, np.ndarray):
+        raise DataError("affine is for arrays only; a file has its own", found=scan, hint="leave affine out")
 
 
 def _from_array(array: NDArray[Any], affine: ArrayLike | None) -> Volume:

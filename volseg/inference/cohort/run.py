@@ -103,10 +103,8 @@ def predict_folder(
     outputs.check(cases)
     if shard is not None:
         cases = cases[shard[0] :: shard[1]]
-    changing: dict[str, object] = {
-        "tta": options.tta,
-        "skip_air": options.skip_air,
-    }  # the memory limit does not change a mask
+    # The limits of memory do not change a mask.
+    changing: dict[str, object] = {"tta": options.tta, "skip_air": options.skip_air}
     if options.resample_channels:  # absent otherwise, as in the records of earlier versions
         changing["resample_channels"] = True
     if predictor.autocast is not None:
