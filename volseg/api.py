@@ -327,9 +327,10 @@ def train(
 
     from volseg.errors import VolsegError
     from volseg.training.experiment import prepare
-    from volseg.training.loop import train as train_model
 
     with prepare(settings, progress, resume=bool(resume)) as experiment:
+        from volseg.training.loop import train as train_model  # takes seconds: what is invalid shows before
+
         if experiment.measured is not None:
             from volseg.report.overview import write_overview
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 Error = TypeVar("Error", bound="VolsegError")
+MOST_NAMES = 1000  # of a folder, that are compared with the name that is missing
 
 
 class VolsegError(Exception):
@@ -40,6 +42,11 @@ class VolsegError(Exception):
         self.found, self.expected, self.hint = (self._parts.get(key) for key in ("found", "expected", "hint"))
         lines = [problem] + [f"  {key}: {value}" for key, value in self._parts.items()]
         super().__init__("\n".join(lines))
+
+    @property
+    def in_short(self) -> str:
+        """The problem and what was found, as the ``found`` of an error that this one causes."""
+        return self.problem if self.found is None else f"{self.problem}: {self.found}"
 
     def in_file(self: Error, file: str | Path | None) -> Error:
         """Return the same error with its file, if it has none yet."""
@@ -76,3 +83,13 @@ class MissingExtraError(ConfigError):
 def suggestion(name: object, choices: Iterable[str]) -> str | None:
     """Return the choice that is spelt most like a name, or ``None`` if none is similar."""
     return next(iter(difflib.get_close_matches(str(name), list(choices), n=1)), None)
+
+
+def missing_hint(path: Path) -> str:
+    """Return a hint for a path that leads to nothing: the entry of its folder that is spelt alike, if there is one."""
+    try:
+        names = [entry.name for entry in islice(path.parent.iterdir(), MOST_NAMES)]
+    except (OSError, ValueError):
+        names = []
+    similar = suggestion(path.name, sorted(names))
+    return f"did you mean {path.with_name(similar)}?" if similar else "check the path"

@@ -129,7 +129,8 @@ def write_phantoms(folder: str | Path, count: int, seed: int = 0, *, count_test:
             _save(root / label_name, label, grid)
             logger.info("%s: %s", image_name, grid.describe())
     except OSError as error:
-        raise OutputError("the phantoms cannot be written", file=root, found=error) from error
+        found, hint = error.strerror or error, "choose another folder"
+        raise OutputError("the phantoms cannot be written", file=root, found=found, hint=hint) from error
     return root
 
 

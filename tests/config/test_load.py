@@ -38,22 +38,11 @@ def test_the_later_stop_rule_replaces_the_earlier(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.max_minute=3", "did you mean 'train.max_minutes'"),
         ("modle.encoder=tiny", "did you mean 'model'"),
         ("train.learning_rate=1", "did you mean 'train.lr'"),
-        ("epochs=3", "did you mean 'train.max_steps'"),
-        ("train.fold=3", "did you mean 'data.fold'"),
         ("train.checkpoint_minutes=0", "train.checkpoint_minutes is out of range"),
-        ("train.lr=-1", "train.lr is out of range"),
-        ("train.lr=fast", "train.lr"),
-        ("model.encoder=resnet", "dinov2_s14"),
-        ("train=3", "group of keys"),
-        ("train.lr", "key=value"),
         ("=3", "key=value"),
         ("data.fold=-1", "data.fold"),
-        ("data.fold=five", "data.fold"),
-        ("data.patient_pattern='(p'", "not a regular expression"),
-        ("augment.noise=1.5", "not a probability"),
         ("train.clip_norm=.inf", "train.clip_norm is out of range"),
         ("train.max_minutes=.nan", "train.max_minutes is out of range"),
         ("augment.rotation_degrees=.nan", "augment.rotation_degrees is out of range"),
@@ -67,17 +56,12 @@ def test_a_bad_override_is_named(override: str, message: str) -> None:
         load_config(None, [override])
 
 
-@pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", "sed: 1\n"])
+@pytest.mark.parametrize("text", ["a: [1\n", "[" * 100])
 def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(file)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml"):
-        load_config(tmp_path / "none.yaml")
 
 
 def test_saved_and_stored_configurations_come_back(tmp_path: Path) -> None:

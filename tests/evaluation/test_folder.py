@@ -248,23 +248,10 @@ def test_a_dead_worker_fails_its_case_for_every_method(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("make", "text"),
-    [
-        (lambda p: evaluate_folder(p / "none", p / "ref", LABELS), "none"),
-        (lambda p: evaluate_folder(p / "ref", p / "empty", LABELS), "no masks"),
-        (lambda p: evaluate_folder(p / "ref", p / "ref", {"background": 0}), "no class"),
-        (lambda p: evaluate_folder(p / "ref", p / "ref", LABELS, cases=["x"]), "without a reference"),
-        (lambda p: evaluate_folder(p / "twice", p / "ref", LABELS), "two masks"),
-    ],
-)
-def test_invalid_folders_and_cases_raise(tmp_path: Path, make: Any, text: str) -> None:
-    write_cases(tmp_path / "ref", {"a": 0})
-    (tmp_path / "empty").mkdir()
-    write_cases(tmp_path / "twice", {"a": 0})
-    write_cases(tmp_path / "twice", {"a": 0}, suffix=".nii")
-    with pytest.raises(DataError, match=text):
-        make(tmp_path)
+def test_only_background_cannot_be_scored(tmp_path: Path) -> None:
+    ref = write_cases(tmp_path / "ref", {"a": 0})
+    with pytest.raises(DataError, match="no class"):
+        evaluate_folder(ref, ref, {"background": 0})
 
 
 def test_only_the_selected_cases_are_scored(tmp_path: Path) -> None:

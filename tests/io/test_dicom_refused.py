@@ -14,48 +14,20 @@ from pydicom import Dataset
 
 from tests.made.dicom_files import (
     SCREENSHOT,
+    Change,
     compressed,
     jpeg_codestream,
+    move,
+    put,
     slice_dataset,
     stored_values,
+    tilt,
     write_enhanced,
     write_series,
 )
 from tests.made.dicom_mutants import mutant
 from volseg.errors import DataError, VolsegError
 from volseg.io.volumes import read_grid, read_volume
-
-Change = Callable[[int, Dataset], object]
-
-
-def move(number: int, offset_mm: tuple[float, float, float]) -> Change:
-    """Move one slice."""
-
-    def change(at: int, dataset: Dataset) -> None:
-        if at == number:
-            position = np.array([float(value) for value in dataset.ImagePositionPatient])
-            dataset.ImagePositionPatient = (position + offset_mm).tolist()
-
-    return change
-
-
-def put(number: int | None = None, **tags: object) -> Change:
-    """Set tags of one slice, or of all; ``None`` removes a tag."""
-
-    def change(at: int, dataset: Dataset) -> None:
-        if number in (None, at):
-            for keyword, value in tags.items():
-                if value is None:
-                    delattr(dataset, keyword)
-                else:
-                    setattr(dataset, keyword, value)
-
-    return change
-
-
-def tilt(number: int, dataset: Dataset) -> None:
-    x, y, z = dataset.ImagePositionPatient
-    dataset.ImagePositionPatient = [x, float(y) + number * 2.5 * np.tan(np.radians(12)), z]
 
 
 def two_echoes(number: int, dataset: Dataset) -> None:

@@ -101,6 +101,10 @@ def test_other_kinds_of_file(content: bytes, tmp_path: Path) -> None:
 
 def test_truncated_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
+    size = path.stat().st_size
+    with pytest.raises(ModelFileError, match=rf"shorter(.|\n)*found: {size} bytes\n  expected: {size + 5} bytes"):
+        read_model(path)
+    path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ModelFileError, match="damaged"):
         read_model(path)
 

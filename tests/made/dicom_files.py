@@ -101,6 +101,37 @@ def write_series(
     return paths
 
 
+def move(number: int, offset_mm: tuple[float, float, float]) -> Change:
+    """Return a change of the position of one slice."""
+
+    def change(at: int, dataset: Dataset) -> None:
+        if at == number:
+            position = np.array([float(value) for value in dataset.ImagePositionPatient])
+            dataset.ImagePositionPatient = (position + offset_mm).tolist()
+
+    return change
+
+
+def put(number: int | None = None, **tags: object) -> Change:
+    """Return a change of tags of one slice, or of all; ``None`` removes a tag."""
+
+    def change(at: int, dataset: Dataset) -> None:
+        if number in (None, at):
+            for keyword, value in tags.items():
+                if value is None:
+                    delattr(dataset, keyword)
+                else:
+                    setattr(dataset, keyword, value)
+
+    return change
+
+
+def tilt(number: int, dataset: Dataset) -> None:
+    """Shift every slice forward, as a gantry tilted by 12 degrees does."""
+    x, y, z = dataset.ImagePositionPatient
+    dataset.ImagePositionPatient = [x, float(y) + number * 2.5 * np.tan(np.radians(12)), z]
+
+
 def write_enhanced(
     path: Path,
     stored: np.ndarray,

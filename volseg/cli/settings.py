@@ -21,9 +21,8 @@ def run(args: argparse.Namespace) -> int:
     if not rows:
         names = [one.key.rpartition(".")[2] for one in (*settings(), *plan_settings())]
         similar = suggestion(args.word.rpartition(".")[2], names)
-        raise ConfigError(
-            "no setting contains this word", found=args.word, hint=f"did you mean {similar}?" if similar else None
-        )
+        hint = f"did you mean {similar}?" if similar else "volseg settings lists all"
+        raise ConfigError("no setting contains this word", found=args.word, hint=hint)
     for one in rows:
         print(f"{one.key} ({one.type}, default {one.default})")
         print(textwrap.fill(one.meaning, 100, initial_indent="    ", subsequent_indent="    "))

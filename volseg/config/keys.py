@@ -51,7 +51,9 @@ def check_keys(values: Mapping[str, Any], origin: str | Path | None, schema: typ
             )
         group = is_dataclass(hints[key])
         if (group or get_origin(hints[key]) is dict) and not isinstance(value, Mapping):
-            raise ConfigError(f"'{prefix}{key}' is a group of keys", file=origin, found=value)
+            example = next(iter(get_type_hints(hints[key]))) if group else "token_stride"
+            hint = f"set keys of the group, such as {prefix}{key}.{example}=..."
+            raise ConfigError(f"'{prefix}{key}' is a group of keys", file=origin, found=value, hint=hint)
         if group:
             check_keys(value, origin, cast(type, hints[key]), f"{prefix}{key}.")
 

@@ -10,11 +10,12 @@ from typing import Any, cast
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from volseg.config.keys import check_keys
+from volseg.config.reference import settings
 from volseg.config.schema import Config
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, missing_hint
 
 DEEPEST = 64
 """Most levels of nested lists and mappings."""
@@ -103,9 +104,7 @@ def config_from_dict(values: Mapping[str, Any], origin: str | Path | None = None
     except ConfigError as error:
         raise error.in_file(origin) from error
     except (OmegaConfBaseException, RecursionError, ValueError, TypeError, OverflowError) as error:
-        key = getattr(error, "full_key", None)
-        found = f"{key}: {str(error).splitlines()[0][:FOUND_LENGTH]}"
-        raise ConfigError("a configuration value is invalid", file=origin, found=found) from error
+        raise _invalid_value(values, error).in_file(origin) from error
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -127,6 +126,27 @@ def _error_of(values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _invalid_value(values: Mapping[str, Any], error: Exception) -> ConfigError:
+    """Return the error of a value of the wrong type, with the type of the setting."""
+    key = str(getattr(error, "full_key", None))
+    value: Any = values
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    setting = next((one for one in settings() if one.key == key), None)
+    if value is None or setting is None:
+        found = f"{key}: {str(error).splitlines()[0]}"
+        return ConfigError("a configuration value is invalid", found=found[:FOUND_LENGTH])
+    found, hint = f"{key}={value}"[:FOUND_LENGTH], f"volseg settings {key} explains it"
+    return ConfigError("a configuration value is invalid", found=found, expected=setting.type, hint=hint)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, with the line of an error of YAML."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping."""
     try:
@@ -134,12 +154,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         _check_tokens(text)
         values = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
     except FileNotFoundError as error:
-        raise ConfigError(
-            "the configuration file does not exist", file=path, hint="use one of configs/*.yaml or your own"
-        ) from error
+        raise ConfigError("the configuration file does not exist", file=path, hint=missing_hint(path)) from error
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        found = str(error)[:FOUND_LENGTH]
-        raise ConfigError("the configuration file cannot be read as YAML", file=path, found=found) from error
+        raise ConfigError(
+            "the configuration file cannot be read as YAML",
+            file=path,
+            found=_reason(error)[:FOUND_LENGTH],
+            expected="lines such as 'lr: 0.001', indented by spaces below the name of their group",
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError("the configuration file is not a mapping", file=path, found=type(values).__name__)
     return cast("dict[str, Any]", values)

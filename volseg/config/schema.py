@@ -47,7 +47,10 @@ def _check_pattern(key: str, pattern: str | None) -> None:
     try:
         re.compile(pattern or "")
     except re.error as error:
-        raise ConfigError(f"{key} is not a regular expression", found=f"{pattern}: {error}") from error
+        expected = "one of Python, such as ^p[0-9]+"
+        raise ConfigError(
+            f"{key} is not a regular expression", found=f"{pattern}: {error}", expected=expected
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,9 @@ def _fold(content: Any, file: Path) -> Fold:
     """Return the fold of a run's split; files of other programs with one split have none."""
     fold = content.get("fold", 0) if isinstance(content, dict) else 0
     if fold != ALL and not (type(fold) is int and fold >= 0):
-        raise ConfigError("the fold of the split file is not a number", file=file, found=str(fold)[:80])
+        raise ConfigError(
+            "the fold of the split file is not a number", file=file, found=str(fold)[:80], expected="0 or more"
+        )
     return fold if isinstance(fold, int) else ALL
 
 
@@ -105,7 +107,7 @@ def _read_table(file: Path) -> Folds:
     refuse("folds that are not whole numbers from 0 on, or nothing", file, invalid)
     numbers = sorted({int(fold) for _, fold in pairs if fold})
     if not numbers:
-        raise DataError("no case of the split file has a fold", file=file)
+        raise DataError("no case of the split file has a fold", file=file, expected="a number in the column fold")
     return {
         number: {
             "train": [name for name, fold in pairs if not fold or int(fold) != number],

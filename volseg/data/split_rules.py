@@ -150,7 +150,8 @@ def _patients(dataset: Dataset, pattern: str | None) -> tuple[dict[str, str] | N
         matches = {name: re.search(pattern, name) for name in names}
         found = {name: match[1 if match.re.groups else 0] for name, match in matches.items() if match is not None}
         without = [name for name in names if not found.get(name)]
-        refuse(f"cases that data.patient_pattern={pattern} does not match", dataset.root, without)
+        hint = "correct the pattern: its first group, or the whole match, is the patient"
+        refuse(f"cases that data.patient_pattern={pattern} does not match", dataset.root, without, hint=hint)
         return found, "data.patient_pattern"
     if all(case.patient is None for case in dataset.cases):
         return None, ""

@@ -41,7 +41,8 @@ def make_splits(
     patients = patients or {name: name for name in case_ids}
     order = _shuffled(sorted({patients[name] for name in case_ids}), f"{seed}:fold")
     if len(order) < 2:
-        raise DataError("a split needs at least two cases, of different patients", found=f"{len(order)} of them")
+        hint = "add cases, or set data.fold=all to train on all of them"
+        raise DataError("a split needs at least two cases, of different patients", found=len(order), hint=hint)
     groups = min(folds, len(order))
     held_out = [set(order[fold % groups :: groups]) for fold in range(folds)]
     return [_split(case_ids, [name for name in case_ids if patients[name] in group]) for group in held_out]
@@ -58,7 +59,8 @@ def nnunet_splits(case_ids: Sequence[str]) -> list[Split]:
     """
     _check_different(case_ids)
     if len(case_ids) < FOLDS:
-        raise DataError("nnU-Net's split needs at least five cases", found=len(case_ids))
+        hint = "set data.splits=random"
+        raise DataError("nnU-Net's split needs at least five cases", found=len(case_ids), hint=hint)
     names = sorted(case_ids)
     order = np.arange(len(names))
     np.random.RandomState(NNUNET_SEED).shuffle(order)  # as scikit-learn; NumPy keeps its numbers in all versions

@@ -129,7 +129,8 @@ def _selected_cases(references: MaskFolder, cases: Sequence[str] | None) -> list
         raise DataError("the list of cases is empty", found="no name", expected="names of references")
     unknown = sorted(set(cases) - set(references.cases))
     if unknown:
-        raise DataError("cases without a reference", file=references.root, found=", ".join(unknown))
+        hint = "correct the list of cases, or add their references"
+        raise DataError("cases without a reference", file=references.root, found=", ".join(unknown), hint=hint)
     return sorted(set(cases))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from volseg.config.mask_formats import PROBABILITIES, UNCERTAINTY
-from volseg.errors import ConfigError, DataError
+from volseg.errors import ConfigError, DataError, missing_hint
 from volseg.io.cases import BESIDE_SCANS, Case, list_folder
 from volseg.io.json_files import read_json
 from volseg.io.paths import is_folder
@@ -60,7 +60,7 @@ def find_masks(root: str | Path) -> MaskFolder:
     """
     root = Path(root)
     if not is_folder(root):
-        raise DataError("the folder of masks does not exist", file=root)
+        raise DataError("the folder of masks does not exist", file=root, hint=missing_hint(root))
     cases: dict[str, MaskSource] = {}
     unknown = []
     for entry in list_folder(root):
@@ -74,7 +74,10 @@ def find_masks(root: str | Path) -> MaskFolder:
         name = volume_stem(entry) if source.file is not None else entry.name
         if name in cases:
             raise DataError(
-                f"two masks of the case {name!r}", file=root, found=f"{cases[name].describe()} and {source.describe()}"
+                f"two masks of the case {name!r}",
+                file=root,
+                found=f"{cases[name].describe()} and {source.describe()}",
+                hint="move one of them to another folder",
             )
         cases[name] = source
     maps = {f"{name}{ending[: ending.index('.')]}" for name in cases for ending in (PROBABILITIES, UNCERTAINTY)}
@@ -136,7 +139,7 @@ def read_case_names(file: str | Path) -> list[str]:
         raise ConfigError(
             "the case names cannot be read",
             file=file,
-            found=f"{type(error).__name__}: {error}",
+            found=error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}",
             expected="one case name per line, or a run's splits.json",
         ) from error
 

@@ -20,6 +20,7 @@ from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
 
 PROBLEM = "the weights do not fit the network"
+HINT = "copy the model file again from its source; if that does not help, train the model again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,12 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
         config = _model_config(metadata["config"])
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten; keep the caller's random state
             expected = expected_state(config, plan)
-            check_shapes(read_shapes(path), expected, path, PROBLEM)
+            check_shapes(read_shapes(path), expected, path, PROBLEM, HINT)
             model = build_model(config, plan, device=device, dtype=dtype)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:  # torch: sizes beyond 64 bits
         raise ModelFileError("the model file's settings are not valid", file=path, found=error) from error
     state, _ = read_model(path)
-    check_fit(state, expected, path, PROBLEM)
+    check_fit(state, expected, path, PROBLEM, HINT)
     model.load_state_dict(state, strict=True)
     return Network(model.eval(), plan, postprocessing)
 

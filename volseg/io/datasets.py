@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from volseg.errors import DataError, VolsegError
+from volseg.errors import DataError, VolsegError, missing_hint
 from volseg.io.cases import Case, GridRule, case_name, list_images, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.findings import Finding, errors_of, refuse_errors, report
@@ -108,7 +108,8 @@ def read_dataset(
     root = Path(root)
     is_table = is_file(root) and root.suffix.lower() in table.SUFFIXES
     if not is_folder(root) and not is_table:
-        raise DataError("the dataset folder does not exist", file=root, expected="a folder, or a .csv file")
+        expected, hint = "a folder, or a .csv file", missing_hint(root)
+        raise DataError("the dataset folder does not exist", file=root, expected=expected, hint=hint)
     folder = root.parent if is_table else root
     label_errors: list[DataError] | None = None if strict else []
     description = read_description(folder, label_errors) if is_file(folder / FILE_NAME) else None

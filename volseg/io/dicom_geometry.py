@@ -64,7 +64,8 @@ def arrange(frames: Sequence[Frame], path: Path) -> tuple[list[Frame], Grid]:
     try:
         return frames, Grid((columns, rows, len(frames)), affine)
     except GeometryError as error:
-        raise DataError("the slices have no usable affine", file=path, found=error.problem) from error
+        found, hint = error.in_short, "export the series again"
+        raise DataError("the slices have no usable affine", file=path, found=found, hint=hint) from error
 
 
 def _properties(frame: Frame) -> list[tuple[str, Callable[[Frame], FloatArray], FloatArray | float]]:

@@ -33,7 +33,7 @@ DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*?)[ \t]
 SEGMENTATION = ".seg.nrrd"
 SPACE = re.compile(rb"^(space(?: directions| origin)?): *([^\r\n]*)", re.MULTILINE)
 AXES = re.compile(r"^[ \t]*NDims[ \t]*[=:]?[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
-COMPRESSED = re.compile(r"^(?:CompressedData[ \t]*=[ \t]*T|encoding:[ \t]*(?!raw))", re.MULTILINE | re.IGNORECASE)
+COMPRESSED = re.compile(r"^(?:CompressedData[ \t]*=[ \t]*T|encoding:[ \t]*(?!raw|[ \t]))", re.MULTILINE | re.IGNORECASE)
 
 
 def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -226,7 +226,7 @@ def _grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
         return Grid((shape[0], shape[1], shape[2]), affine)
     except GeometryError as error:
         hint = "write the right spacing and direction into the header"
-        raise DataError("the header has no usable affine", file=path, found=error.problem, hint=hint) from error
+        raise DataError("the header has no usable affine", file=path, found=error.in_short, hint=hint) from error
 
 
 def _check_size(reader: SimpleITK.ImageFileReader, path: Path) -> None:
@@ -238,11 +238,14 @@ def _check_size(reader: SimpleITK.ImageFileReader, path: Path) -> None:
     claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * voxel_bytes
     header = _header_text(path)
     size = _data_path(header, path).stat().st_size
+    end = HEADER_END.search(header.encode("latin-1"))
+    if end is not None and _data_path(header, path) == path:
+        size -= end.end()
     compressed = COMPRESSED.search(header) is not None
     if claimed > size * (DEFLATE_RATIO if compressed else 1):
         found = f"{format_size(size)}{' compressed' if compressed else ''}"
-        problem = "the file is truncated or corrupt: it is shorter than its header says"
-        raise DataError(problem, file=path, found=found, expected=f"{format_size(claimed)} of voxels", hint=HINT)
+        problem, expected = "the file is truncated or corrupt: it is shorter than its header says", format_size(claimed)
+        raise DataError(problem, file=path, found=f"{found} of voxels", expected=expected, hint=HINT)
 
 
 def _header_text(path: Path) -> str:

@@ -74,7 +74,8 @@ def read_json(path: str | Path, what: str, kind: type[VolsegError] = ConfigError
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise kind(f"the {what} file cannot be read", file=path, found=error) from error
+        found = error.strerror or error if isinstance(error, OSError) else error
+        raise kind(f"the {what} file cannot be read", file=path, found=found, hint="check the path") from error
     return parse_json(content, what, path, kind)
 
 
@@ -102,7 +103,8 @@ def parse_json(content: bytes | str, what: str, file: Path, kind: type[VolsegErr
         )
         check_depth(value)
     except (ValueError, RecursionError) as error:
-        raise kind(f"the {what} file is not valid JSON", file=file, found=str(error)[:FOUND_LENGTH]) from error
+        found, hint = str(error)[:FOUND_LENGTH], "correct or restore the file"
+        raise kind(f"the {what} file is not valid JSON", file=file, found=found, hint=hint) from error
     return value
 
 

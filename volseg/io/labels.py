@@ -111,7 +111,8 @@ def make_label_map(labels: Mapping[str, object], file: str | Path | None = None)
         else:
             classes[name] = values
     if not classes:
-        raise DataError("there is no class but the background", file=file, found=dict(labels))
+        expected = 'at least one class, such as {"background": 0, "liver": 1}'
+        raise DataError("there is no class but the background", file=file, found=dict(labels), expected=expected)
     _check_overlaps(classes, ignore, file)
     return LabelMap(classes, ignore, background)
 

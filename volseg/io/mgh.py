@@ -131,4 +131,4 @@ def _grid(header: Header, path: Path) -> Grid:
         with np.errstate(over="ignore", invalid="ignore"):  # sizes beyond float32, which Grid refuses
             return Grid(shape, np.array(header.get_affine(), np.float64))
     except GeometryError as error:
-        raise DataError("the header has no usable affine", file=path, found=error.problem, hint=HINT) from error
+        raise DataError("the header has no usable affine", file=path, found=error.in_short, hint=HINT) from error

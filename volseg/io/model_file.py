@@ -22,7 +22,7 @@ FORMAT = 1
 _KEY = "volseg"
 _REQUIRED = ("config", "plan", "labels")
 _OPTIONAL = ("postprocessing", "versions", "training")
-_HINT = "give a model.safetensors written by tools/train.py"
+_HINT = "give a model.safetensors written by volseg train"
 MODEL_NAME, BEST_NAME = "model.safetensors", "model_best.safetensors"
 """Names in a run folder: the averaged weights of the last step, and those that were best on validation."""
 
@@ -194,4 +194,20 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, found: object) -> ModelFileError:
+    size, stated = path.stat().st_size, _stated_size(path)
+    if stated is not None and size < stated:
+        problem, hint = "the model file is shorter than its header says", "copy it again from its source"
+        return ModelFileError(problem, file=path, found=f"{size} bytes", expected=f"{stated} bytes", hint=hint)
     return ModelFileError("the model file is damaged or not a volseg model", file=path, found=found, hint=_HINT)
+
+
+def _stated_size(path: Path) -> int | None:
+    """Return the size of the file by its header, or ``None`` if that is cut off or damaged."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = parse_json(file.read(min(length, path.stat().st_size)), "model", path, ModelFileError)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return 8 + length + int(max(ends, default=0))
+    except (OSError, ModelFileError, AttributeError, LookupError, TypeError, ValueError):
+        return None

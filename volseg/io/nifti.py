@@ -171,7 +171,7 @@ def _grid(header: Header, path: Path) -> Grid:
         return Grid(shape, affine)
     except GeometryError as error:
         hint = "write the right sform or qform into the header"
-        raise DataError("the header has no usable affine", file=path, found=error.problem, hint=hint) from error
+        raise DataError("the header has no usable affine", file=path, found=error.in_short, hint=hint) from error
 
 
 def header_like(source: Path) -> Header:

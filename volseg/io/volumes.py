@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import DataError, GeometryError, OutputError
+from volseg.errors import DataError, GeometryError, OutputError, missing_hint
 from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
 from volseg.geometry.resample import resample_onto
@@ -225,7 +225,9 @@ def check_path(path: Path) -> None:
     if is_link(path):
         hint = "restore the file it names"
         raise DataError("the link leads to nothing", file=path, found=path.readlink(), hint=hint, kind="dangling-link")
-    raise DataError("the file does not exist", file=str(path)[:LONGEST_PATH], kind="missing-file")
+    raise DataError(
+        "the file does not exist", file=str(path)[:LONGEST_PATH], hint=missing_hint(path), kind="missing-file"
+    )
 
 
 def read_channels(paths: Sequence[str | Path], *, resample: bool = False, tolerance_mm: float = GRID_MM) -> Volume:
@@ -282,7 +284,8 @@ def read_mask(path: str | Path) -> Mask:
 def as_mask(volume: Volume, path: str | Path) -> Mask:
     """Take the volume of a file as labels; errors as in :func:`read_mask`."""
     if len(volume.data) != 1:
-        raise DataError("a mask has one channel", file=path, found=len(volume.data), expected=1, kind="dimensions")
+        found, hint = f"{len(volume.data)} channels", "give a label map: one whole number per voxel"
+        raise DataError("a mask has one channel", file=path, found=found, hint=hint, kind="dimensions")
     values = volume.data[0]
     low, high = (values.min(), values.max()) if values.dtype.itemsize > 2 else (0, 0)
     if max(-float(low), float(high)) > LARGEST_LABEL:
@@ -300,7 +303,8 @@ def _whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
         rounded = np.rint(values)
         wrong = ~(np.abs(values - rounded) <= INTEGRAL)
     if wrong.any():
-        found = f"{values[wrong][0]:g} and {np.count_nonzero(wrong) - 1} more"
+        others = np.count_nonzero(wrong) - 1
+        found = f"{values[wrong][0]:g}" + (f" and {others} more" if others else "")
         hint = "export labels without interpolation, as an integer type"
         problem = "a mask holds values that are not integers"
         raise DataError(problem, file=path, found=found, hint=hint, kind="label-not-integer")
@@ -344,7 +348,7 @@ def image_errors(volume: Volume, paths: Sequence[str | Path]) -> Iterator[DataEr
         elif low == high:
             hint = "check how the image was exported, or remove the case"
             problem = f"the image is empty: all voxels have the same value{which}"
-            yield DataError(problem, file=path, found=low, hint=hint, kind="constant")
+            yield DataError(problem, file=path, found=f"{low:g}", hint=hint, kind="constant")
 
 
 def write_mask(

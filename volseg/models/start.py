@@ -91,7 +91,7 @@ def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
 
     Raises:
         ConfigError: Encoder weights for a network without an encoder.
-        ModelFileError: The file is damaged, or keys are missing, unexpected or of another shape; each is listed.
+        ModelFileError: The file is damaged, or keys are missing, unexpected or of another shape; the first are listed.
     """
     metadata = _volseg_metadata(path)
     if metadata is not None:

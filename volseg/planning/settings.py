@@ -73,7 +73,8 @@ def read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """
     fixed = [key for key in overrides if key in FIXED]
     if fixed:
-        raise ConfigError(f"plan.{fixed[0]} comes from the data set and cannot be overridden")
+        hint = "change the data set"
+        raise ConfigError(f"plan.{fixed[0]} comes from the data set and cannot be overridden", hint=hint)
     check_keys(overrides, FREE, "plan")
     return {key: READERS[key](f"plan.{key}", value) for key, value in overrides.items() if value is not None}
 

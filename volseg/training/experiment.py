@@ -199,7 +199,8 @@ def _run_folder(folder: Path, *, resume: bool, resumed: bool) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError("the output folder cannot be written", file=folder, found=error) from error
+        found, hint = error.strerror or error, "choose another output="
+        raise OutputError("the output folder cannot be written", file=folder, found=found, hint=hint) from error
     with folder_lock(folder, "volseg train"):
         others = sorted({entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {*BEFORE_STEP_1})
         if others and not resume and not {*others} & {*RUN_FILES}:

@@ -148,7 +148,10 @@ def _locked_output(output: Path, shard: Shard | None, run: str, file_name: str |
         tempfile.TemporaryFile(dir=output, prefix=".volseg_").close()  # fails before any scan is predicted
     except OSError as error:
         raise OutputError(
-            "the output folder cannot be written", file=output, found=error, hint="choose another folder"
+            "the output folder cannot be written",
+            file=output,
+            found=error.strerror or error,
+            hint="choose another folder",
         ) from error
     with ExitStack() as stack:
         lock = partial(folder_lock, output, "volseg predict")

@@ -18,6 +18,8 @@ from volseg.models.encoders.slices import SliceEncoder
 
 logger = logging.getLogger(__name__)
 
+LISTED = 10  # most keys of a kind in one message
+
 
 def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -> None:
     """Load a weight file, under any names that the encoder's `official_state` converts, into a slice encoder, in place.
@@ -25,7 +27,7 @@ def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -
     The patch embedding of an RGB network is adapted to the volume's channels.
 
     Raises:
-        ModelFileError: Keys are missing, unexpected, of another shape, or not finite numbers; each is listed.
+        ModelFileError: Keys are missing, unexpected, of another shape, or not finite numbers; the first are listed.
     """
     path = Path(path)
     state, name = encoder.vit.official_state(read_weights(path)), encoder.vit.input_weight
@@ -99,14 +101,16 @@ def check_shapes(
         hint: How to fix it.
 
     Raises:
-        ModelFileError: A key is missing, unexpected or of another shape; each is listed.
+        ModelFileError: A key is missing, unexpected or of another shape; the first are listed.
     """
-    problems = [f"missing {key}" for key in sorted(expected.keys() - shapes.keys())]
-    problems += [f"unexpected {key}" for key in sorted(shapes.keys() - expected.keys())]
-    for key in sorted(expected.keys() & shapes.keys()):
-        if tuple(expected[key].shape) != tuple(shapes[key]):
-            problems.append(f"{key} is {tuple(shapes[key])}, expected {tuple(expected[key].shape)}")
-    _refuse(problems, path, problem, hint)
+    missing = [f"missing {key}" for key in sorted(expected.keys() - shapes.keys())]
+    unexpected = [f"unexpected {key}" for key in sorted(shapes.keys() - expected.keys())]
+    other_shapes = [
+        f"{key} is {tuple(shapes[key])}, expected {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & shapes.keys())
+        if tuple(expected[key].shape) != tuple(shapes[key])
+    ]
+    _refuse([missing, unexpected, other_shapes], path, problem, hint)
 
 
 def check_fit(state: State, expected: State, path: Path, problem: str, hint: str | None = None) -> None:
@@ -120,7 +124,8 @@ def check_fit(state: State, expected: State, path: Path, problem: str, hint: str
         hint: How to fix it.
 
     Raises:
-        ModelFileError: A key is missing, unexpected or of another shape, or its values are invalid; each is listed.
+        ModelFileError: A key is missing, unexpected or of another shape, or its values are invalid; the first are
+            listed.
     """
     check_shapes({key: value.shape for key, value in state.items()}, expected, path, problem, hint)
     problems = []
@@ -129,9 +134,13 @@ def check_fit(state: State, expected: State, path: Path, problem: str, hint: str
             problems.append(f"{key} is {state[key].dtype}, expected floating point")
         elif not state[key].isfinite().all():
             problems.append(f"{key} has values that are not finite")
-    _refuse(problems, path, problem, hint)
+    _refuse([problems], path, problem, hint)
 
 
-def _refuse(problems: Sequence[str], path: Path, problem: str, hint: str | None) -> None:
-    if problems:
-        raise ModelFileError(problem, file=path, found="\n    " + "\n    ".join(problems), hint=hint)
+def _refuse(kinds: Sequence[Sequence[str]], path: Path, problem: str, hint: str | None) -> None:
+    """Raise an error that lists the first keys of each kind, if there are any."""
+    lines = [f"{sum(map(len, kinds))}:"]
+    for keys in kinds:
+        lines += [*keys[:LISTED], *([f"and {len(keys) - LISTED} more"] if len(keys) > LISTED else [])]
+    if len(lines) > 1:
+        raise ModelFileError(problem, file=path, found="\n    ".join(lines), hint=hint)
