@@ -57,7 +57,7 @@ SETTINGS = (
     BadInput("`volseg train` without a configuration", "--config", lambda: command("train")),
     BadInput("`volseg train` without a data set", "data.root",
              lambda: command("train", "--config", demo(), "data.root=null")),
-    BadInput("A word that no setting contains", "lerning", lambda: command("settings", "lerning")),
+    BadInput("A word that no setting contains", "momentum", lambda: command("settings", "momentum")),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from volseg.config.sizes import format_size
 from volseg.errors import ConfigError
 from volseg.inference.sliding.columns import Flips
 from volseg.inference.sliding.windows import Layout
@@ -173,8 +174,8 @@ def _too_little(limits: Needs, needed: Needs) -> ConfigError:
     option = "--max-device-memory" if of_gpu else "--max-memory"
     return ConfigError(
         f"the scan cannot be predicted within so little memory{' of the GPU' if of_gpu else ''}",
-        found=f"a limit of {limit / 1e9:.3g} GB",
-        expected=f"at least {least / 1e9:.3g} GB beside the model, the scan and its mask",
+        found=f"a limit of {format_size(limit)}",
+        expected=f"at least {format_size(least)} beside the model, the scan and its mask",
         hint=f"raise {option}, or predict without --tta{', or with --device cpu' if of_gpu else ''}",
     )
 
