@@ -6,6 +6,7 @@ Importing this module is cheap; a function imports what it needs when it is call
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from volseg.parallel import StageProgress
     from volseg.planning.examine import Examination
     from volseg.planning.plan import Plan
+    from volseg.training.experiment import Experiment
+    from volseg.training.ranks import Ranks
 
 PathLike = str | Path
 
@@ -79,7 +82,8 @@ class TrainingResult:
     Attributes:
         model_file: The trained model.
         folder: The run folder.
-        scores: Scores of the held-out cases, also in ``validation/scores/``; ``None`` if no case is held out.
+        scores: Scores of the held-out cases, also in ``validation/scores/``; ``None`` if no case is held out, and in
+            all processes of ``torchrun`` but the first.
         failed: Held-out cases that could not be predicted; they are not scored.
     """
 
@@ -297,6 +301,8 @@ def train(
 ) -> TrainingResult:
     """Train a model on a data set, then predict and score the held-out cases.
 
+    In a script that ``torchrun`` started, its processes train one model together.
+
     Args:
         config: YAML file, nested mapping or configuration; ``None`` starts from the defaults, or from the resumed run.
         overrides: ``key=value`` strings that override it, such as ``data.root=DIR`` or ``train.max_minutes=30``.
@@ -310,6 +316,7 @@ def train(
         DataError: The data set or one of its cases cannot be used, or changed since the resumed run began.
         ModelFileError: The weight file or the checkpoint cannot be used.
         OutputError: The run folder exists already, or cannot be written.
+        RankLostError: Another process of ``torchrun`` has ended, which shows the error.
     """
     from volseg.config.load import given_values, load_config
     from volseg.config.schema import Config
@@ -325,36 +332,59 @@ def train(
     else:
         settings = load_config(config, overrides)
 
-    from volseg.errors import VolsegError
-    from volseg.training.experiment import prepare
+    from volseg.training.experiment import prepare_together
+    from volseg.training.ranks import joined_ranks
 
-    with prepare(settings, progress, resume=bool(resume)) as experiment:
+    with (
+        joined_ranks(os.environ) as ranks,
+        prepare_together(settings, progress, ranks, resume=bool(resume)) as experiment,
+    ):
         from volseg.training.loop import train as train_model  # takes seconds: what is invalid shows before
 
-        if experiment.measured is not None:
+        if ranks.is_first and experiment.measured is not None:
             from volseg.report.overview import write_overview
 
             write_overview(experiment.folder / "plan.png", experiment.measured)
-        model_file = train_model(experiment, progress)
-        validation, cases = experiment.folder / "validation", experiment.val_cases
-        if not cases:
-            return TrainingResult(model_file=model_file, folder=experiment.folder, scores=None)
-        masks = validation / "masks"
-        summary = predict(model_file, cases, masks, device=settings.device, overwrite=True, progress=progress)
-        failed = tuple(record.case for record in summary.results if record.status == "failed")
-        if len(failed) == len(cases):
-            hint = "the errors are in this file; the model is trained, and volseg predict can use it"
-            raise VolsegError("no held-out case could be predicted", file=summary.path, hint=hint)
-        scores = evaluate(
-            {experiment.folder.name: masks},
-            {case.id: case.label for case in cases if case.label is not None and case.id not in failed},
-            validation / "scores",
-            labels=experiment.plan.label_map,
-            images={case.id: case.images[0] for case in cases},
-            grids=cases[0].grids,
-            progress=progress,
-        )
+        model_file = train_model(experiment, progress, ranks)
+        scores, failed = _score_held_out(experiment, model_file, progress, ranks)
     return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores, failed=failed)
+
+
+def _score_held_out(
+    experiment: Experiment, model_file: Path, progress: StageProgress | None, ranks: Ranks
+) -> tuple[EvaluationResult | None, tuple[str, ...]]:
+    """Predict the held-out cases in all processes of a run, and score them in the first.
+
+    Returns:
+        The scores, and the cases that could not be predicted; in the other processes none.
+
+    Raises:
+        VolsegError: No case could be predicted.
+    """
+    from volseg.errors import VolsegError
+
+    folder, cases, device = experiment.folder / "validation", experiment.val_cases, experiment.config.device
+    if not cases:
+        return None, ()
+    device, masks, shard = ranks.device(device), folder / "masks", ranks.shard
+    summary = predict(model_file, cases, masks, device=device, shard=shard, overwrite=True, progress=progress)
+    own = [record.case for record in summary.results if record.status == "failed"]
+    failed = tuple(case for of_rank in ranks.gathered(own) for case in of_rank)
+    if not ranks.is_first:
+        return None, ()
+    if len(failed) == len(cases):
+        hint = "the errors are in this file; the model is trained, and volseg predict can use it"
+        raise VolsegError("no held-out case could be predicted", file=summary.path, hint=hint)
+    scores = evaluate(
+        {experiment.folder.name: masks},
+        {case.id: case.label for case in cases if case.label is not None and case.id not in failed},
+        folder / "scores",
+        labels=experiment.plan.label_map,
+        images={case.id: case.images[0] for case in cases},
+        grids=cases[0].grids,
+        progress=progress,
+    )
+    return scores, failed
 
 
 def predict(

@@ -16,10 +16,9 @@ import pytest
 from torch import nn
 
 from volseg.cli.main import main
-from volseg.cli.predict import device_of_rank
 from volseg.cli.signals import stops_in_order
 from volseg.errors import ConfigError
-from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank
+from volseg.inference.cohort.shard import TorchrunRank, device_of_rank, torchrun_rank
 from volseg.io.model_file import save_model
 from volseg.planning.plan import Plan
 

@@ -14,7 +14,7 @@ from volseg.config.mask_formats import MASK_FORMATS
 from volseg.config.schema import PRECISIONS
 from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
-from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank, wait_for_all
+from volseg.inference.cohort.shard import TorchrunRank, device_of_rank, torchrun_rank, wait_for_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--probabilities", action="store_true", help="also write the probability of each class (4D NIfTI, large)")
     add("--uncertainty", action="store_true", help="also write a map of the entropy")
     add(
-        "--shard", type=_shard, metavar="I/N", help="predict every N-th scan from the I-th on (0/4 ... 3/4), for N jobs"
+        "--shard", type=_shard, metavar="I/N", help="predict part I of N (0/4 ... 3/4), of about equal size, for N jobs"
     )
     add("--resample-channels", action="store_true", help="resample channels on other grids to that of the first")
     add("--strict", action="store_true", help="fail for scans that are far from all training scans (default: warn)")
@@ -117,15 +117,6 @@ def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
     done, skipped, failed = (summary.count(status) for status in ("done", "skipped", "failed"))
     print(f"{done} predicted, {skipped} skipped (up to date), {failed} failed; see {summary.path}", flush=True)
     return 0 if failed == 0 else 1 if done + skipped else 2
-
-
-def device_of_rank(name: str, rank: TorchrunRank | None) -> str:
-    """Return the device; under torchrun each process has its own GPU, unless one is named."""
-    import torch
-
-    if rank is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
-        return name
-    return f"cuda:{rank.local_rank}"
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bars() -> Iterator[StageProgress | None]:
-    """Yield a callback of (stage, done, in all) that moves a bar; ``None`` if stderr is not a terminal."""
-    if not sys.stderr.isatty():
+def progress_bars(*, enabled: bool = True) -> Iterator[StageProgress | None]:
+    """Yield a callback of (stage, done, in all) that moves a bar; ``None`` if disabled or if stderr is no terminal."""
+    if not enabled or not sys.stderr.isatty():
         yield None
         return
 

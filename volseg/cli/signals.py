@@ -15,14 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stops_in_order(advice: str) -> Iterator[None]:
+def stops_in_order(advice: str | None) -> Iterator[None]:
     """Turn the first signal into an exception in the main thread; ignore further ones while it is handled.
 
     Ctrl-C raises KeyboardInterrupt (exit code 130), SIGTERM raises SystemExit with code 143. A signal that was ignored
     before (``nohup``, a background job) stays ignored. Outside of the main thread nothing changes.
 
     Args:
-        advice: Logged when the block is interrupted.
+        advice: Logged when the block is interrupted, if there is one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,7 +40,8 @@ def stops_in_order(advice: str) -> Iterator[None]:
             signal.signal(number, stop)
         yield
     except (KeyboardInterrupt, SystemExit):
-        logger.warning("stopped: %s", advice)
+        if advice is not None:
+            logger.warning("stopped: %s", advice)
         raise
     finally:
         for number in handled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
 from volseg.cli.signals import stops_in_order
 from volseg.errors import ConfigError
-from volseg.inference.cohort.shard import TorchrunRank, torchrun_rank
+from volseg.inference.cohort.shard import torchrun_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,21 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the exit code is that of the scores of the held-out cases.
+    """Train; the exit code is that of the scores of the held-out cases. Of several processes, the first speaks.
 
     Raises:
         VolsegError: The run cannot start or go on.
         SystemExit: Ctrl-C (130) or SIGTERM (143); the checkpoint of the last finished step is written.
     """
-    refuse_several_devices(torchrun_rank(os.environ))
+    rank = torchrun_rank(os.environ)
+    is_first = rank is None or rank.shard[0] == 0
     if isinstance(args.resume, str) and "=" in args.resume and not Path(args.resume).is_dir():
         args.overrides, args.resume = [args.resume, *args.overrides], True  # --resume key=value
     if args.config is None and not args.resume:
         hint = "for example --config configs/default.yaml, or --resume RUN"
         raise ConfigError("no configuration is given", expected="--config FILE", hint=hint)
     reuse_freed_memory()
+    if not is_first:
+        logging.getLogger().setLevel(logging.WARNING)
     try:
-        with stops_in_order(f"continue with: {resuming_command(args)}"), progress_bars() as progress:
+        advice = f"continue with: {resuming_command(args)}"
+        with stops_in_order(advice if is_first else None), progress_bars(enabled=is_first) as progress:
             result = train(args.config, args.overrides, resume=args.resume, progress=progress)
     except (KeyboardInterrupt, SystemExit) as stop:
         gc.freeze()  # Python's last collection of garbage would take seconds with all libraries of training
@@ -63,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         print_scores(result.scores)
     for case in result.failed:
         print(f"not predicted, not scored: {case}", file=sys.stderr)
-    print(f"model: {result.model_file}")
+    if is_first:
+        print(f"model: {result.model_file}")
     return result.exit_code
 
 
@@ -72,17 +78,3 @@ def resuming_command(args: argparse.Namespace) -> str:
     config = [] if args.config is None else ["--config", args.config]
     run = [args.resume] if isinstance(args.resume, str) else []
     return shlex.join(["volseg", "train", *config, *args.overrides, "--resume", *run])
-
-
-def refuse_several_devices(rank: TorchrunRank | None) -> None:
-    """Check that ``torchrun`` has not started several processes, which would train the same model side by side.
-
-    Raises:
-        ConfigError: It has.
-    """
-    if rank is not None and rank.shard[1] > 1:
-        raise ConfigError(
-            "training on several devices is not supported",
-            found=f"RANK={rank.shard[0]} of WORLD_SIZE={rank.shard[1]}, as torchrun sets them",
-            hint="start volseg train without torchrun; several folds or seeds can train side by side",
-        )

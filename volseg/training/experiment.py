@@ -33,6 +33,7 @@ from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 from volseg.training.inputs import INPUTS_FILE, PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
 from volseg.training.losses import read_class_weights
 from volseg.training.memory import memory_budget
+from volseg.training.ranks import Ranks, share_of_batch
 from volseg.training.resume import CONFIG_FILE, save_config
 from volseg.training.schedule import Budget
 
@@ -85,7 +86,9 @@ class Experiment:
 
 
 @contextmanager
-def prepare(config: Config, progress: StageProgress | None = None, *, resume: bool = False) -> Iterator[Experiment]:
+def prepare(
+    config: Config, progress: StageProgress | None = None, *, resume: bool = False, processes: int = 1
+) -> Iterator[Experiment]:
     """Read the data set, make plan and split, preprocess the training cases and set up the run folder.
 
     The run folder is locked until the block ends.
@@ -94,6 +97,7 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
         config: The configuration.
         progress: Called with the stages ``fingerprint`` and ``preprocess`` and the number of finished and of all cases.
         resume: Continue an interrupted run with its plan and split; without a checkpoint the run starts anew.
+        processes: Number of processes that will share out each batch.
 
     Yields:
         The experiment.
@@ -108,6 +112,8 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
     folder = Path(config.output)
     resumed = resume and has_checkpoint(folder / CHECKPOINTS)
     check_settings(config, resumed=resumed)
+    if config.train.batch_size is not None:
+        share_of_batch(config.train.batch_size, processes)
     if config.data.root is None:
         raise ConfigError("no data set is given", hint="add data.root=FOLDER")
     data = config.data
@@ -119,14 +125,41 @@ def prepare(config: Config, progress: StageProgress | None = None, *, resume: bo
         read_class_weights(config.train.class_weights, dataset.label_map.class_names)
     with (
         _run_folder(folder, resume=resume, resumed=resumed),
-        _experiment(config, dataset, progress, resumed=resumed) as experiment,
+        _experiment(config, dataset, progress, resumed=resumed, processes=processes) as experiment,
     ):
         yield experiment
 
 
 @contextmanager
+def prepare_together(
+    config: Config, progress: StageProgress | None, ranks: Ranks, *, resume: bool = False
+) -> Iterator[Experiment]:
+    """Prepare a run in the first process, which holds the run folder; the others wait and receive the experiment.
+
+    Args:
+        config: The configuration.
+        progress: As in :func:`prepare`.
+        ranks: The processes of the run.
+        resume: As in :func:`prepare`.
+
+    Yields:
+        The experiment.
+
+    Raises:
+        VolsegError: As :func:`prepare`, in the first process.
+        RankLostError: It failed, in the others.
+    """
+    if not ranks.is_first:
+        yield ranks.from_first(None)
+        return
+    with prepare(config, progress, resume=resume, processes=ranks.size) as experiment:
+        ranks.from_first(replace(experiment, measured=None))
+        yield experiment
+
+
+@contextmanager
 def _experiment(
-    config: Config, dataset: Dataset, progress: StageProgress | None, *, resumed: bool
+    config: Config, dataset: Dataset, progress: StageProgress | None, *, resumed: bool, processes: int
 ) -> Iterator[Experiment]:
     """Make plan and split, or read those of the resumed run, and preprocess the training cases.
 
@@ -141,6 +174,7 @@ def _experiment(
         split = {} if errors_of(dataset.findings) else choose_split(dataset, config.data, config.seed)
         plan, measured = _plan(config, dataset, progress)
         config = _with_batch(config, plan)
+        share_of_batch(plan.batch_size, processes)
         plan.save(folder / PLAN_FILE)
         write_json(folder / SPLIT_FILE, split)
         write_inputs(folder, dataset, workers)

@@ -25,6 +25,7 @@ from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
 from volseg.training.pace import Pace
 from volseg.training.provenance import write_provenance
+from volseg.training.ranks import ALONE, RankLostError, Ranks, lost_ranks_named
 from volseg.training.resume import save_config
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches, training_samples
@@ -38,16 +39,19 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 """Steps between lines of the training log."""
+MODEL_FILE = "model.safetensors"
 MOST_FAILURES = 3
 """Steps in a row whose loss or gradient is not finite, after which a run ends."""
 
 
-def train(experiment: Experiment, progress: StageProgress | None = None) -> Path:
+def train(experiment: Experiment, progress: StageProgress | None = None, ranks: Ranks = ALONE) -> Path:
     """Train until the budget is spent. Ctrl-C and SIGTERM end the run after the step, with a checkpoint.
 
     Args:
         experiment: Data, plan and configuration.
         progress: Called with the stage ``train``, finished steps and all steps (``None`` with a limit of time).
+        ranks: The processes of the run. They share out every batch and every validation, and stop after the same step;
+            the first writes all files.
 
     Returns:
         The model file, with the averaged weights.
@@ -59,22 +63,22 @@ def train(experiment: Experiment, progress: StageProgress | None = None) -> Path
         VolsegError: The loss was not finite in three steps in a row, or a worker died; the last checkpoint is from
             before.
     """
-    state = TrainingState(experiment.config, experiment.plan, read_weights=not experiment.resumed)
+    state = TrainingState(experiment.config, experiment.plan, ranks, read_weights=not experiment.resumed)
     run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
-    record = write_provenance(experiment, count_parameters(state.model), state.changes)
-    if state.changes:
-        save_config(experiment.config, experiment.folder)
-    samples = training_samples(experiment, state.model, progress)
-    log, first_step = RunLog(experiment.folder, run.step), run.step
-    with StopSignals() as signals:
+    record = write_start(experiment, state, ranks)
+    samples = training_samples(experiment, state.model, progress, ranks)
+    log, first_step = RunLog(experiment.folder, run.step, writes=ranks.is_first), run.step
+    with StopSignals(ranks) as signals:
         try:
-            for _ in training_steps(experiment, state, run, samples, log, record, signals):
-                if progress is not None:
-                    progress("train", run.step, experiment.config.train.max_steps)
-            with signals.delayed():
-                state.save(experiment.checkpoint_folder, run)
-        except (KeyboardInterrupt, SystemExit):
-            if run.step > first_step and not signals.forced:
+            with lost_ranks_named():
+                for _ in training_steps(experiment, state, run, samples, log, record, signals, ranks):
+                    if progress is not None:
+                        progress("train", run.step, experiment.config.train.max_steps)
+                with signals.delayed():
+                    state.save(experiment.checkpoint_folder, run)
+                signals.agree()
+        except (KeyboardInterrupt, SystemExit, RankLostError):  # the step that a lost process ends changed no weights
+            if run.step > first_step and ranks.is_first and not signals.forced:
                 with signals.delayed():
                     state.save(experiment.checkpoint_folder, run)
                 logger.warning("stopped; the checkpoint of step %d is written", run.step)
@@ -87,8 +91,25 @@ def train(experiment: Experiment, progress: StageProgress | None = None) -> Path
                 found=error,
                 hint="use fewer data.workers, or 0, and continue with --resume",
             ) from error
-    log.close()
-    return write_model(experiment, state.average.model, record, run, "model.safetensors")
+    if ranks.is_first:
+        log.close()
+        write_model(experiment, state.average.model, record, run, MODEL_FILE)
+    ranks.wait()
+    return experiment.folder / MODEL_FILE
+
+
+def write_start(experiment: Experiment, state: TrainingState, ranks: Ranks) -> dict[str, Any]:
+    """Write, in the first process, the provenance of the run and the settings that a resumed run changes.
+
+    Returns:
+        The provenance; empty in the other processes, which write no model.
+    """
+    if not ranks.is_first:
+        return {}
+    record = write_provenance(experiment, count_parameters(state.model), state.changes, ranks.size)
+    if state.changes:
+        save_config(experiment.config, experiment.folder)
+    return record
 
 
 def training_steps(
@@ -99,34 +120,39 @@ def training_steps(
     log: RunLog,
     record: dict[str, Any],
     signals: StopSignals,
+    ranks: Ranks,
 ) -> Iterator[None]:
     """Train step by step, with the log, validations and checkpoints that are due; yield after each step.
 
     A signal interrupts neither a step nor the writing of a checkpoint, but a validation: a resumed run repeats it.
+    Step, time and thus all decisions are the same in all processes.
     """
     settings = experiment.config.train
     budget = Budget.from_config(settings)
     pace = Pace(budget, experiment.batch_size * settings.accumulate, run.step, run.elapsed_s)
     started, saved_s = time.perf_counter() - run.elapsed_s, run.elapsed_s
     if is_validation_due(experiment, run.step) and not log.is_validated(run.step):
-        run_validation(experiment, state, run, log, record, started)
-    for step_batches in batches(samples, experiment.config, run.step):
+        with signals.interruptible():
+            run_validation(experiment, state, run, log, record, started, ranks)
+    for step_batches in batches(samples, experiment.config, run.step, ranks):
         spent = budget.progress(run.step, run.elapsed_s)
         if spent >= 1:
             return
         with signals.delayed():
             outcome = state.step(step_batches, run.step, spent)
             run.step += 1
-            run.elapsed_s = time.perf_counter() - started
+            run.elapsed_s = ranks.largest(time.perf_counter() - started)
             record_outcome(outcome, step_batches, run)
             if run.step % LOG_EVERY == 0 and run.losses:
                 log.train(training_row(run, state.lr), pace.text(run.step, run.elapsed_s))
                 run.losses.clear()
             elif log.is_silent() and run.losses:
                 log.running(training_row(run, state.lr), pace.text(run.step, run.elapsed_s))
+        signals.agree()
         if is_validation_due(experiment, run.step):
             trained_s = run.elapsed_s
-            run_validation(experiment, state, run, log, record, started)
+            with signals.interruptible():
+                run_validation(experiment, state, run, log, record, started, ranks)
             pace.skip(run.elapsed_s - trained_s)
         if is_checkpoint_due(settings, run, saved_s):
             with signals.delayed():
@@ -156,15 +182,21 @@ def is_validation_due(experiment: Experiment, step: int) -> bool:
 
 
 def run_validation(
-    experiment: Experiment, state: TrainingState, run: RunProgress, log: RunLog, record: dict[str, Any], started: float
+    experiment: Experiment,
+    state: TrainingState,
+    run: RunProgress,
+    log: RunLog,
+    record: dict[str, Any],
+    started: float,
+    ranks: Ranks,
 ) -> None:
     """Validate and log; write the weights if they are the best so far and ``train.keep_best`` asks for them."""
     settings = experiment.config.train
-    row = validate(state.average.model, experiment, state.device, settings.validate_cases, log.validating)
-    run.elapsed_s = time.perf_counter() - started
+    row = validate(state.average.model, experiment, state.device, settings.validate_cases, log.validating, ranks)
+    run.elapsed_s = ranks.largest(time.perf_counter() - started)
     if row["val_dice"] > run.best_dice:
         run.best_dice = row["val_dice"]
-        if settings.keep_best:
+        if settings.keep_best and ranks.is_first:
             write_model(experiment, state.average.model, record, run, "model_best.safetensors")
     log.validation({"step": run.step, **row, "elapsed_s": round(run.elapsed_s, 1)})
 

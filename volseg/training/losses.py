@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
 from torch import Tensor, nn
 
 from volseg.config.schema import TrainConfig
 from volseg.errors import ConfigError, suggestion
 from volseg.preprocessing.preprocess import IGNORE
+from volseg.training.ranks import ALONE, Ranks
+
+SMOOTHING = 1e-5
+"""Added to numerator and denominator of Dice, which are 0 for a class that is neither present nor predicted."""
 
 
 class SegmentationLoss(nn.Module):
@@ -22,7 +25,10 @@ class SegmentationLoss(nn.Module):
     as in `torch.nn.CrossEntropyLoss`. The mean of Dice is weighted by class, too. Ignored voxels are left out of all
     sums: they are masked here, because MONAI's own ``ignore_index`` divides the focal loss by another number with it
     than without. The weight of each coarser level is half that of the level before. The loss is computed in float32 in
-    every precision of the network.
+    every precision of the network, or in float64.
+
+    Several processes each compute the part of the loss that their samples add, and its gradients: both add up to those
+    of all samples together. The overlaps of ``batch_dice`` are summed over all processes, and so must be ``totals``.
 
     Source: Isensee et al., nnU-Net, Nature Methods 2021 (Dice + cross-entropy, weights of deep supervision); Lin et
     al., Focal Loss for Dense Object Detection, ICCV 2017.
@@ -33,6 +39,7 @@ class SegmentationLoss(nn.Module):
             the class; otherwise Dice is computed for every patch.
         class_weights: Weight of each class, background first; only their ratios matter. ``None`` weighs all alike.
         focal_gamma: Exponent of the focal loss.
+        ranks: The processes that share out each batch.
     """
 
     class_weights: Tensor | None
@@ -44,13 +51,14 @@ class SegmentationLoss(nn.Module):
         batch_dice: bool = True,
         class_weights: Sequence[float] | None = None,
         focal_gamma: float = 2.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
+        self._batch_dice = batch_dice
+        self._ranks = ranks
         self._terms = kind.split("_")
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights)
-        dice_weights = None if weights is None else weights[1:] / weights[1:].mean()
-        self._dice = DiceLoss(include_background=False, batch=batch_dice, weight=dice_weights)
         self._focal = FocalLoss(use_softmax=True, gamma=focal_gamma, weight=weights, reduction="none")
 
     def forward(
@@ -75,7 +83,7 @@ class SegmentationLoss(nn.Module):
             totals = self.voxel_weights(target, [logits.shape[2:] for logits in outputs])
         level_weights = [0.5**level for level in range(len(outputs))]
         losses = [
-            weight * self._level(logits.float(), target, share, total)
+            weight * self._level(logits.to(torch.promote_types(logits.dtype, torch.float32)), target, share, total)
             for weight, logits, total in zip(level_weights, outputs, totals, strict=True)
         ]
         return torch.stack(losses).sum() / sum(level_weights)
@@ -113,16 +121,33 @@ class SegmentationLoss(nn.Module):
         if term == "focal":  # summed over classes: all but the true one are 0
             focal: Tensor = self._focal(logits, one_hot)
             return focal.sum() / total.clamp(min=torch.finfo().tiny)
-        dice: Tensor = self._dice(logits.softmax(dim=1) * (target != IGNORE)[:, None], one_hot)
-        return dice * share
+        return self._dice(logits.softmax(dim=1) * (target != IGNORE)[:, None], one_hot) * share
+
+    def _dice(self, probabilities: Tensor, one_hot: Tensor) -> Tensor:
+        """Compute soft Dice of the foreground classes from (B, K, D, H, W), both 0 where ignored; as MONAI's DiceLoss.
+
+        MONAI's own has no place where the overlaps of several processes could be summed.
+        """
+        axes = (0, 2, 3, 4) if self._batch_dice else (2, 3, 4)
+        probabilities, one_hot = probabilities[:, 1:], one_hot[:, 1:]
+        overlap = (probabilities * one_hot).sum(axes)
+        sums = torch.stack([overlap, probabilities.sum(axes), one_hot.sum(axes)])  # (3, K - 1) or (3, B, K - 1)
+        overlap, predicted, reference = self._ranks.sum(sums) if self._batch_dice else sums
+        wrong = 0.5 * (predicted - overlap), 0.5 * (reference - overlap)
+        dice = 1 - (2 * overlap + SMOOTHING) / (2 * (overlap + wrong[0] + wrong[1]) + SMOOTHING)
+        if self.class_weights is not None:
+            dice = dice * (self.class_weights[1:] / self.class_weights[1:].mean())
+        mean: Tensor = dice.mean()
+        return mean
 
 
-def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> SegmentationLoss:
+def build_loss(settings: TrainConfig, class_names: Sequence[str], ranks: Ranks = ALONE) -> SegmentationLoss:
     """Build the loss that a configuration describes.
 
     Args:
         settings: The configuration.
         class_names: Names by class index, background first.
+        ranks: The processes that share out each batch.
 
     Raises:
         ConfigError: ``train.class_weights`` do not fit the classes.
@@ -132,6 +157,7 @@ def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> Segmentatio
         batch_dice=settings.batch_dice,
         class_weights=read_class_weights(settings.class_weights, class_names),
         focal_gamma=settings.focal_gamma,
+        ranks=ranks,
     )
 
 

@@ -30,7 +30,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchi
 
 
 def write_provenance(
-    experiment: Experiment, parameters: dict[str, Any], changes: Sequence[Change] = ()
+    experiment: Experiment, parameters: dict[str, Any], changes: Sequence[Change] = (), processes: int = 1
 ) -> dict[str, Any]:
     """Log and store what the run is made with; a resumed run keeps its record and adds how it goes on.
 
@@ -44,8 +44,10 @@ def write_provenance(
     weights_hash = file_sha256(start) if start is not None else None
     precision = training_dtype(config.precision, choose_device(config.device))
     record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
+    record["processes"] = processes
     if former is not None:
-        now = {name: record[name] for name in ("volseg", "commit", "created", "command", "precision", "hardware")}
+        kept = ("volseg", "commit", "created", "command", "precision", "hardware", "processes")
+        now = {name: record[name] for name in kept}
         if now["precision"] != former.get("precision"):
             logger.warning("precision: %s at the start, %s from here on", former.get("precision"), now["precision"])
         now["changes"] = {change.key: [change.before, change.after] for change in changes}

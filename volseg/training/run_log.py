@@ -26,17 +26,20 @@ class RunLog:
     Args:
         folder: Run folder.
         resume_step: Lines of later steps, from an interrupted run, are dropped.
+        writes: Write the files; one of several processes does.
 
     Raises:
         OutputError: A file cannot be written, here and in every method.
     """
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    def __init__(self, folder: Path, resume_step: int, *, writes: bool = True) -> None:
         self._path = folder / "metrics.jsonl"
         self._picture = folder / "progress.png"
         self._rows = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
-        with atomic_file(self._path) as file:
-            file.write("".join(json.dumps(row) + "\n" for row in self._rows).encode())
+        self._writes = writes
+        if writes:
+            with atomic_file(self._path) as file:
+                file.write("".join(json.dumps(row) + "\n" for row in self._rows).encode())
         self._last_line_s = time.monotonic()
 
     def train(self, row: dict[str, Any], pace: str) -> None:
@@ -64,7 +67,8 @@ class RunLog:
         self._write(row)
         text = "step {step}: validation Dice {val_dice:.4f}, HD95 {val_hd95:.2f} mm ({val_cases} cases)"
         self._say(text.format(**row))
-        draw_progress(self._rows, self._picture)
+        if self._writes:
+            draw_progress(self._rows, self._picture)
 
     def is_validated(self, step: int) -> bool:
         """Return whether there is a validation of a step."""
@@ -80,6 +84,8 @@ class RunLog:
 
     def _write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
+        if not self._writes:
+            return
         with _output_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

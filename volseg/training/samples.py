@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from volseg.models.contracts import SegmentationNetwork
 from volseg.parallel import StageProgress, stage_progress
 from volseg.training.experiment import Experiment
 from volseg.training.frozen_encoder import FrozenEncoder
+from volseg.training.ranks import ALONE, Ranks, share_of_batch
 from volseg.training.stop import end_with_parent_only
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,15 @@ ENDLESS = 2**40
 
 
 def training_samples(
-    experiment: Experiment, model: SegmentationNetwork, progress: StageProgress | None
+    experiment: Experiment, model: SegmentationNetwork, progress: StageProgress | None, ranks: Ranks = ALONE
 ) -> Dataset[dict[str, Any]]:
     """Return the run's samples: patches that are cut and augmented on the fly, or variants with stored tokens."""
     config = experiment.config
     if config.data.cache_tokens:
-        return token_samples(experiment, model, progress, samples=ENDLESS)
+        samples = token_samples(experiment, model, progress, samples=ENDLESS) if ranks.is_first else None
+        stored = ranks.from_first(samples)
+        assert stored is not None
+        return stored
     return PatchDataset(
         experiment.train_cases,
         experiment.plan,
@@ -47,18 +51,22 @@ def training_samples(
     )
 
 
-def batches(samples: Dataset[dict[str, Any]], config: Config, first_step: int) -> Iterator[list[dict[str, Any]]]:
+def batches(
+    samples: Dataset[dict[str, Any]], config: Config, first_step: int, ranks: Ranks = ALONE
+) -> Iterator[list[dict[str, Any]]]:
     """Iterate endlessly over the batches of each step, ``train.accumulate`` of them, from ``first_step`` on.
 
-    Sample ``i`` is the same in every resumed run.
+    Sample ``i`` is the same in every resumed run. Several processes share out the samples of each batch in order.
     """
     settings = config.train
     assert settings.batch_size is not None  # `prepare` fills it in from the plan
+    size = share_of_batch(settings.batch_size, ranks.size)
+    first = first_step * settings.batch_size * settings.accumulate + ranks.rank * size
     loader = DataLoader(
         _Reported(samples),
         collate_fn=_collate,
-        batch_size=settings.batch_size,
-        sampler=range(first_step * settings.batch_size * settings.accumulate, ENDLESS),
+        batch_size=size,
+        sampler=(index for start in count(first, settings.batch_size) for index in range(start, start + size)),
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=end_with_parent_only,

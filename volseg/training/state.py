@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +11,21 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor, nn
 
 from volseg.config.load import config_from_dict, config_to_dict
 from volseg.config.schema import Config
 from volseg.device import choose_device, training_dtype
 from volseg.errors import ModelFileError
 from volseg.models.build import build_model, parameter_groups
-from volseg.models.contracts import NetworkPlan
+from volseg.models.contracts import NetworkPlan, SegmentationNetwork
 from volseg.training.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.frozen_encoder import training_inputs
 from volseg.training.losses import build_loss
+from volseg.training.ranks import ALONE, Ranks
 from volseg.training.resume import VALIDATED, Change, changes, log_changes, refuse_changes
 from volseg.training.schedule import learning_rate_factor
 
@@ -49,6 +53,7 @@ class TrainingState:
     Args:
         config: The configuration.
         plan: The plan.
+        ranks: The processes of the run; all have the same state, and the first writes it.
         read_weights: Load the initial weights; not needed before `restore`.
 
     Attributes:
@@ -58,9 +63,10 @@ class TrainingState:
         changes: Settings in which this run differs from the one it was restored from.
     """
 
-    def __init__(self, config: Config, plan: NetworkPlan, *, read_weights: bool = True) -> None:
+    def __init__(self, config: Config, plan: NetworkPlan, ranks: Ranks = ALONE, *, read_weights: bool = True) -> None:
         self._config = config
-        self._fabric = make_fabric(config)
+        self._ranks = ranks
+        self._fabric = make_fabric(config, ranks)
         self.device = self._fabric.device
         torch.manual_seed(config.seed)
         dtype = training_dtype(config.precision, self.device)
@@ -74,9 +80,11 @@ class TrainingState:
             weight_decay=settings.weight_decay,
         )
         self._peaks = [group["lr"] for group in groups]
-        self._network, self._optimizer = self._fabric.setup(self.model, torch.optim.AdamW(groups))
+        self._levels = None if settings.deep_supervision else 1
+        trained = TrainedLevels(self.model, self._levels)
+        self._network, self._optimizer = self._fabric.setup(trained, torch.optim.AdamW(groups))
         self.average = WeightAverage(self.model, settings.ema_decay)
-        self._loss = build_loss(settings, plan.class_names).to(self.device)
+        self._loss = build_loss(settings, plan.class_names, ranks).to(self.device)
         self._saved_step: int | None = None
         self.changes: tuple[Change, ...] = ()
 
@@ -89,21 +97,21 @@ class TrainingState:
         """Run one optimizer step on the gradients of all batches; skip it if loss or gradient is not finite.
 
         Args:
-            batches: Batches of equal size, which together are the batch of this step. Each has ``image`` (B, C, D +
-                2 halo, H, W) and ``label`` (B, D, H, W), on any device; ``tokens`` of the slices (B, D, T, h, w, E) if
-                they are stored.
+            batches: Batches of equal size, which together are the batch of this step; of several processes, the part
+                of each batch that belongs to this one. Each has ``image`` (B, C, D + 2 halo, H, W) and ``label``
+                (B, D, H, W), on any device; ``tokens`` of the slices (B, D, T, h, w, E) if they are stored.
             step: Number of the step; seeds the network's random numbers.
             spent: Completed fraction of the run, 0 to 1; determines the learning rate.
 
         Returns:
-            The loss of all batches together. If it was not finite, weights, their average and the state of the
-            optimizer are unchanged.
+            The loss of all batches of all processes together. If it was not finite, weights, their average and the
+            state of the optimizer are unchanged.
         """
         settings = self._config.train
         factor = learning_rate_factor(spent, settings.warmup_fraction)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        seed_step(self._config.seed, step)
+        seed_step(self._config.seed, step, self._ranks.rank)
         loss = self._gradients(batches)
         norm = self._fabric.clip_gradients(
             self._network, self._optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
@@ -116,29 +124,34 @@ class TrainingState:
         return StepOutcome(loss, norm, is_finite)
 
     def _gradients(self, batches: Sequence[dict[str, Any]]) -> Tensor:
-        """Compute the gradients of the loss of all batches, one batch after the other; return the loss."""
-        levels = None if self._config.train.deep_supervision else 1
+        """Compute the gradients of the loss of all batches, one batch after the other; return the loss.
+
+        The loss of each process is its part of the sum over all. DistributedDataParallel averages the gradients over
+        the processes, after the last batch; times their number this is the gradient of the sum.
+        """
         labels = [batch["label"].to(self.device, non_blocking=True) for batch in batches]
-        sizes = self.model.level_sizes(labels[0].shape[1:])[:levels]
+        sizes = self.model.level_sizes(labels[0].shape[1:])[: self._levels]
         totals = torch.stack([self._loss.voxel_weights(label, sizes) for label in labels]).sum(dim=0)
+        totals, share = self._ranks.sum(totals), 1 / (len(batches) * self._ranks.size)
         losses = []
         self._network.train()
         self._optimizer.zero_grad(set_to_none=True)
-        for batch, label in zip(batches, labels, strict=True):
+        for number, (batch, label) in enumerate(zip(batches, labels, strict=True), start=1):
             image = batch["image"].to(self.device, non_blocking=True)
-            outputs = self._network(image, **training_inputs(batch, self.device))
-            loss = self._loss(outputs[:levels], label, 1 / len(batches), totals)
-            self._fabric.backward(loss)
+            is_last = number == len(batches)
+            with self._fabric.no_backward_sync(self._network, enabled=not is_last):
+                loss = self._loss(self._network(image, **training_inputs(batch, self.device)), label, share, totals)
+                self._fabric.backward(loss * self._ranks.size)
             losses.append(loss.detach())
-        return torch.stack(losses).sum()
+        return self._ranks.sum(torch.stack(losses).sum())
 
     def save(self, folder: Path, progress: RunProgress) -> None:
-        """Write the checkpoint, unless that of this step is the last one.
+        """Write the checkpoint in the first process, unless that of this step is the last one.
 
         Raises:
             OutputError: It cannot be written; those of before are kept.
         """
-        if progress.step == self._saved_step:
+        if progress.step == self._saved_step or not self._ranks.is_first:
             return
         checkpoint = Checkpoint(
             model=self.model.state_dict(),
@@ -158,7 +171,8 @@ class TrainingState:
             ConfigError: The checkpoint is of a run with other settings, of those that may not change.
             ModelFileError: There is none, or all are damaged.
         """
-        checkpoint = load_checkpoint(folder)
+        with self._ranks.first_goes_ahead():  # it renames a damaged file
+            checkpoint = load_checkpoint(folder)
         hint = "restore the checkpoint folder of the run, or choose another output="
         before = config_from_dict(checkpoint.config, origin=folder)
         found = changes(before, self._config)
@@ -180,14 +194,53 @@ class TrainingState:
         return replace(progress, best_dice=best_dice, losses=[loss.to(self.device) for loss in progress.losses])
 
 
-def make_fabric(config: Config) -> Fabric:
-    """Return Lightning Fabric for the device and precision of a run."""
+class TrainedLevels(nn.Module):
+    """A network that returns only the levels that have a loss: DistributedDataParallel waits for the gradients of all.
+
+    Args:
+        model: The network.
+        levels: Number of levels, the finest first; ``None`` for all.
+    """
+
+    def __init__(self, model: SegmentationNetwork, levels: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.levels = levels
+
+    def forward(self, x: Tensor, **inputs: Any) -> Sequence[Tensor]:
+        """Compute the logits of the levels; arguments as those of the network."""
+        return self.model(x, **inputs)[: self.levels]  # type: ignore[no-any-return]
+
+
+def make_fabric(config: Config, ranks: Ranks = ALONE) -> Fabric:
+    """Return Lightning Fabric for the device and precision of a run.
+
+    Raises:
+        ConfigError: The device is not available, or cannot be that of several processes.
+    """
     device = choose_device(config.device)
-    bf16 = training_dtype(config.precision, device) == torch.bfloat16
-    devices: int | list[int] = 1 if device.index is None else [device.index]
-    return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
+    precision: Any = "bf16-mixed" if training_dtype(config.precision, device) == torch.bfloat16 else "32-true"
+    if ranks.size == 1:
+        devices: int | list[int] = 1 if device.index is None else [device.index]
+        return Fabric(accelerator=device.type, devices=devices, precision=precision)
+    ranks.check_device(device)
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of weights with one channel
+    unused = not config.train.deep_supervision  # the heads of coarser levels
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=ranks.local_size,
+        num_nodes=ranks.size // ranks.local_size,
+        strategy=DDPStrategy(find_unused_parameters=unused),
+        plugins=[TorchElasticEnvironment()],
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one optimizer step, so that a resumed run draws the same random numbers."""
-    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch for one optimizer step, so that a resumed run draws the same random numbers.
+
+    Each process draws its own, because its samples are others.
+    """
+    torch.manual_seed((seed * 1_000_003 + step + rank * 2**40) % 2**63)

@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from volseg.parallel import end_with_parent
+from volseg.training.ranks import ALONE, Ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPEAT_S = 1.0
@@ -25,14 +26,21 @@ class StopSignals:
     :meth:`delayed` block. A second one raises at once, wherever the run is. A signal that was ignored before stays
     ignored; outside of the main thread nothing is handled.
 
+    Several processes must stop after the same step, because each waits for the others within a step: there the first
+    signal waits until they agree (:meth:`agree`), except in an :meth:`interruptible` block.
+
+    Args:
+        ranks: The processes of the run.
+
     Attributes:
         forced: A second signal came: the state of the run may be in the middle of a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.forced = False
+        self._ranks = ranks
         self._first_s: float | None = None
-        self._delayed = False
+        self._delayed = ranks.size > 1
         self._pending: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -53,11 +61,31 @@ class StopSignals:
     @contextmanager
     def delayed(self) -> Iterator[None]:
         """Let the first signal wait until the block ends."""
-        self._delayed = True
+        outer, self._delayed = self._delayed, True
         try:
             yield
         finally:
-            self._delayed = False
+            self._delayed = outer
+        if not self._delayed:
+            self._raise_pending()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let signals interrupt a long block in which no process waits for another."""
+        outer, self._delayed = self._delayed, False
+        try:
+            self._raise_pending()
+            yield
+        finally:
+            self._delayed = outer
+
+    def agree(self) -> None:
+        """Stop all processes if one of them got a signal."""
+        if self._ranks.size > 1:
+            self._pending = int(self._ranks.largest(self._pending or 0)) or None
+            self._raise_pending()
+
+    def _raise_pending(self) -> None:
         if self._pending is not None:
             number, self._pending = self._pending, None
             _stop(number)

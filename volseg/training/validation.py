@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from volseg.inference.cohort.shard import shard_of
 from volseg.inference.predictor import Predictor
 from volseg.io.checks import read_label
 from volseg.metrics import case_scores
 from volseg.models.contracts import SegmentationNetwork
 from volseg.parallel import Progress
 from volseg.training.experiment import Experiment
+from volseg.training.ranks import ALONE, Ranks
 
 
 def validate(
@@ -22,15 +24,19 @@ def validate(
     device: torch.device,
     limit: int,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Predict and score the first ``limit`` held-out cases; voxels of the ignore label do not count.
+
+    Several processes share out the cases by size, and all return the result of all cases.
 
     Args:
         model: The network.
         experiment: Held-out cases, plan and postprocessing.
         device: Device of the network.
         limit: Most cases.
-        progress: Called after every case with (done, in all).
+        progress: Called after every case of this process with (done, in all).
+        ranks: The processes of the run.
 
     Returns:
         ``val_dice`` and ``val_hd95`` (mm): means over cases, then over foreground classes; ``val_dice_by_class``;
@@ -41,21 +47,23 @@ def validate(
     cases = experiment.val_cases[:limit]
     tolerance_mm = max(case.grids.tolerance_mm for case in cases)
     predictor = Predictor.from_model(model, plan, device, experiment.postprocessing, tolerance_mm)
-    scores = []
-    for done, case in enumerate(cases, start=1):
+    scores_by_case = {}
+    own_cases = shard_of(cases, ranks.shard)
+    for done, case in enumerate(own_cases, start=1):
         mask = predictor.predict(case.images)
         reference = read_label(case, mask.grid)
-        scores.append(
-            case_scores(
-                mask.labels,
-                reference.labels,
-                reference.grid.spacing_mm,
-                labels,
-                ignore_label=plan.ignore_label,
-            )
+        scores_by_case[case.id] = case_scores(
+            mask.labels,
+            reference.labels,
+            reference.grid.spacing_mm,
+            labels,
+            ignore_label=plan.ignore_label,
         )
         if progress is not None:
-            progress(done, len(cases))
+            progress(done, len(own_cases))
+    for others in ranks.gathered(scores_by_case):
+        scores_by_case |= others
+    scores = [scores_by_case[case.id] for case in cases]
     dice = {name: _mean([score[name]["dice"] for score in scores]) for name in labels}
     hd95 = [_mean([score[name]["hd95"] for score in scores]) for name in labels]
     return {

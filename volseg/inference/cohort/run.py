@@ -26,7 +26,7 @@ from volseg.inference.cohort.records import (
     peak_device_mb,
     peak_rss_mb,
 )
-from volseg.inference.cohort.shard import Shard
+from volseg.inference.cohort.shard import Shard, shard_of
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor, Segmentation
 from volseg.io.atomic import remove_stale, scratch_folder
@@ -73,7 +73,7 @@ def predict_folder(
         split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``.
         probabilities: Also write ``<case>_probabilities.nii``.
         uncertainty: Also write ``<case>_uncertainty.nii.gz``.
-        shard: ``(i, n)`` predicts every n-th case, starting from case i, for n parallel jobs.
+        shard: ``(i, n)`` predicts part i of n, with about as many voxels as the others, for n parallel jobs.
         overwrite: Replace files that volseg wrote with other models, inputs or options.
         strict: A scan that is far from all training scans fails; otherwise this is a warning.
         progress: Called with the number of finished cases and the number of all cases.
@@ -101,8 +101,7 @@ def predict_folder(
     if split_classes:
         check_class_names(predictor.plan.labels)
     outputs.check(cases)
-    if shard is not None:
-        cases = cases[shard[0] :: shard[1]]
+    cases = shard_of(cases, shard)
     # The limits of memory do not change a mask.
     changing: dict[str, object] = {"tta": options.tta, "skip_air": options.skip_air}
     if options.resample_channels:  # absent otherwise, as in the records of earlier versions

@@ -3,21 +3,60 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, VolsegError
+from volseg.io.cases import Case
+from volseg.io.volumes import read_grid
 
 logger = logging.getLogger(__name__)
 
 Shard = tuple[int, int]
-"""(i, n): every n-th case, starting from case i."""
+"""(i, n): part i of n, with about as many voxels as the others."""
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 POLL_S = 0.2
+READ_THREADS = 8
+"""Headers are read at the same time, because a network drive takes long to answer."""
+
+
+def shard_of(cases: Sequence[Case], shard: Shard | None) -> list[Case]:
+    """Return the cases of a shard, in their order; all without a shard.
+
+    The largest scan comes first, each goes to the shard with the fewest voxels so far. Only the headers are read, so
+    that every process comes to the same shards by itself.
+    """
+    if shard is None or len(cases) == 0:
+        return list(cases)
+    index, count = shard
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        sizes = list(pool.map(scan_voxels, cases))
+    return [cases[number] for number in share_out(sizes, count)[index]]
+
+
+def share_out(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Distribute items of given sizes among ``count`` shards; return the numbers of the items of each."""
+    shards: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):  # ties stay in order
+        smallest = min(range(count), key=lambda index: (loads[index], len(shards[index])))
+        shards[smallest].append(number)
+        loads[smallest] += sizes[number]
+    return [sorted(shard) for shard in shards]
+
+
+def scan_voxels(case: Case) -> int:
+    """Return the number of voxels of a scan by its header; 0 if it cannot be read, which shows when it is predicted."""
+    try:
+        return math.prod(read_grid(case.images[0]).shape)
+    except (VolsegError, OSError):
+        return 0
 
 
 @dataclass(frozen=True)
@@ -81,3 +120,12 @@ def wait_for_all(rank: TorchrunRank, environ: Mapping[str, str]) -> None:
             time.sleep(POLL_S)
     except RuntimeError:  # torchrun itself has ended, and so have the other processes
         return
+
+
+def device_of_rank(name: str, rank: TorchrunRank | None) -> str:
+    """Return the device; under torchrun each process has its own GPU, unless one is named."""
+    import torch
+
+    if rank is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    return f"cuda:{rank.local_rank}"
