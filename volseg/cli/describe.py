@@ -19,7 +19,8 @@ HEAD = ("part", "parameters", "trainable", "GMACs", "kept MB", "output strides")
 NOTES = """\
 patch {patch} voxels, {channels} channel(s), {classes} classes, token stride {stride}
 GMACs: one patch in prediction; matrix products, convolutions and attention, not norms, activations or interpolation
-kept MB: activations that autograd keeps of one training batch ({batch} patches) in float32, counted on the meta device;
+kept MB: activations that autograd keeps of one training batch ({batch} patches, shared out among the processes of
+  torchrun) in float32, counted on the meta device;
   the peak also holds weights, gradients, the optimizer's state, the loss and temporary tensors
 training step: about {total} at its peak in float32: {activations} of activations, loss and temporary tensors,
   {weights} of weights and their average, {optimizer} of gradients and the optimizer's state; Python is not counted"""

@@ -234,7 +234,8 @@ class TrainConfig:
     Attributes:
         max_steps: Optimizer steps.
         max_minutes: Minutes of training and validation; preprocessing does not count.
-        batch_size: Patches that pass through the network together; ``null`` takes the plan's.
+        batch_size: Patches that pass through the network together, in all processes of ``torchrun``; ``null`` takes the
+            plan's.
         accumulate: Batches per optimizer step, one after the other: the gradient is that of ``accumulate`` times
             ``batch_size`` patches, in the memory of one batch. Steps are optimizer steps everywhere.
         lr: Peak learning rate of the stem, aggregator and decoder.

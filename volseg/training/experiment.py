@@ -150,7 +150,9 @@ def prepare_together(
         RankLostError: It failed, in the others.
     """
     if not ranks.is_first:
-        yield ranks.from_first(None)
+        received: Experiment | None = ranks.from_first(None)
+        assert received is not None
+        yield received
         return
     with prepare(config, progress, resume=resume, processes=ranks.size) as experiment:
         ranks.from_first(replace(experiment, measured=None))
@@ -174,7 +176,7 @@ def _experiment(
         split = {} if errors_of(dataset.findings) else choose_split(dataset, config.data, config.seed)
         plan, measured = _plan(config, dataset, progress)
         config = _with_batch(config, plan)
-        share_of_batch(plan.batch_size, processes)
+        share_of_batch(config.train.batch_size or plan.batch_size, processes)
         plan.save(folder / PLAN_FILE)
         write_json(folder / SPLIT_FILE, split)
         write_inputs(folder, dataset, workers)
