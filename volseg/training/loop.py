@@ -120,7 +120,7 @@ def training_steps(
     log: RunLog,
     record: dict[str, Any],
     signals: StopSignals,
-    ranks: Ranks,
+    ranks: Ranks = ALONE,
 ) -> Iterator[None]:
     """Train step by step, with the log, validations and checkpoints that are due; yield after each step.
 
