@@ -14,7 +14,7 @@ from volseg.io.cases import list_images
 
 def test_the_largest_items_are_shared_out_first_and_ties_in_order() -> None:
     assert share_out([1, 1, 1, 1], 2) == [[0, 2], [1, 3]]
-    assert share_out([3, 9, 4, 4, 2], 2) == [[0, 1], [2, 3, 4]]
+    assert share_out([3, 9, 4, 4, 2], 2) == [[1, 4], [0, 2, 3]]
     assert share_out([0, 0, 0], 2) == [[0, 2], [1]]
     assert share_out([5], 3) == [[0], [], []]
 
