@@ -289,7 +289,7 @@ def _examine(
     grids = GridRule(grid_tolerance_mm, label_takes_image_grid=accept_header_of == "image")
     cases = read_dataset(dataset, strict=False, grids=grids)
     measured = survey(cases, stage_progress(progress, "fingerprint"), workers=workers)
-    return examine(measured, section.overrides, budget)
+    return examine(measured, section.overrides, budget, section.model)
 
 
 def train(

@@ -17,6 +17,10 @@ class StubPlan:
     num_channels: int = 1
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(f"MR{index}" for index in range(self.num_channels))
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return ("background", *(f"organ{index}" for index in range(1, self.num_classes)))
 

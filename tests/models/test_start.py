@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,8 @@ def model_file(path: Path, config: ModelConfig = CONFIG, plan: StubPlan | None =
     state = {key: value + 0.1 for key, value in build_model(config, plan).state_dict().items()}
     values = {name: 3 * index for index, name in enumerate(plan.class_names)}
     labels = dict(sorted(values.items(), reverse=True))  # in a file any order will do
-    save_model(path, state, {"config": {}, "plan": {}, "labels": labels})
+    settings = {"config": {"model": asdict(config)}, "plan": {"channels": list(plan.channels)}}
+    save_model(path, state, {**settings, "labels": labels})
     return state
 
 
@@ -61,8 +63,8 @@ def test_all_weights_of_a_model_with_the_same_classes(
         state = start(tmp_path / "model.safetensors", config).state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in expected)
-    assert "all weights from" in caplog.text
-    assert "reinitialised" not in caplog.text
+    assert "weights from" in caplog.text
+    assert "anew" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_heads_start_anew_when_the_classes_differ(
     for key, value in state.items():
         assert torch.equal(value, (fresh if key in heads else expected)[key]), key
     (line,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert "reinitialised decoder.heads.0.weight, decoder.heads.0.bias, decoder.heads.1" in line
+    assert "starts anew: decoder.heads.0 (2 tensors), decoder.heads.1 (2 tensors), decoder.heads.2" in line
     assert "has the classes background, left, right; the data set has " + ", ".join(plan.class_names) in line
 
 
@@ -101,26 +103,37 @@ def test_every_decoder_has_a_head_that_can_start_anew(decoder: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("config", "plan", "expected"),
+    ("given", "found", "expected"),
     [
-        (CONFIG, NamedPlan(num_channels=2), "encoder.vit.patch_embed.proj.weight is (32, 2, 14, 14), expected (32, 4,"),
+        ({"adjacent_slices": 1}, "model.adjacent_slices=3", "model.adjacent_slices=1"),
         (
-            replace(CONFIG, adjacent_slices=1),
-            NamedPlan(),
-            "patch_embed.proj.weight is (32, 2, 14, 14), expected (32, 1,",
+            {"aggregator": "none", "stem": False},
+            "model.aggregator=attention, model.stem=true",
+            "model.aggregator=none, model.stem=false",
         ),
-        (replace(CONFIG, aggregator="none"), NamedPlan(), "unexpected aggregator."),
-        (replace(CONFIG, encoder="identity"), NamedPlan(), "and 39 more"),
-        (replace(CONFIG, features=8), NamedPlan(), "decoder.stem.0.0.0.weight is (4, 1, 3, 3, 3), expected (8,"),
+        ({"encoder": "identity"}, "model.encoder=dinov2_s14", "model.encoder=identity"),
+        ({"features": 8}, "model.features=4", "model.features=8"),
+        ({"decoder": "linear"}, "model.decoder=unetr", "model.decoder=linear"),
     ],
 )
-def test_any_other_mismatch_lists_its_keys(tmp_path: Path, config: ModelConfig, plan: NamedPlan, expected: str) -> None:
+def test_another_architecture_is_refused_with_both_values(
+    given: dict[str, Any], found: str, expected: str, tmp_path: Path
+) -> None:
     path = tmp_path / "model.safetensors"
     model_file(path)
-    with pytest.raises(ModelFileError, match="does not fit the network") as error:
-        start(path, config, plan)
-    assert expected in str(error.value)
-    assert str(path) in str(error.value)
+    with pytest.raises(ModelFileError, match="another architecture") as error:
+        start(path, replace(CONFIG, **given))
+    lines = [f"  file: {path}", f"  found: {found}", f"  expected: {expected}"]
+    assert str(error.value).splitlines()[1:4] == lines
+    assert str(error.value).endswith("set " + found.replace(",", ""))
+
+
+def test_an_encoder_with_other_keys_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    model_file(path)
+    monkeypatch.setitem(CATALOGUE, "dinov2_s14", small_entry(width=32, depth=3, heads=2, grid=5))
+    with pytest.raises(ModelFileError, match=r"does not fit the network(.|\n)*missing encoder.vit.blocks.2.attn"):
+        start(path)
 
 
 def test_a_model_is_a_pretrained_start_and_the_encoder_is_adapted_after_it(tmp_path: Path) -> None:
@@ -136,9 +149,14 @@ def test_a_model_is_a_pretrained_start_and_the_encoder_is_adapted_after_it(tmp_p
 def test_damaged_metadata_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     model_file(path)
-    save_file(load_file(path), path, metadata={"volseg": '{"labels": ["a"]}'})
-    with pytest.raises(ModelFileError, match="metadata is damaged"):
+    weights, labels = load_file(path), {"background": 0, "left": 3, "right": 6}
+    save_file(weights, path, metadata={"volseg": '{"labels": ["a"]}'})
+    with pytest.raises(ModelFileError, match="damaged"):
         start(path)
+    for content in ({"config": {}, "plan": {}}, {"config": {"model": asdict(CONFIG)}, "plan": {"channels": []}}):
+        save_model(path, weights, {**content, "labels": labels})
+        with pytest.raises(ModelFileError, match="metadata is damaged"):
+            start(path)
 
 
 def test_encoder_weights_without_an_encoder_are_refused(tmp_path: Path) -> None:

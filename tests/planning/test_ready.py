@@ -62,6 +62,8 @@ def test_cases_that_the_plan_does_not_know_are_named(file: Path, caplog: pytest.
     ("section", "message"),
     [
         ({"file": 3}, "not a file name"),
+        ({"from": 3}, "plan.from is not a file name"),
+        ({"from": "model.safetensors", "file": "plan.json"}, "both set"),
         ({"memory": "lots"}, "plan.memory is not a size"),
         ({"memory": "8GB", "file": "plan.json"}, "both set"),
         ({"memry": "8GB"}, r"did you mean plan\.memory"),

@@ -71,7 +71,7 @@ def build_model(
     network = Segmenter(encoder, aggregator, decoder, plan.spacing_mm, model.adjacent_slices)
     network.pretrained = model.weights not in (None, "random")
     if start is not None:
-        load_start(network, start, plan)
+        network.start = load_start(network, start, model, plan).to_dict()
     if encoder is not None:
         adapt(encoder, model)  # last, because weight files have the keys of an encoder that is not adapted
     return network

@@ -80,6 +80,10 @@ class NetworkPlan(Protocol):
     def num_channels(self) -> int:
         """Image channels (modalities)."""
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the image channels."""
+
 
 class ImageEncoder(nn.Module, ABC):
     """A 2D network that turns images into tokens. A new encoder implements this class.
@@ -179,11 +183,13 @@ class Decoder(nn.Module, ABC):
         multiple: Voxels along D, H and W of which the input is a whole multiple.
         deep_strides: Strides of the extra outputs in training.
         features: Channels at full resolution, for the memory estimate.
+        input_weight: Name of the weight that reads the image channels, ``(E, C, ...)``; ``None`` if none does.
     """
 
     multiple: Stride
     deep_strides: tuple[Stride, ...] = ()
     features: int = 32
+    input_weight: str | None = None
 
     @abstractmethod
     def forward(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -206,6 +212,7 @@ class SegmentationNetwork(nn.Module, ABC):
     Attributes:
         pretrained: Whether the network, or its encoder, started from a file
             (see `volseg.models.build.parameter_groups`).
+        start: What it took over from that file, as plain values; ``None`` with random weights.
     """
 
     encoder: VolumeEncoder | None
@@ -224,6 +231,7 @@ class SegmentationNetwork(nn.Module, ABC):
         self.deep_strides = deep_strides
         self.features = features
         self.pretrained = False
+        self.start: dict[str, Any] | None = None
 
     def forward(
         self, x: torch.Tensor, spacing_mm: SpacingMm | None = None, taps: list[torch.Tensor] | None = None

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from volseg.config.schema import ModelConfig
 from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
-from volseg.io.json_files import parse_json
 from volseg.io.paths import is_file, is_folder
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.download import official_file
-from volseg.models.encoders.weights import check_fit, load_encoder
+from volseg.models.encoders.weights import load_encoder
+from volseg.models.fine_tune import StartRecord, load_model_weights
 from volseg.models.segmenter import Segmenter
-
-logger = logging.getLogger(__name__)
 
 LARGE = 100_000_000
 """Weights from which on a file is compared with its encoder before the encoder is built (400 MB)."""
-HEAD = re.compile(r"decoder\.heads?\.")
-"""Keys of the layers that map features to classes; they have this name in every decoder."""
 
 
 def weight_file(model: ModelConfig) -> Path | None:
@@ -81,21 +72,25 @@ def check_size(path: Path, expected: State) -> None:
         )
 
 
-def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
-    """Load a whole volseg model, or the weights of the encoder, into a network, in place.
+def load_start(network: Segmenter, path: Path, model: ModelConfig, plan: NetworkPlan) -> StartRecord:
+    """Load what fits of a volseg model, or the weights of the encoder, into a network, in place; log it.
 
     Args:
         network: A new network, before its encoder is adapted.
         path: A volseg model file, which has metadata, or an encoder's weight file.
-        plan: The network's plan; a model's heads are loaded only if it has the same classes.
+        model: The network's configuration.
+        plan: The network's plan.
+
+    Returns:
+        What was taken over, what was converted, and what starts anew.
 
     Raises:
         ConfigError: Encoder weights for a network without an encoder.
-        ModelFileError: The file is damaged, or keys are missing, unexpected or of another shape; the first are listed.
+        ModelFileError: The file is damaged or of another architecture; all differences are listed.
     """
     metadata = _volseg_metadata(path)
     if metadata is not None:
-        _load_network(network, path, _class_names(metadata, path), plan.class_names)
+        record = load_model_weights(network, path, metadata, model, plan)
     elif network.encoder is None:
         raise ConfigError(
             "model.weights is an encoder's weight file, but the network has no encoder",
@@ -104,21 +99,12 @@ def load_start(network: Segmenter, path: Path, plan: NetworkPlan) -> None:
         )
     else:
         load_encoder(network.encoder, path, plan.num_channels)
-
-
-def _load_network(network: Segmenter, path: Path, classes: tuple[str, ...], own_classes: tuple[str, ...]) -> None:
-    """Load a whole volseg model; its heads only if its classes are the network's own."""
-    state, own = dict(load_file(path)), network.state_dict()
-    heads = [key for key in own if HEAD.match(key)]
-    if classes != own_classes:
-        state = {key: value for key, value in state.items() if not HEAD.match(key)} | {key: own[key] for key in heads}
-    hint = "use the model settings and the plan of that model, or set model.weights to encoder weights"
-    check_fit(state, own, path, "the model does not fit the network", hint)
-    network.load_state_dict(state, strict=True)
-    logger.info("all weights from %s", path)
-    if classes != own_classes:
-        reason = f"that model has the classes {', '.join(classes)}; the data set has {', '.join(own_classes)}"
-        logger.warning("reinitialised %s: %s", ", ".join(heads), reason)
+        reason = "the file holds the weights of an encoder alone"
+        parts = [name for name, part in network.named_children() if part is not network.encoder and part.state_dict()]
+        taken_over = {"encoder": len(network.encoder.state_dict())}
+        record = StartRecord(file=str(path), taken_over=taken_over, anew=dict.fromkeys(parts, reason))
+    record.log()
+    return record
 
 
 def _volseg_metadata(path: Path) -> str | None:
@@ -130,12 +116,3 @@ def _volseg_metadata(path: Path) -> str | None:
             return (file.metadata() or {}).get("volseg")
     except (SafetensorError, OSError) as error:
         raise ModelFileError("the weight file cannot be read", file=path, found=error) from error
-
-
-def _class_names(metadata: str, path: Path) -> tuple[str, ...]:
-    """Read the classes of a volseg model by index, background first."""
-    try:
-        labels: Mapping[str, Any] = parse_json(metadata, "model", path, ModelFileError)["labels"]
-        return tuple(sorted(labels, key=labels.__getitem__))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError("the model file's metadata is damaged", file=path, found=error) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from volseg.planning import rules
 from volseg.planning.budget import MemoryBudget
 from volseg.planning.derive import make_plan
 from volseg.planning.fingerprint import Fingerprint, Survey
+from volseg.planning.from_model import fields_of_model
 from volseg.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,10 @@ class Examination:
 
 
 def examine(
-    survey: Survey, overrides: Mapping[str, Any] | None = None, budget: MemoryBudget | None = None
+    survey: Survey,
+    overrides: Mapping[str, Any] | None = None,
+    budget: MemoryBudget | None = None,
+    model: str | Path | None = None,
 ) -> Examination:
     """Make the plan of a data set, and find what its cases lose by it.
 
@@ -75,19 +79,34 @@ def examine(
         survey: The data set.
         overrides: Fields of the plan that are set by hand, as in :func:`~volseg.planning.derive.make_plan`.
         budget: Limit of the memory of a training step.
+        model: Model file whose plan gives the fields of :data:`~volseg.planning.from_model.TAKEN`.
 
     Raises:
-        ConfigError: An override is invalid.
+        ConfigError: An override is invalid, or the plan of the model does not fit the data set.
+        ModelFileError: The model file cannot be read.
     """
     dataset, findings = survey.dataset, list(survey.findings)
     plan = None
     if survey.fingerprint is not None:
         try:
-            plan = make_plan(survey.fingerprint, overrides, budget)
+            plan = _plan(survey.fingerprint, dict(overrides or {}), budget, model)
             findings += _losses(dataset, survey.fingerprint, plan)
         except GeometryError as error:
             findings.append(Finding.of_error(error, dataset.root, "voxel-size"))
     return Examination(root=dataset.root, fingerprint=survey.fingerprint, plan=plan, findings=tuple(in_order(findings)))
+
+
+def _plan(
+    fingerprint: Fingerprint, overrides: dict[str, Any], budget: MemoryBudget | None, model: str | Path | None
+) -> Plan:
+    if model is None:
+        return make_plan(fingerprint, overrides, budget)
+    taken = fields_of_model(model, overrides, fingerprint)
+    if budget is not None:  # it decides how many patches fit
+        taken.pop("batch_size", None)
+    plan = make_plan(fingerprint, {**taken, **overrides}, budget)
+    reasons = {key: f"that of the model {model}" for key in taken if overrides.get(key) is None}
+    return replace(plan, reasons={**plan.reasons, **reasons})
 
 
 def check_replaceable(path: str | Path) -> None:

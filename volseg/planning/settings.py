@@ -16,8 +16,8 @@ FIXED = ("version", "dataset", "channels", "labels", "ignore_label", "ranges", "
 """Fields that come from the data set and cannot be overridden."""
 FREE = tuple(key for key in READERS if key not in FIXED)
 """Fields that can be overridden."""
-SOURCES = ("file", "memory")
-"""Keys of the section ``plan`` that are no fields of a plan."""
+SOURCES = {"file": "file", "from": "model", "memory": "memory"}
+"""Keys of the section ``plan`` that are no fields of a plan, and their attributes here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class PlanSettings:
 
     Attributes:
         file: Ready plan of this data set, as ``volseg plan --out`` writes it; the cases are not measured again.
+        model: Model file whose plan gives spacing, intensity, patch and strides; the cases are measured as well, for
+            classes, channels, mirror axes and ranges. For fine-tuning on other data.
         memory: Memory of a training step, for example ``8GB``: patch and batch are the largest that fit. It counts the
             network of this configuration in float32, so the plan depends on the network. Without it a patch has at most
             32 x 128 x 128 voxels, and a batch 2 patches.
@@ -33,6 +35,7 @@ class PlanSettings:
     """
 
     file: str | None
+    model: str | None
     memory: str | None
     overrides: dict[str, Any]
 
@@ -48,9 +51,10 @@ class PlanSettings:
         Raises:
             ConfigError: A field is unknown or fixed, a value has the wrong type, or a size is none.
         """
-        file, memory = section.get("file"), section.get("memory")
-        if not isinstance(file, str | None):
-            raise ConfigError("plan.file is not a file name", found=repr(file))
+        file, model, memory = (section.get(key) for key in ("file", "from", "memory"))
+        for key in ("file", "from"):
+            if not isinstance(section.get(key), str | None):
+                raise ConfigError(f"plan.{key} is not a file name", found=repr(section.get(key)))
         if memory is not None:
             memory = str(memory)
             try:
@@ -60,9 +64,12 @@ class PlanSettings:
         if file is not None and memory is not None:
             hint = "omit one of them; volseg plan --memory writes a plan that fits"
             raise ConfigError("plan.file and plan.memory are both set", hint=hint)
+        if file is not None and model is not None:
+            hint = "omit one of them: plan.file is a plan of this data set, plan.from a model of another one"
+            raise ConfigError("plan.file and plan.from are both set", hint=hint)
         check_keys([key for key in section if key not in FIXED], (*SOURCES, *FREE), "plan")
         overrides = {key: value for key, value in section.items() if key not in SOURCES}
-        return cls(file=file, memory=memory, overrides=read_overrides(overrides))
+        return cls(file=file, model=model, memory=memory, overrides=read_overrides(overrides))
 
 
 def read_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +93,8 @@ def plan_settings(word: str = "") -> list[Setting]:
         word: Only fields whose key or meaning contains this, in any case.
     """
     sources = [
-        Setting(key=f"plan.{name}", type="str | None", default="null", meaning=attribute_docs(PlanSettings)[name])
-        for name in SOURCES
+        Setting(key=f"plan.{key}", type="str | None", default="null", meaning=attribute_docs(PlanSettings)[name])
+        for key, name in SOURCES.items()
     ]
     rows = [
         Setting(key=f"plan.{name}", type=Plan.__annotations__[name], default="by its rule", meaning=meaning)

@@ -24,6 +24,7 @@ from volseg.parallel import StageProgress, stage_progress
 from volseg.planning.examine import FILE_NAME as FINDINGS
 from volseg.planning.examine import examine, write_findings
 from volseg.planning.fingerprint import Fingerprint, survey
+from volseg.planning.from_model import plan_of_model
 from volseg.planning.plan import Plan
 from volseg.planning.ready import ready_plan
 from volseg.planning.settings import PlanSettings
@@ -196,8 +197,10 @@ def _plan(config: Config, dataset: Dataset, progress: StageProgress | None) -> t
     settings = PlanSettings.read(config.plan | batch)
     if settings.file is not None:
         return ready_plan(settings.file, settings.overrides, dataset), None
+    if settings.model is not None:
+        plan_of_model(settings.model, len(dataset.channels))  # before the cases are measured, which takes time
     measured = survey(dataset, stage_progress(progress, "fingerprint"), workers=config.data.workers)
-    examination = examine(measured, settings.overrides, memory_budget(config, settings))
+    examination = examine(measured, settings.overrides, memory_budget(config, settings), settings.model)
     plan = examination.checked()
     write_findings(Path(config.output) / FINDINGS, examination.findings)
     return plan, examination.fingerprint

@@ -106,7 +106,7 @@ def write_start(experiment: Experiment, state: TrainingState, ranks: Ranks) -> d
     """
     if not ranks.is_first:
         return {}
-    record = write_provenance(experiment, count_parameters(state.model), state.changes, ranks.size)
+    record = write_provenance(experiment, count_parameters(state.model), state.changes, ranks.size, state.model.start)
     if state.changes:
         save_config(experiment.config, experiment.folder)
     return record

@@ -6,7 +6,7 @@ import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,9 +30,20 @@ _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchi
 
 
 def write_provenance(
-    experiment: Experiment, parameters: dict[str, Any], changes: Sequence[Change] = (), processes: int = 1
+    experiment: Experiment,
+    parameters: dict[str, Any],
+    changes: Sequence[Change] = (),
+    processes: int = 1,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Log and store what the run is made with; a resumed run keeps its record and adds how it goes on.
+
+    Args:
+        experiment: Data, plan and configuration.
+        parameters: Total and trainable parameters of the model and of its parts.
+        changes: Settings in which a resumed run differs.
+        processes: Processes that train together.
+        start: What the network took over from a weight file, and what starts anew.
 
     Raises:
         ConfigError: The record of the resumed run is missing or damaged.
@@ -40,11 +51,12 @@ def write_provenance(
     config, path = experiment.config, experiment.folder / "provenance.json"
     logger.info("parameters: %s", parameter_text(parameters))
     former = read_provenance(path) if experiment.resumed else None
-    start = weight_file(config.model) if former is None else None
-    weights_hash = file_sha256(start) if start is not None else None
+    weights = weight_file(config.model) if former is None else None
+    weights_hash = file_sha256(weights) if weights is not None else None
     precision = training_dtype(config.precision, choose_device(config.device))
     record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
     record["processes"] = processes
+    record["start"] = start
     if former is not None:
         kept = ("volseg", "commit", "created", "command", "precision", "hardware", "processes")
         now = {name: record[name] for name in kept}

@@ -130,6 +130,7 @@ class UnetrDecoder(Decoder):
             )
             for level in range(levels if stem else 0)
         ).apply(_initialise)
+        self.input_weight = "stem.0.0.0.weight" if stem else None
         self.tap_levels = assign_taps(len(taps), levels)
         self.fusions = nn.ModuleDict()
         for level, indices in self.tap_levels.items():
