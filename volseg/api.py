@@ -1,4 +1,4 @@
-"""The Python interface: plan, check, train, predict, evaluate, convert, download and load.
+"""The Python interface: plan, check, train, crossval, predict, evaluate, convert, download and load.
 
 The commands call these functions.
 Importing this module is cheap; a function imports what it needs when it is called.
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from volseg.config.schema import Config
+    from volseg.crossvalidation.folds import Fold
+    from volseg.evaluation.choose_postprocessing import Choice
     from volseg.evaluation.results import Evaluation
     from volseg.inference.cohort.records import Summary
     from volseg.inference.predictor import Predictor
@@ -96,6 +98,33 @@ class TrainingResult:
     def exit_code(self) -> int:
         """That of the scores, and at least 1 if a held-out case could not be predicted."""
         return max(self.scores.exit_code if self.scores is not None else 0, 1 if self.failed else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossvalResult:
+    """A finished cross-validation.
+
+    Attributes:
+        folder: Its folder, which is also the ensemble that :func:`predict` and :func:`load` take.
+        folds: Numbers of the folds of the ensemble.
+        scores: Scores of all out-of-fold masks together, also in ``validation/``; with the chosen postprocessing as a
+            second method, if there is one.
+        fold_table: Mean scores of each fold and of all cases, as text.
+        choice: The chosen postprocessing, and what was tried.
+        failed: Held-out cases that could not be predicted; they are not scored.
+    """
+
+    folder: Path
+    folds: tuple[int, ...]
+    scores: EvaluationResult
+    fold_table: str
+    choice: Choice
+    failed: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """That of the scores, and at least 1 if a held-out case could not be predicted."""
+        return max(self.scores.exit_code, 1 if self.failed else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +416,122 @@ def _score_held_out(
     return scores, failed
 
 
+def crossval(
+    config: PathLike | Mapping[str, Any] | Config,
+    overrides: Sequence[str] = (),
+    *,
+    folds: Sequence[int] | None = None,
+    collect: bool = False,
+    progress: StageProgress | None = None,
+) -> CrossvalResult:
+    """Train the folds one after another, score all out-of-fold masks together, and choose the postprocessing.
+
+    The folder ``output`` holds a run folder ``fold_0`` ... for each fold. Called again, finished folds are kept and
+    interrupted ones resume. Afterwards the folder is an ensemble that :func:`predict` takes.
+
+    Args:
+        config: YAML file, nested mapping or configuration.
+        overrides: ``key=value`` strings that override it.
+        folds: Numbers of the folds; ``None`` takes all.
+        collect: Train nothing: all folds are finished.
+        progress: Called as by :func:`train`, with the fold before the stage: ``fold 0: train``; then with the stages
+            ``postprocessing`` and ``evaluate``.
+
+    Raises:
+        ConfigError: As :func:`train`; there is no such fold, or with ``collect`` one is not finished.
+        DataError: As :func:`train`; or the splits changed since the first fold began.
+        ModelFileError: As :func:`train`.
+        OutputError: The folder holds something else, or another process works there.
+        VolsegError: Some folds could not be trained; the others are.
+    """
+    from volseg.config.load import load_config
+    from volseg.config.schema import Config
+
+    _check_type("config", config, str, Path, Mapping, Config)
+    _check_overrides(overrides)
+    settings = load_config(config, overrides)
+
+    from volseg.crossvalidation.out_of_fold import VALIDATION, link_masks, require_finished, write_postprocessed
+    from volseg.crossvalidation.results import store_choice, write_fold_scores
+    from volseg.crossvalidation.setup import prepare_folds
+    from volseg.evaluation.choose_postprocessing import choose_postprocessing
+    from volseg.parallel import stage_progress
+
+    with prepare_folds(settings, folds, progress, collect=collect) as crossval:
+        if not collect:
+            _train_folds(crossval.folds, progress)
+        require_finished(crossval.folds)
+        predicted, failed = link_masks(crossval)
+        label_map, workers = crossval.plan.label_map, settings.data.workers
+        choice_progress = stage_progress(progress, "postprocessing")
+        choice = choose_postprocessing(predicted, label_map, workers=workers, progress=choice_progress)
+        methods = {"out of fold": predicted[0].mask.parent}
+        postprocessed = write_postprocessed(crossval, predicted, choice.postprocessing)
+        if postprocessed is not None:
+            methods["postprocessed"] = postprocessed
+        cases = [one.case for one in predicted]
+        scores = evaluate(
+            methods,
+            {case.id: case.label for case in cases if case.label is not None},
+            crossval.folder / VALIDATION,
+            labels=label_map,
+            images={case.id: case.images[0] for case in cases},
+            grids=cases[0].grids,
+            workers=workers,
+            progress=progress,
+        )
+        table = write_fold_scores(scores.evaluation, crossval.folds, crossval.folder / VALIDATION)
+        store_choice(crossval, choice)
+        return CrossvalResult(
+            folder=crossval.folder,
+            folds=tuple(fold.number for fold in crossval.folds),
+            scores=scores,
+            fold_table=table,
+            choice=choice,
+            failed=failed,
+        )
+
+
+def _train_folds(folds: Sequence[Fold], progress: StageProgress | None) -> None:
+    """Train the folds that are not finished.
+
+    A fold whose training fails for a reason of its own does not stop the others; what concerns all of them does.
+
+    Raises:
+        VolsegError: Some folds could not be trained; each is named.
+    """
+    import logging
+
+    from volseg.errors import VolsegError
+
+    logger, failures = logging.getLogger(__name__), list[str]()
+    for fold in folds:
+        lacks = fold.lacks()
+        if lacks is None:
+            logger.info("fold %d is finished: %s", fold.number, fold.folder)
+            continue
+        logger.info("fold %d: %s; training in %s", fold.number, lacks, fold.folder)
+        try:
+            train(fold.config, resume=fold.has_run_files, progress=_progress_of_fold(progress, fold.number))
+        except VolsegError as error:
+            if type(error) is not VolsegError:  # settings, data, model files and disks are those of all folds
+                raise
+            logger.error("fold %d: %s", fold.number, error)
+            failures.append(f"fold {fold.number}: {error}")
+    if failures:
+        raise VolsegError(
+            f"{len(failures)} of {len(folds)} folds could not be trained",
+            found="\n    ".join(["", *failures]),
+            hint="the others are finished; the same command tries again",
+        )
+
+
+def _progress_of_fold(progress: StageProgress | None, number: int) -> StageProgress | None:
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"fold {number}: {stage}", done, total)
+
+
 def predict(
     model: PathLike | Sequence[PathLike] | Predictor,
     scans: PathLike | Sequence[Any],
@@ -414,7 +559,7 @@ def predict(
     model, scan and options are skipped.
 
     Args:
-        model: Model file or run folder, several for an ensemble, or a loaded model.
+        model: Model file, run folder or folder of a cross-validation, several for an ensemble, or a loaded model.
         scans: A scan, a folder of scans, a list file (``.txt``), or cases (:class:`volseg.io.cases.Case`).
         output: Folder of the masks; or, for one scan, a file such as ``x.nii.gz``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -636,7 +781,8 @@ def load(model: PathLike | Sequence[PathLike], device: str = "auto", precision: 
     """Read a trained model, or several whose probabilities are averaged.
 
     Args:
-        model: A ``model.safetensors`` written by training, or its run folder; or several.
+        model: A ``model.safetensors`` written by training, its run folder, or the folder of a cross-validation; or
+            several.
         device: ``auto``, ``cpu``, ``cuda``, ...
         precision: ``32``, ``bf16``, or ``auto``: bf16 on GPUs that compute in it, float32 on CPUs.
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from volseg.config.schema import DataConfig
-from volseg.data.split_rules import choose_split
+from volseg.data.split_rules import choose_all_splits, choose_split
 from volseg.data.splits import make_splits, nnunet_splits
 from volseg.errors import ConfigError, DataError
 from volseg.io.datasets import Case, Dataset
@@ -160,3 +160,12 @@ def test_shots_are_taken_from_the_training_cases_by_the_runs_seed(dataset: Datas
     assert all({*split["train"]} < {*whole["train"]} and split["val"] == whole["val"] for split in few)
     assert len({tuple(split["train"]) for split in few}) > 1
     assert len({split["sha256"] for split in [whole, *few]}) > 2
+
+
+def test_all_splits_are_those_of_the_folds_and_none_twice(dataset: Dataset) -> None:
+    splits = choose_all_splits(dataset, DataConfig(), 0)
+    assert splits == {fold: choose_split(dataset, DataConfig(fold=fold), 0) for fold in range(5)}
+    few = replace(dataset, cases=dataset.cases[:3])
+    assert list(choose_all_splits(few, DataConfig(), 0)) == [0, 1, 2]  # folds 3 and 4 repeat them
+    held_out = [name for split in choose_all_splits(few, DataConfig(), 0).values() for name in split["val"]]
+    assert sorted(held_out) == NAMES[:3]

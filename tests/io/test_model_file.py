@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from volseg.errors import ModelFileError, OutputError
-from volseg.io.model_file import read_metadata, read_model, save_model
+from volseg.io.model_file import model_files_of, read_metadata, read_model, save_model
 
 METADATA: dict[str, Any] = {
     "config": {"model": {"encoder": "tiny"}},
@@ -171,3 +171,16 @@ def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.Monke
 def test_a_folder_that_cannot_be_made(path: Path) -> None:
     with pytest.raises(OutputError):
         save_model(path / "below a file" / "m.safetensors", {"weight": torch.zeros(1)}, METADATA)
+
+
+def test_folds_in_a_folder_are_an_ensemble(path: Path, tmp_path: Path) -> None:
+    for number in (10, 2):
+        (tmp_path / "cv" / f"fold_{number}").mkdir(parents=True)
+        (tmp_path / "cv" / f"fold_{number}" / "model.safetensors").write_bytes(path.read_bytes())
+    assert [file.parent.name for file in model_files_of(tmp_path / "cv")] == ["fold_2", "fold_10"]
+    (tmp_path / "cv" / "crossval.json").write_text('{"members": [10]}')
+    assert [file.parent.name for file in model_files_of(tmp_path / "cv")] == ["fold_10"]
+    for damaged in ('{"members": ["10"]}', "[]", "{"):
+        (tmp_path / "cv" / "crossval.json").write_text(damaged)
+        with pytest.raises(ModelFileError, match=r"crossval\.json"):
+            model_files_of(tmp_path / "cv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -46,3 +47,12 @@ def stops_in_order(advice: str | None) -> Iterator[None]:
     finally:
         for number in handled:
             signal.signal(number, previous[number] or signal.SIG_DFL)
+
+
+def exit_after(stop: KeyboardInterrupt | SystemExit) -> SystemExit:
+    """Return the end of a command that was stopped in order, with the code 130 for Ctrl-C or that of the signal.
+
+    How to continue stays the last line.
+    """
+    gc.freeze()  # Python's last collection of garbage would take seconds with all libraries of training
+    return SystemExit(130) if isinstance(stop, KeyboardInterrupt) else SystemExit(stop.code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import shlex
@@ -14,7 +13,7 @@ from volseg.api import train
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
-from volseg.cli.signals import stops_in_order
+from volseg.cli.signals import exit_after, stops_in_order
 from volseg.errors import ConfigError
 from volseg.inference.cohort.shard import torchrun_rank
 
@@ -61,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
         with stops_in_order(advice if is_first else None), progress_bars(enabled=is_first) as progress:
             result = train(args.config, args.overrides, resume=args.resume, progress=progress)
     except (KeyboardInterrupt, SystemExit) as stop:
-        gc.freeze()  # Python's last collection of garbage would take seconds with all libraries of training
-        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
-        raise SystemExit(code) from None  # how to continue stays the last line
+        raise exit_after(stop) from None
     if result.scores is not None:
         print_scores(result.scores)
     for case in result.failed:

@@ -49,12 +49,31 @@ def choose_split(dataset: Dataset, config: DataConfig, seed: int) -> dict[str, A
     if config.fold not in folds:
         numbers = ", ".join(map(str, folds))
         raise ConfigError(f"{rule}: there is no such fold", found=f"data.fold={config.fold}", expected=numbers)
-    split = folds[config.fold]
-    train = choose_shots(split["train"], config.shots, seed)
     logger.info("split: %s; fold %s of %s", rule, config.fold, ", ".join(map(str, folds)))
-    _log_left_out(dataset, split, config.fold)
-    lists = {"train": train, "val": sorted(split["val"])}
-    return {"fold": config.fold, "rule": rule, "sha256": split_sha256(lists), **lists}
+    _log_left_out(dataset, folds[config.fold], config.fold)
+    return _record(folds, config.fold, rule, config.shots, seed)
+
+
+def choose_all_splits(dataset: Dataset, config: DataConfig, seed: int) -> dict[int, dict[str, Any]]:
+    """Return the splits of all folds that hold out cases, each as :func:`choose_split` gives it.
+
+    Folds that repeat others, as with fewer than five patients, are left out. ``config.fold`` has no meaning here.
+
+    Raises:
+        ConfigError: The split file cannot be used, or there are fewer training cases than shots.
+        DataError: As :func:`choose_split`.
+    """
+    patients, source = _patients(dataset, config.patient_pattern)
+    folds, rule = _folds(dataset, config, patients, source)
+    splits = {fold: _record(folds, fold, rule, config.shots, seed) for fold in folds if isinstance(fold, int)}
+    first = {tuple(split["val"]): fold for fold, split in reversed(splits.items())}
+    return {fold: splits[fold] for fold in sorted(first.values())}
+
+
+def _record(folds: Folds, fold: Fold, rule: str, shots: int | None, seed: int) -> dict[str, Any]:
+    """Return a split as written to ``splits.json``."""
+    lists = {"train": choose_shots(folds[fold]["train"], shots, seed), "val": sorted(folds[fold]["val"])}
+    return {"fold": fold, "rule": rule, "sha256": split_sha256(lists), **lists}
 
 
 def _folds(dataset: Dataset, config: DataConfig, patients: Mapping[str, str] | None, source: str) -> tuple[Folds, str]:

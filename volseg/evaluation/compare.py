@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from volseg.evaluation.results import Evaluation
-from volseg.metrics.statistics import Array, bootstrap_means, holm, interval, wilcoxon_p
+from volseg.metrics.statistics import RESAMPLES, SEED, Array, bootstrap_means, holm, interval, wilcoxon_p
 from volseg.metrics.table import METRICS
 
 TIE = 1e-9  # differences up to this are rounding errors
@@ -42,18 +43,36 @@ def _compare(
 ) -> dict[str, Any]:
     """Compare ``a`` minus ``b`` over the cases in which both are defined."""
     difference = evaluation.values(a, metric) - evaluation.values(b, metric)
-    difference[np.abs(difference) <= TIE] = 0.0
+    return compare_paired(difference, evaluation.classes, higher, resamples, seed)
+
+
+def compare_paired(
+    difference: Array, classes: Sequence[str], higher: bool, resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, Any]:
+    """Summarize the differences of two methods: mean, bootstrap interval, signed-rank test, wins, ties and losses.
+
+    Args:
+        difference: Scores of one method minus those of the other, shape (cases, classes); NaN is skipped.
+        classes: Names of the classes.
+        higher: Whether a higher score is better.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        ``classes``: name -> its numbers, and ``mean_over_classes``.
+    """
+    difference = np.where(np.abs(difference) <= TIE, 0.0, difference)
     defined = np.logical_not(np.isnan(difference)).any(axis=0).reshape(-1)
     means = bootstrap_means(difference, resamples, seed)
     lows, highs = interval(means)
     p_values = [
         wilcoxon_p(column) if has_pairs else math.nan for column, has_pairs in zip(difference.T, defined, strict=True)
     ]
-    classes = {
+    by_class = {
         name: {**_paired(difference[:, i], lows[i], highs[i], higher), "wilcoxon_p": p_values[i], "holm_p": corrected}
-        for i, (name, corrected) in enumerate(zip(evaluation.classes, holm(p_values), strict=True))
+        for i, (name, corrected) in enumerate(zip(classes, holm(p_values), strict=True))
     }
-    return {"classes": classes, "mean_over_classes": _over_classes(difference[:, defined], means[:, defined], higher)}
+    return {"classes": by_class, "mean_over_classes": _over_classes(difference[:, defined], means[:, defined], higher)}
 
 
 def _over_classes(difference: Array, means: Array, higher: bool) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class Grid:
         return d, h, w
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel, ml."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
     def orientation(self) -> str:
         """Three letters: the anatomical direction in which each index grows, e.g. ``"LAS"``.
 

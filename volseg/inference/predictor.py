@@ -31,7 +31,7 @@ from volseg.inference.sliding.windows import Layout
 from volseg.inference.timing import StageTimer
 from volseg.io.cases import list_images
 from volseg.io.checks import check_channels
-from volseg.io.model_file import model_file_of
+from volseg.io.model_file import model_files_of
 from volseg.io.volumes import GRID_MM, check_image, read_channels
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
@@ -107,7 +107,9 @@ class Predictor:
 
     @classmethod
     def from_file(cls, path: ModelFiles, device: str | torch.device = "auto", precision: str = "auto") -> Predictor:
-        """Read a model file, or several whose probabilities are averaged; a run folder stands for its model.
+        """Read a model file, or several whose probabilities are averaged.
+
+        A run folder stands for its model, and the folder of a cross-validation for those of its folds.
 
         Args:
             path: The file, or several.
@@ -118,7 +120,8 @@ class Predictor:
             ModelFileError: A file is missing, damaged, not a model file, or inconsistent.
             ConfigError: The device or precision is not available, or the models have different classes or channels.
         """
-        paths = [model_file_of(Path(one)) for one in ([path] if isinstance(path, str | Path) else path)]
+        given = [path] if isinstance(path, str | Path) else path
+        paths = [file for one in given for file in model_files_of(Path(one))]
         device = choose_device(device)
         networks = [read_network(one, device, prediction_dtype(precision, device)) for one in paths]
         check_ensemble(networks, paths)

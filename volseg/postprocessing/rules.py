@@ -90,6 +90,15 @@ class Postprocessing:
             "fill_holes": list(self.fill_holes),
         }
 
+    def joined(self, other: Postprocessing) -> Postprocessing:
+        """Return the steps of both; of two minimum volumes of a class the larger."""
+        volumes = {name: max(ml, self.min_volume_ml.get(name, 0.0)) for name, ml in other.min_volume_ml.items()}
+        return Postprocessing(
+            largest_component=tuple(dict.fromkeys((*self.largest_component, *other.largest_component))),
+            min_volume_ml={**self.min_volume_ml, **volumes},
+            fill_holes=tuple(dict.fromkeys((*self.fill_holes, *other.fill_holes))),
+        )
+
     def apply(self, mask: Mask, labels: Mapping[str, int]) -> tuple[Mask, list[dict[str, Any]]]:
         """Postprocess a mask.
 
@@ -104,7 +113,7 @@ class Postprocessing:
         """
         if self == Postprocessing():
             return mask, []
-        voxel_ml = float(abs(np.linalg.det(mask.grid.affine[:3, :3]))) / 1000
+        voxel_ml = mask.grid.voxel_ml
         voxels = mask.labels.copy()
         changes = self._remove(voxels, labels, voxel_ml) + self._fill(voxels, labels)
         record = [

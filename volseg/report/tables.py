@@ -139,11 +139,11 @@ def _method_table(name: str, method: Mapping[str, Any]) -> str:
     header = ["class", "n", *(metric.column_title for metric in HEADLINE), "missed", "spurious", "both empty"]
     rows = [header]
     for class_name, scores in method["classes"].items():
-        values = [_with_interval(scores[metric.name], metric.digits) for metric in HEADLINE]
+        values = [with_interval(scores[metric.name], metric.digits) for metric in HEADLINE]
         counts = [str(scores[f"n_{status}"]) for status in ("missed", "spurious", "both_empty")]
         rows.append([class_name, str(scores["dice"]["n"]), *values, *counts])
     headline = method["headline"]
-    values = [_with_interval(headline[metric.name], metric.digits) for metric in HEADLINE]
+    values = [with_interval(headline[metric.name], metric.digits) for metric in HEADLINE]
     counts = [
         str(sum(scores[f"n_{status}"] for scores in method["classes"].values()))
         for status in ("missed", "spurious", "both_empty")
@@ -163,13 +163,14 @@ def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
         for name, paired in [*entry["classes"].items(), ("mean over classes", entry["mean_over_classes"])]:
             p = paired.get("holm_p", paired["wilcoxon_p"])
             counts = [str(paired[key]) for key in ("wins", "ties", "losses")]
-            difference = _with_interval({"mean": paired["mean_difference"], **paired}, metric.digits)
+            difference = with_interval({"mean": paired["mean_difference"], **paired}, metric.digits)
             pair = f"{entry['a']} − {entry['b']}"
             rows.append([pair, metric.name, name, str(paired["n"]), difference, p_text(p), *counts])
     return aligned_table(rows)
 
 
-def _with_interval(scores: Mapping[str, Any], digits: int) -> str:
+def with_interval(scores: Mapping[str, Any], digits: int) -> str:
+    """Return ``mean`` and ``ci95`` of a score as text: ``0.861 [0.842, 0.879]``."""
     low, high = scores["ci95"]
     mean = number_text(scores["mean"], digits)
     return mean if low is None else f"{mean} [{number_text(low, digits)}, {number_text(high, digits)}]"

@@ -115,12 +115,7 @@ def prepare(
     check_settings(config, resumed=resumed)
     if config.train.batch_size is not None:
         share_of_batch(config.train.batch_size, processes)
-    if config.data.root is None:
-        raise ConfigError("no data set is given", hint="add data.root=FOLDER")
-    data = config.data
-    grids = GridRule(data.grid_tolerance_mm, label_takes_image_grid=data.accept_header_of == "image")
-    ready = PlanSettings.read(config.plan).file is not None
-    dataset = read_dataset(config.data.root, strict=resumed or ready, grids=grids)
+    dataset = dataset_of(config, resumed=resumed)
     Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
     if dataset.label_map.classes:
         read_class_weights(config.train.class_weights, dataset.label_map.class_names)
@@ -129,6 +124,21 @@ def prepare(
         _experiment(config, dataset, progress, resumed=resumed, processes=processes) as experiment,
     ):
         yield experiment
+
+
+def dataset_of(config: Config, *, resumed: bool) -> Dataset:
+    """Find the cases of a configuration's data set; without a plan to make, what is wrong with them is an error here.
+
+    Raises:
+        ConfigError: No data folder is given.
+        DataError: The data set cannot be used.
+    """
+    data = config.data
+    if data.root is None:
+        raise ConfigError("no data set is given", hint="add data.root=FOLDER")
+    grids = GridRule(data.grid_tolerance_mm, label_takes_image_grid=data.accept_header_of == "image")
+    ready = PlanSettings.read(config.plan).file is not None
+    return read_dataset(data.root, strict=resumed or ready, grids=grids)
 
 
 @contextmanager
@@ -175,7 +185,7 @@ def _experiment(
     else:
         # before the cases are read, which takes time; a data set with missing files is refused below, with all findings
         split = {} if errors_of(dataset.findings) else choose_split(dataset, config.data, config.seed)
-        plan, measured = _plan(config, dataset, progress)
+        plan, measured = plan_of(config, dataset, progress)
         config = _with_batch(config, plan)
         share_of_batch(config.train.batch_size or plan.batch_size, processes)
         plan.save(folder / PLAN_FILE)
@@ -191,8 +201,21 @@ def _experiment(
         yield Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed, measured)
 
 
-def _plan(config: Config, dataset: Dataset, progress: StageProgress | None) -> tuple[Plan, Fingerprint | None]:
-    """Read the ready plan, or measure the cases, write the findings and make a plan."""
+def plan_of(config: Config, dataset: Dataset, progress: StageProgress | None) -> tuple[Plan, Fingerprint | None]:
+    """Read the ready plan of a configuration, or measure the cases, write the findings and make a plan.
+
+    Args:
+        config: The configuration; the findings are written to its ``output``.
+        dataset: The data set.
+        progress: Called with the stage ``fingerprint``.
+
+    Returns:
+        The plan, and what was measured; ``None`` for a ready plan.
+
+    Raises:
+        ConfigError: The ready plan does not fit the data set.
+        DataError: Some cases cannot be used.
+    """
     batch = {} if config.train.batch_size is None else {"batch_size": config.train.batch_size}
     settings = PlanSettings.read(config.plan | batch)
     if settings.file is not None:
