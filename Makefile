@@ -11,7 +11,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "volseg needs Python 3.10 or newer, this is " + sys.version'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,dicom]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,dicom,tensorboard]'
 	touch $@
 
 # Packages of the documentation site, installed on the first `make docs` only; afterwards it needs no network.

@@ -20,6 +20,7 @@ BASELINES = ("dynunet",)
 HEADERS = (None, "image")
 PRECISIONS = ("auto", "32", "bf16")
 LOSSES = ("dice_ce", "dice_focal", "dice", "ce", "focal")
+LOGGERS = (None, "tensorboard", "mlflow", "wandb")
 FROZEN = ("frozen", "linear")
 """Adaptations that do not change the encoder."""
 
@@ -256,7 +257,11 @@ class TrainConfig:
         validate_cases: Most cases of a validation during training, 0 for none; the final one uses all held-out cases.
         checkpoint_every: Most steps between checkpoints.
         checkpoint_minutes: Most minutes of training and validation between checkpoints; ``None`` counts steps alone.
-        keep_best: Also write the weights of the best validation as ``model_best.safetensors``.
+        keep_best: Also write the weights of the best validation as ``model_best.safetensors``. They are chosen on the
+            held-out cases, whose scores are optimistic then; the model file says so.
+        stop_after: Validations without a better mean Dice after which training ends; ``null`` spends the whole budget.
+            The held-out cases then decide the length, so their scores are optimistic; the model file says so.
+        logger: Copy the numbers of the log to ``tensorboard``, ``mlflow`` or ``wandb``, each an extra of this name.
     """
 
     max_steps: int | None = None
@@ -281,15 +286,21 @@ class TrainConfig:
     checkpoint_every: int = 250
     checkpoint_minutes: float | None = 5.0
     keep_best: bool = False
+    stop_after: int | None = None
+    logger: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_minutes", "batch_size", "accumulate", "lr", "clip_norm"):
             _positive(f"train.{name}", getattr(self, name))
-        for name in ("validate_every", "checkpoint_every", "checkpoint_minutes"):
+        for name in ("validate_every", "checkpoint_every", "checkpoint_minutes", "stop_after"):
             _positive(f"train.{name}", getattr(self, name))
         for name in ("weight_decay", "encoder_lr_scale", "validate_cases", "focal_gamma"):
             _positive(f"train.{name}", getattr(self, name), zero=True)
         _one_of("train.loss", self.loss, LOSSES)
+        _one_of("train.logger", self.logger, LOGGERS)
+        if self.stop_after is not None and self.validate_cases == 0:
+            hint = "set train.validate_cases, or train.stop_after=null"
+            raise ConfigError("train.stop_after needs validations", found="train.validate_cases=0", hint=hint)
         self._check_class_weights()
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError("train.warmup_fraction is out of range", found=self.warmup_fraction, expected="0 to 1")
@@ -374,9 +385,10 @@ class Config:
         _one_of("precision", self.precision, PRECISIONS)
         if not 0 <= self.seed < 2**63:
             raise ConfigError("seed is out of range", found=self.seed, expected="0 <= seed < 2**63")
-        if self.data.fold == "all" and self.train.keep_best:
-            hint = "set train.keep_best=false, or a fold"
-            raise ConfigError("train.keep_best needs held-out cases", found="data.fold=all", hint=hint)
+        for name, off in (("keep_best", False), ("stop_after", None)):
+            if self.data.fold == "all" and getattr(self.train, name) != off:
+                hint = f"set train.{name}={'false' if off is False else 'null'}, or a fold"
+                raise ConfigError(f"train.{name} needs held-out cases", found="data.fold=all", hint=hint)
         if self.data.cache_tokens:
             _check_token_cache(self.model)
 

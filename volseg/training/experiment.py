@@ -32,6 +32,7 @@ from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 from volseg.training.inputs import INPUTS_FILE, PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
+from volseg.training.loggers import check_logger
 from volseg.training.losses import read_class_weights
 from volseg.training.memory import memory_budget
 from volseg.training.ranks import Ranks, share_of_batch
@@ -243,6 +244,7 @@ def check_settings(config: Config, *, resumed: bool) -> None:
         ModelFileError: The weight file does not exist, or cannot be downloaded.
     """
     Budget.from_config(config.train)
+    check_logger(config.train.logger)
     device = choose_device(config.device)
     check_attention(config.model, device, training_dtype(config.precision, device))
     if not resumed:

@@ -23,6 +23,8 @@ from volseg.models.lora import merged_state
 from volseg.parallel import StageProgress
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
+from volseg.training.loggers import open_logger
+from volseg.training.over_time import ValidationSlices
 from volseg.training.pace import Pace
 from volseg.training.provenance import write_provenance
 from volseg.training.ranks import ALONE, RankLostError, Ranks, lost_ranks_named
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 LOG_EVERY = 20
 """Steps between lines of the training log."""
 MODEL_FILE = "model.safetensors"
+WEIGHTS_SELECTED = "these weights were the best on the validated cases, so the scores of these cases are optimistic"
+LENGTH_SELECTED = "the validated cases decided when training ended, so the scores of these cases are optimistic"
 MOST_FAILURES = 3
 """Steps in a row whose loss or gradient is not finite, after which a run ends."""
 
@@ -67,7 +71,8 @@ def train(experiment: Experiment, progress: StageProgress | None = None, ranks: 
     run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
     record = write_start(experiment, state, ranks)
     samples = training_samples(experiment, state.model, progress, ranks)
-    log, first_step = RunLog(experiment.folder, run.step, writes=ranks.is_first), run.step
+    tracker = open_logger(experiment.config, experiment.folder) if ranks.is_first else None
+    log, first_step = RunLog(experiment.folder, run.step, writes=ranks.is_first, tracker=tracker), run.step
     with StopSignals(ranks) as signals:
         try:
             with lost_ranks_named():
@@ -93,7 +98,8 @@ def train(experiment: Experiment, progress: StageProgress | None = None, ranks: 
             ) from error
     if ranks.is_first:
         log.close()
-        write_model(experiment, state.average.model, record, run, MODEL_FILE)
+        selection = LENGTH_SELECTED if is_stalled(experiment.config.train, log) else None
+        write_model(experiment, state.average.model, record, run, MODEL_FILE, selection)
     ranks.wait()
     return experiment.folder / MODEL_FILE
 
@@ -138,13 +144,17 @@ def training_steps(
         spent = budget.progress(run.step, run.elapsed_s)
         if spent >= 1:
             return
+        if is_stalled(settings, log):
+            logger.warning("stopped after %d validations without improvement; %s", settings.stop_after, LENGTH_SELECTED)
+            return
         with signals.delayed():
             outcome = state.step(step_batches, run.step, spent)
             run.step += 1
             run.elapsed_s = ranks.largest(time.perf_counter() - started)
             record_outcome(outcome, step_batches, run)
             if run.step % LOG_EVERY == 0 and run.losses:
-                log.train(training_row(run, state.lr), pace.text(run.step, run.elapsed_s))
+                pace_text = pace.text(run.step, run.elapsed_s)
+                log.train(training_row(run, state.lr, pace.step_s), pace_text)
                 run.losses.clear()
             elif log.is_silent() and run.losses:
                 log.running(training_row(run, state.lr), pace.text(run.step, run.elapsed_s))
@@ -174,6 +184,11 @@ def is_checkpoint_due(settings: TrainConfig, run: RunProgress, saved_s: float) -
     return by_time or run.step % settings.checkpoint_every == 0
 
 
+def is_stalled(settings: TrainConfig, log: RunLog) -> bool:
+    """Return whether ``train.stop_after`` validations brought no improvement."""
+    return settings.stop_after is not None and log.without_improvement() >= settings.stop_after
+
+
 def is_validation_due(experiment: Experiment, step: int) -> bool:
     """Return whether a validation follows a step; without cases to validate on there is none."""
     settings = experiment.config.train
@@ -192,13 +207,18 @@ def run_validation(
 ) -> None:
     """Validate and log; write the weights if they are the best so far and ``train.keep_best`` asks for them."""
     settings = experiment.config.train
-    row = validate(state.average.model, experiment, state.device, settings.validate_cases, log.validating, ranks)
+    slices = ValidationSlices(experiment.folder / "validation", run.step, experiment.plan.orientation)
+    cases, show = settings.validate_cases, slices.show if ranks.is_first else None
+    row = validate(state.average.model, experiment, state.device, cases, log.validating, ranks, show)
     run.elapsed_s = ranks.largest(time.perf_counter() - started)
     if row["val_dice"] > run.best_dice:
         run.best_dice = row["val_dice"]
         if settings.keep_best and ranks.is_first:
-            write_model(experiment, state.average.model, record, run, "model_best.safetensors")
+            logger.info("model_best.safetensors is of step %d; %s", run.step, WEIGHTS_SELECTED)
+            write_model(experiment, state.average.model, record, run, "model_best.safetensors", WEIGHTS_SELECTED)
     log.validation({"step": run.step, **row, "elapsed_s": round(run.elapsed_s, 1)})
+    if ranks.is_first:
+        slices.write()
 
 
 def record_outcome(outcome: StepOutcome, step_batches: Sequence[dict[str, Any]], run: RunProgress) -> None:
@@ -229,14 +249,22 @@ def record_outcome(outcome: StepOutcome, step_batches: Sequence[dict[str, Any]],
         )
 
 
-def training_row(run: RunProgress, lr: float) -> dict[str, Any]:
+def training_row(run: RunProgress, lr: float, step_s: float | None = None) -> dict[str, Any]:
     """Return one line of the training log: the mean loss of the steps that no line holds yet."""
     loss = round(torch.stack(run.losses).mean().item(), 6)
-    return {"step": run.step, "loss": loss, "lr": lr, "skipped": run.skipped, "elapsed_s": round(run.elapsed_s, 2)}
+    row = {"step": run.step, "loss": loss, "lr": lr, "skipped": run.skipped, "elapsed_s": round(run.elapsed_s, 2)}
+    return row if step_s is None else {**row, "step_s": round(step_s, 4)}
 
 
-def write_model(experiment: Experiment, model: nn.Module, record: dict[str, Any], run: RunProgress, name: str) -> Path:
-    """Write a model file into the run folder.
+def write_model(
+    experiment: Experiment,
+    model: nn.Module,
+    record: dict[str, Any],
+    run: RunProgress,
+    name: str,
+    selection: str | None = None,
+) -> Path:
+    """Write a model file into the run folder; ``selection`` says how the held-out cases had a part in its weights.
 
     It holds what prediction needs: LoRA's matrices merged into the weights they belong to, and the configuration of
     that network. ``training`` keeps the one it was trained as, and its parameter counts.
@@ -249,7 +277,7 @@ def write_model(experiment: Experiment, model: nn.Module, record: dict[str, Any]
         "labels": experiment.plan.labels,
         "postprocessing": experiment.postprocessing.to_dict(),
         "versions": {"volseg": __version__, "torch": torch.__version__},
-        "training": {**record, "model": asdict(trained), **run.numbers()},
+        "training": {**record, "model": asdict(trained), **run.numbers(), "selection": selection},
     }
     save_model(path, merged_state(model), metadata)
     return path

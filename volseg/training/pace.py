@@ -13,6 +13,9 @@ class Pace:
         patches_per_step: Samples per step.
         step: Finished steps.
         elapsed_s: Seconds of training and validation so far.
+
+    Attributes:
+        step_s: Seconds per step before the last `text`; ``None`` without a new step.
     """
 
     def __init__(self, budget: Budget, patches_per_step: int, step: int, elapsed_s: float) -> None:
@@ -20,6 +23,7 @@ class Pace:
         self._patches_per_step = patches_per_step
         self._first = self._last = (step, elapsed_s)
         self._skipped_s = 0.0
+        self.step_s: float | None = None
 
     def skip(self, seconds: float) -> None:
         """Leave a validation out of the speed; the remaining time counts it."""
@@ -37,6 +41,7 @@ class Pace:
         """
         parts = [f"{self._budget.progress(step, elapsed_s):.0%}"]
         steps, seconds = step - self._last[0], elapsed_s - self._last[1] - self._skipped_s
+        self.step_s = seconds / steps if steps > 0 else None
         if steps > 0 and seconds > 0:
             parts.append(f"{steps * self._patches_per_step / seconds:.1f} samples/s")
         left_s = self._left_s(step, elapsed_s)

@@ -35,6 +35,8 @@ MAY_CHANGE = {
     "train.validate_every": "validation changes no weights",
     "train.validate_cases": "validation changes no weights; the best score starts anew",
     "train.keep_best": "it writes one file more",
+    "train.stop_after": "the end of a run; weights up to there are the same",
+    "train.logger": "it copies the log",
     "train.checkpoint_every": "checkpoints change no weights",
     "train.checkpoint_minutes": "checkpoints change no weights",
 }

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from volseg.errors import OutputError
 from volseg.io.atomic import HINT, atomic_file
+from volseg.training.loggers import tracked_numbers
 from volseg.training.pace import duration
+from volseg.training.progress_picture import draw_progress
+
+if TYPE_CHECKING:
+    from lightning_fabric.loggers.logger import Logger
 
 logger = logging.getLogger(__name__)
 
@@ -27,23 +33,25 @@ class RunLog:
         folder: Run folder.
         resume_step: Lines of later steps, from an interrupted run, are dropped.
         writes: Write the files; one of several processes does.
+        tracker: Logger that gets a copy of every row.
 
     Raises:
         OutputError: A file cannot be written, here and in every method.
     """
 
-    def __init__(self, folder: Path, resume_step: int, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, resume_step: int, *, writes: bool = True, tracker: Logger | None = None) -> None:
         self._path = folder / "metrics.jsonl"
         self._picture = folder / "progress.png"
         self._rows = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
         self._writes = writes
+        self._tracker = tracker
         if writes:
             with atomic_file(self._path) as file:
                 file.write("".join(json.dumps(row) + "\n" for row in self._rows).encode())
         self._last_line_s = time.monotonic()
 
     def train(self, row: dict[str, Any], pace: str) -> None:
-        """Record a training step: ``step, loss, lr, skipped, elapsed_s``; the pace is for the line of text."""
+        """Record a training step: ``step, loss, lr, skipped, elapsed_s, step_s``; the pace is for the line of text."""
         self._write(row)
         self.running(row, pace)
 
@@ -74,9 +82,18 @@ class RunLog:
         """Return whether there is a validation of a step."""
         return any(row["step"] == step and "val_dice" in row for row in self._rows)
 
+    def without_improvement(self) -> int:
+        """Return how many validations there were since the best one; those of other cases do not count."""
+        rows = [row for row in self._rows if "val_dice" in row]
+        dice = [row["val_dice"] for row in rows if row.get("val_cases") == rows[-1].get("val_cases")]
+        scores = [-1.0 if math.isnan(value) else value for value in dice]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
     def close(self) -> None:
-        """Draw the last picture."""
+        """Draw the last picture and close the tracker."""
         draw_progress(self._rows, self._picture)
+        if self._tracker is not None:
+            self._tracker.finalize("success")
 
     def _say(self, text: str) -> None:
         logger.info("%s", text)
@@ -88,6 +105,8 @@ class RunLog:
             return
         with _output_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if self._tracker is not None:
+            self._tracker.log_metrics(tracked_numbers(row), row["step"])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -109,28 +128,6 @@ def _is_complete(row: dict[str, Any]) -> bool:
     numbers = [row[name] for name in ("loss", "lr", "val_dice") if name in row]
     plain = all(type(value) in (int, float) for value in numbers)
     return plain and ("val_dice" in row or {"loss", "lr"} <= row.keys())
-
-
-def draw_progress(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw loss, validation Dice and learning rate over steps."""
-    from matplotlib.figure import Figure
-
-    train = [row for row in rows if "loss" in row]
-    val = [row for row in rows if "val_dice" in row]
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    loss_axes, dice_axes, lr_axes = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1))
-    loss_axes.plot([row["step"] for row in train], [row["loss"] for row in train], color="tab:blue")
-    loss_axes.set_ylabel("training loss")
-    dice_axes.plot([row["step"] for row in val], [row["val_dice"] for row in val], "o-", color="tab:green")
-    dice_axes.set_ylabel("validation Dice")
-    dice_axes.set_ylim(0, 1)
-    lr_axes.plot([row["step"] for row in train], [row["lr"] for row in train], color="tab:gray")
-    lr_axes.set_ylabel("learning rate")
-    lr_axes.set_xlabel("step")
-    for axes in (loss_axes, dice_axes, lr_axes):
-        axes.grid(alpha=0.3)
-    with _output_errors(path):
-        figure.savefig(path, dpi=110)
 
 
 @contextmanager

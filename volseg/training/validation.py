@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 import torch
 
+from volseg.geometry.volume import Mask
 from volseg.inference.cohort.shard import shard_of
 from volseg.inference.predictor import Predictor
+from volseg.io.cases import Case
 from volseg.io.checks import read_label
 from volseg.metrics import case_scores
 from volseg.models.contracts import SegmentationNetwork
 from volseg.parallel import Progress
 from volseg.training.experiment import Experiment
 from volseg.training.ranks import ALONE, Ranks
+
+ShowMask = Callable[[Case, Mask, Mask], None]
 
 
 def validate(
@@ -25,6 +30,7 @@ def validate(
     limit: int,
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
+    show: ShowMask | None = None,
 ) -> dict[str, Any]:
     """Predict and score the first ``limit`` held-out cases; voxels of the ignore label do not count.
 
@@ -37,6 +43,7 @@ def validate(
         limit: Most cases.
         progress: Called after every case of this process with (done, in all).
         ranks: The processes of the run.
+        show: Called with every case of this process, its reference and its mask.
 
     Returns:
         ``val_dice`` and ``val_hd95`` (mm): means over cases, then over foreground classes; ``val_dice_by_class``;
@@ -59,6 +66,8 @@ def validate(
             labels,
             ignore_label=plan.ignore_label,
         )
+        if show is not None:
+            show(case, reference, mask)
         if progress is not None:
             progress(done, len(own_cases))
     for others in ranks.gathered(scores_by_case):
