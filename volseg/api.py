@@ -368,13 +368,15 @@ def train(
         joined_ranks(os.environ) as ranks,
         prepare_together(settings, progress, ranks, resume=bool(resume)) as experiment,
     ):
+        from volseg.device import deterministic_algorithms
         from volseg.training.loop import train as train_model  # takes seconds: what is invalid shows before
 
         if ranks.is_first and experiment.measured is not None:
             from volseg.report.overview import write_overview
 
             write_overview(experiment.folder / "plan.png", experiment.measured)
-        model_file = train_model(experiment, progress, ranks)
+        with deterministic_algorithms(settings.deterministic):
+            model_file = train_model(experiment, progress, ranks)
         scores, failed = _score_held_out(experiment, model_file, progress, ranks)
     return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores, failed=failed)
 

@@ -1,6 +1,10 @@
-"""Devices that a network runs on, and their precision."""
+"""Devices that a network runs on, their precision, and deterministic algorithms."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -79,3 +83,29 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
             hint="set precision=auto or precision=32",
         )
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Let torch choose deterministic algorithms in a block, so that a GPU repeats a computation bitwise.
+
+    An operation that has none on the device runs nevertheless, and torch names it in a warning. A CPU repeats its
+    results without this. cuBLAS reads its setting from the environment when it is first used, which must be later.
+
+    Args:
+        enabled: Otherwise nothing changes.
+    """
+    if not enabled:
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.deterministic, cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = flags

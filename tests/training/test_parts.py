@@ -70,8 +70,8 @@ def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"metrics\.jsonl(.|\n)*No space left"):
         log.train(row, "50%")
-    (tmp_path / "progress.png").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"progress\.png(.|\n)*No space left"):
+    (tmp_path / "progress.png").mkdir()
+    with pytest.raises(OutputError, match=r"progress\.png"):
         log.close()
 
 

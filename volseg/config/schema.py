@@ -367,6 +367,7 @@ class Config:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: Precision of training. ``auto`` is bf16 on hardware that computes in it (most GPUs, CPUs with AMX),
             otherwise float32.
+        deterministic: Repeat a run bitwise on a GPU too, with slower algorithms; a CPU does so without.
         plan: Overrides of the plan's fields.
     """
 
@@ -374,6 +375,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    deterministic: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     plan: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)

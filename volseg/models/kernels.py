@@ -18,6 +18,16 @@ SHORT = 64
 """Tokens up to which the whole attention matrix is faster in bf16 on a CPU; it is smaller than the tokens there."""
 
 
+def mean_of_slices(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Average groups of ``count`` slices: ``(B, C, D, H, W)`` -> ``(B, C, D / count, H, W)``.
+
+    The gradient of torch's pooling is not deterministic on CUDA; a plain mean replaces it where that matters.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        return x.unflatten(2, (-1, count)).mean(dim=3)  # type: ignore[no-untyped-call, no-any-return]
+    return F.avg_pool3d(x, (count, 1, 1))
+
+
 def prefers_matrix_attention(query: torch.Tensor, key: torch.Tensor) -> bool:
     """Return whether two matrix products are faster than torch's fused attention: short sequences in bf16 on a CPU.
 

@@ -114,6 +114,8 @@ class SegmentationLoss(nn.Module):
 
     def _term(self, term: str, logits: Tensor, target: Tensor, share: float, total: Tensor) -> Tensor:
         if term == "ce":
+            if torch.are_deterministic_algorithms_enabled():  # that of volumes is not, on CUDA: voxels become a list
+                logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
             loss = F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE, reduction="sum")
             return loss / total.clamp(min=torch.finfo().tiny)
         classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, 1, 1, 1)

@@ -23,6 +23,7 @@ CONFIG_FILE = "config.yaml"
 MAY_CHANGE = {
     "output": "a run folder may be moved",
     "device": "every device computes the same function; only rounding differs",
+    "deterministic": "only rounding differs",
     "data.root": "data may be moved; the content of all cases is compared",
     "data.splits": "a split file may be moved; the split itself is compared",
     "data.cache": "the cache is filled again where it is empty",

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 
 from volseg.models.contracts import Decoder, FeatureSpec, Part, Stride
-from volseg.models.kernels import Conv3d, InstanceNorm, PointwiseConv, to_channels_last
+from volseg.models.kernels import Conv3d, InstanceNorm, PointwiseConv, mean_of_slices, to_channels_last
 
 
 def relative(deep: Stride, shallow: Stride) -> Stride:
@@ -60,7 +60,7 @@ class TapFusion(nn.Module):
         """``(B, E, D, h, w)`` each -> ``(B, C, D / pool, h * scale, w * scale)``."""
         x: torch.Tensor = self.proj(torch.cat(list(taps), dim=1) if len(taps) > 1 else taps[0])
         if self.pool > 1:
-            x = F.avg_pool3d(x, (self.pool, 1, 1))
+            x = mean_of_slices(x, self.pool)
         if self.scale > 1:
             batch = len(x)
             x = rearrange(x, "b c d h w -> (b d) c h w")
