@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import volseg
 from tests.made.datasets import write_dataset
 from tests.made.plans import StubPlan
 from volseg.config.load import load_config
+from volseg.errors import DataError
 from volseg.training.ranks import RankLostError, Ranks, joined_ranks
 from volseg.training.samples import batches
 from volseg.training.state import TrainingState
@@ -89,23 +90,23 @@ def train_whole(folder: Path, output: str, *settings: str, **options: Any) -> vo
     return volseg.train(None, [*SMALL, "model.encoder=identity", *WHOLE, *common, *settings], **options)
 
 
-def rank_1_gets(number: int, step: int) -> Callable[[str, int, int | None], None]:
-    """Return a callback that sends a signal to rank 1 after a step."""
+def rank_1(act: Callable[[], None]) -> Callable[[str, int, int | None], None]:
+    """Return a callback that acts in rank 1 after the third step."""
 
     def progress(stage: str, done: int, total: int | None) -> None:
-        if os.environ["RANK"] == "1" and (stage, done) == ("train", step):
-            os.kill(os.getpid(), number)
+        if os.environ["RANK"] == "1" and (stage, done) == ("train", 3):
+            act()
 
     return progress
 
 
-def in_two_processes(work: Callable[[int, Path], None], folder: Path) -> list[int | None]:
-    """Call a function of (rank, folder) in two processes; return their exit codes."""
-    context = get_context("forkserver")  # it imports once for both
+def in_two_processes(work: Callable[[Path], None], folder: Path) -> list[int | None]:
+    """Call a function of a module in two processes; return their exit codes."""
+    context = get_context("forkserver")  # it imports once for all
     context.set_forkserver_preload([__name__])
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
-    ports = [str(port) for port in free_ports(4)]
-    (folder / "ports").write_text("\n".join(ports))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    processes = [context.Process(target=_join, args=(work, rank, folder, port)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -115,39 +116,39 @@ def in_two_processes(work: Callable[[int, Path], None], folder: Path) -> list[in
     return [process.exitcode for process in processes]
 
 
-def free_ports(count: int) -> Sequence[int]:
-    """Return ports of this machine that nobody listens to."""
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
-
-
-def work(rank: int, folder: Path) -> None:
-    """Train one thing after the other in one of two processes, the last of which rank 1 does not survive."""
+def _join(work: Callable[[Path], None], rank: int, folder: Path, port: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ports = (folder / "ports").read_text().split()
-    meet_at(ports[0])
-    with joined_ranks(os.environ) as ranks:
-        train_losses(ranks, folder)
-    meet_at(ports[1])
-    train_whole(folder, "two")
-    meet_at(ports[2])
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        train_whole(folder, "stopped", progress=rank_1_gets(signal.SIGTERM, 3))
-    except SystemExit as stop:
-        (folder / f"stopped-{rank}").write_text(str(stop.code))
-    torch.distributed.destroy_process_group()
-    meet_at(ports[3])
-    try:
-        train_whole(folder, "lost", progress=rank_1_gets(signal.SIGKILL, 3))
+        work(folder)
     except RankLostError as error:
         (folder / f"lost-{rank}").write_text(str(error))
-    os._exit(0)
+        os._exit(2)
 
 
-def meet_at(port: str) -> None:
-    """Set the address at which the processes meet."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+def train_and_stop(folder: Path) -> None:
+    """Train with several losses, then a whole run, which a signal to rank 1 stops."""
+    with joined_ranks(os.environ) as ranks:
+        train_losses(ranks, folder)
+    train_whole(folder, "stopped", progress=rank_1(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+
+
+def train_to_the_end(folder: Path) -> None:
+    """Train a whole run, predict and score."""
+    train_whole(folder, "two")
+
+
+def train_and_kill(folder: Path) -> None:
+    """Train a run of which rank 1 is killed."""
+    train_whole(folder, "killed", progress=rank_1(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def fail() -> None:
+    """Raise an error."""
+    raise DataError("a sample is broken")
+
+
+def train_and_fail(folder: Path) -> None:
+    """Train a run of which rank 1 raises an error."""
+    train_whole(folder, "failed", progress=rank_1(fail))

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.made.processes import LOSSES, in_two_processes, make_data, train_losses, train_whole, work
+from tests.made.processes import (
+    LOSSES,
+    in_two_processes,
+    make_data,
+    train_and_fail,
+    train_and_kill,
+    train_and_stop,
+    train_losses,
+    train_to_the_end,
+    train_whole,
+)
 from volseg.errors import ConfigError
 from volseg.io.model_file import read_model
 from volseg.training.checkpoint import load_checkpoint
@@ -17,10 +28,11 @@ from volseg.training.ranks import ALONE, Ranks, share_of_batch
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of one process and of two; rank 1 is killed in the end. One process resumes a run that was stopped."""
+    """Results of one process and of two. A signal to rank 1 stops all, and one process resumes the run."""
     folder = tmp_path_factory.mktemp("runs")
     make_data(folder / "data")
-    assert in_two_processes(work, folder) == [0, -9]
+    assert in_two_processes(train_and_stop, folder) == [143, 143]
+    assert in_two_processes(train_to_the_end, folder) == [0, 0]
     train_losses(ALONE, folder)
     assert load_checkpoint(folder / "stopped" / "checkpoint").progress.step in (3, 4)
     train_whole(folder, "stopped", resume=True)
@@ -41,8 +53,7 @@ def test_two_processes_train_as_one_with_the_same_batch(name: str, runs: Path) -
         torch.testing.assert_close(first, one, rtol=0, atol=1e-6)
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(runs: Path) -> None:
-    assert [(runs / f"stopped-{rank}").read_text() for rank in range(2)] == ["143", "143"]
+def test_the_processes_of_a_run_and_of_its_end_are_recorded(runs: Path) -> None:
     record = json.loads((runs / "stopped" / "provenance.json").read_text())
     assert (record["processes"], record["resumed"][0]["processes"]) == (2, 1)
 
@@ -62,9 +73,14 @@ def test_a_run_that_one_process_resumes_is_that_of_two_processes(runs: Path) -> 
     assert max((resumed[name] - whole[name]).abs().max().item() for name in whole) < 1e-3
 
 
-def test_when_a_process_is_killed_the_others_end_with_a_checkpoint(runs: Path) -> None:
-    assert "another process of the run has ended" in (runs / "lost-0").read_text()
-    assert load_checkpoint(runs / "lost" / "checkpoint").progress.step == 3
+@pytest.mark.parametrize(("end", "name", "code"), [(train_and_kill, "killed", -9), (train_and_fail, "failed", 1)])
+def test_when_a_process_ends_the_others_end_with_a_checkpoint(
+    end: Callable[[Path], None], name: str, code: int, tmp_path: Path
+) -> None:
+    make_data(tmp_path / "data")
+    assert in_two_processes(end, tmp_path) == [2, code]
+    assert "another process of the run has ended" in (tmp_path / "lost-0").read_text()
+    assert load_checkpoint(tmp_path / name / "checkpoint").progress.step == 3
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

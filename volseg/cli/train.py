@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if not is_first:
         logging.getLogger().setLevel(logging.WARNING)
     try:
-        advice = f"continue with: {resuming_command(args)}"
+        processes = None if rank is None else os.environ.get("LOCAL_WORLD_SIZE")
+        advice = f"continue with: {resuming_command(args, processes)}"
         with stops_in_order(advice if is_first else None), progress_bars(enabled=is_first) as progress:
             result = train(args.config, args.overrides, resume=args.resume, progress=progress)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -70,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def resuming_command(args: argparse.Namespace) -> str:
-    """Return the command that continues a run, as text for a shell."""
+def resuming_command(args: argparse.Namespace, processes: str | None = None) -> str:
+    """Return the command that continues a run, as text for a shell; with the processes of this machine, if several."""
+    program = ["volseg"] if processes is None else ["torchrun", "--nproc_per_node", processes, "-m", "volseg"]
     config = [] if args.config is None else ["--config", args.config]
     run = [args.resume] if isinstance(args.resume, str) else []
-    return shlex.join(["volseg", "train", *config, *args.overrides, "--resume", *run])
+    return shlex.join([*program, "train", *config, *args.overrides, "--resume", *run])
