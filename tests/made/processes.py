@@ -110,7 +110,7 @@ def in_two_processes(work: Callable[[Path], None], folder: Path) -> list[int | N
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         if process.is_alive():
             process.kill()
     return [process.exitcode for process in processes]
