@@ -178,6 +178,15 @@ def test_folders_of_others_are_left_as_they_are(config: Path, copy: Path, tmp_pa
         volseg.crossval(config, [f"output={copy}", *SETTINGS], collect=True)
 
 
+def test_a_fold_that_fails_does_not_stop_the_others(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(config, tmp_path / "cv", "train.lr=1e30", "train.max_steps=8")) == 2
+    error = capsys.readouterr().err
+    assert "error: 2 of 2 folds could not be trained" in error
+    assert all(f"fold {number}: loss or gradient was not finite" in error for number in (0, 1))
+
+
 def test_chosen_postprocessing_is_stored_in_all_models(copy: Path, config: Path) -> None:
     settings = load_config(config, [f"output={copy}", *SETTINGS])
     chosen = Postprocessing(largest_component=("organ",), min_volume_ml={"organ": 0.5})
