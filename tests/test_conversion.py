@@ -99,7 +99,7 @@ def test_regions_and_the_ignore_label(tmp_path: Path, labels, order, expected, e
     copy = api.convert(tmp_path / "in", tmp_path / "out")
     assert written(tmp_path / "out")["labels"] == {"background": 0, **expected}
     assert written(tmp_path / "out").get("regions_class_order") == expected_order
-    new, old = read_mask(copy.cases[0].label).labels, read_dataset(tmp_path / "in", regions=True).label_map
+    new, old = read_mask(copy.cases[0].label).labels, read_dataset(tmp_path / "in", trainable=False).label_map
     for name, group in copy.label_map.classes.items():
         assert np.array_equal(np.isin(new, group), np.isin(label, old.classes[name]))
 

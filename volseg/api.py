@@ -748,13 +748,13 @@ def convert(
     _check_type("dataset", dataset, str, Path)
     _check_type("out", out, str, Path)
     write_nnunet(
-        read_dataset(dataset, regions=True),
+        read_dataset(dataset, trainable=False),
         Path(out),
         resample_channels=resample_channels,
         workers=workers,
         progress=stage_progress(progress, "convert"),
     )
-    return read_dataset(out, regions=True)
+    return read_dataset(out, trainable=False)
 
 
 def download(name: str, folder: PathLike = ".") -> Path:

@@ -24,7 +24,7 @@ from volseg.io.cases import Case, list_folder
 from volseg.io.checks import check_channels, load_case
 from volseg.io.datasets import Dataset
 from volseg.io.json_files import write_json
-from volseg.io.labels import LabelMap
+from volseg.io.labels import LabelMap, with_region_order
 from volseg.io.modality import CT_BELOW_HU, UNKNOWN
 from volseg.io.paths import exists, is_folder, is_link
 from volseg.io.volumes import check_image, count_channels, read_channels, read_grid, write_map, write_mask
@@ -167,28 +167,12 @@ def _channel_names(channels: Sequence[str], looks_like_ct: NDArray[np.bool_]) ->
 
 def _labels(label_map: LabelMap, values: Mapping[int, int]) -> dict[str, Any]:
     """Return ``labels``, and ``regions_class_order`` where there are regions."""
-    classes = label_map.classes
-    order = label_map.region_order
-    if label_map.regions and order is None:
-        classes, order = _nested(classes)
-    new = {name: [values[value] for value in group] for name, group in classes.items()}
+    label_map = with_region_order(label_map)
+    new = {name: [values[value] for value in group] for name, group in label_map.classes.items()}
     labels: dict[str, Any] = {"background": 0}
     labels |= {name: group[0] if len(group) == 1 else group for name, group in new.items()}
     if label_map.ignore_label is not None:
         labels["ignore"] = values[label_map.ignore_label]
-    if not label_map.regions or order is None:
+    if label_map.region_order is None or not label_map.regions:
         return {"labels": labels}
-    return {"labels": labels, "regions_class_order": [values[value] for value in order]}
-
-
-def _nested(classes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
-    """Return the classes from the largest region to the smallest, and the value that each paints.
-
-    Later classes paint over earlier ones, so a region paints a value that no later class holds, if it has one.
-    """
-    names = sorted(classes, key=lambda name: (-len(classes[name]), classes[name]))
-    order = []
-    for at, name in enumerate(names):
-        later = {value for other in names[at + 1 :] for value in classes[other]}
-        order.append(min(set(classes[name]) - later or classes[name]))
-    return {name: classes[name] for name in names}, tuple(order)
+    return {"labels": labels, "regions_class_order": [values[value] for value in label_map.region_order]}

@@ -14,5 +14,6 @@ class Patch:
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     decoder_strides: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (2, 2, 2), (4, 4, 4), (8, 8, 8))
     class_names: tuple[str, ...] = ("background", "one", "two")
+    region_indices: tuple[tuple[int, ...], ...] = ()
     num_classes: int = 3
     num_channels: int = 1

@@ -13,7 +13,7 @@ from scipy import ndimage
 from tests.made.traces import resample, uncrop
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
-from volseg.inference.restore import logits_to_mask
+from volseg.inference.restore import Member, logits_to_mask, restore_mask
 from volseg.planning.plan import Plan
 
 MakePlan = Callable[..., Plan]
@@ -37,6 +37,12 @@ def smooth_logits(classes: int, shape: tuple[int, ...], seed: int = 0) -> torch.
 
 
 def naive(logits: torch.Tensor, trace: Trace, plan: Plan) -> NDArray[np.int64]:
+    """The argmax of all logits at the scan's resolution."""
+    labels = np.array(plan.label_values)[np.argmax(interpolated(logits, trace, plan), axis=0)]
+    return uncrop(trace, labels)
+
+
+def interpolated(logits: torch.Tensor, trace: Trace, plan: Plan) -> NDArray[np.float64]:
     """All logits at the scan's resolution, by scipy."""
     axes = []
     for number, (axis, n) in enumerate(zip(trace.axis_maps(), trace.cropped.shape, strict=True)):
@@ -44,8 +50,7 @@ def naive(logits: torch.Tensor, trace: Trace, plan: Plan) -> NDArray[np.int64]:
         axes.append(np.floor(at + 0.5 + 1e-9) if number == 0 and plan.nearest_depth else at)
     where = np.meshgrid(*axes, indexing="ij")
     full = [ndimage.map_coordinates(x.astype(np.float64), where, order=1, mode="nearest") for x in logits.numpy()]
-    labels = np.array(plan.label_values)[np.argmax(full, axis=0)]
-    return uncrop(trace, labels)
+    return np.array(full)
 
 
 @pytest.mark.parametrize("nearest_depth", [False, True])
@@ -103,6 +108,34 @@ def test_cropped_voxels_are_background(make_plan: MakePlan) -> None:
     mask = logits_to_mask(logits, trace, plan)
     assert (mask[1:-1, 1:-1, 1:-1] == 600).all()
     assert np.count_nonzero(mask) == 4 * 5 * 6
+
+
+REGIONS = {"whole": (1, 2, 300), "core": (2, 300), "tip": (300,)}
+
+
+def painted(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """As nnU-Net's `LabelManager.convert_probabilities_to_segmentation` paints regions."""
+    mask = np.zeros(probabilities.shape[1:], np.int64)
+    for index, value in enumerate((1, 2, 300)):
+        mask[probabilities[index] > 0.5] = value
+    return mask
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("target", [(2.0, 2.0, 2.0), (5.0, 1.7, 1.7)])
+def test_regions_are_decided_each_on_its_own_and_painted_in_their_order(
+    target: tuple[float, float, float], members: int, make_plan: MakePlan
+) -> None:
+    plan = make_plan(labels={"background": 0, "whole": 1, "core": 2, "tip": 300}, regions=REGIONS)
+    trace = traced((14, 13, 12), (2.0, 2.0, 2.0), target, "SPL")
+    logits = [smooth_logits(3, trace.target.shape, seed) for seed in range(members)]
+    mask = restore_mask([Member([(0, logits)], trace)], plan.mask_values, regions=True)
+    sums = [1 / (1 + np.exp(-interpolated(one, trace, plan))) for one in logits]
+    expected = uncrop(trace, painted(np.mean(sums, axis=0)))
+    assert np.array_equal(mask, expected)
+    assert set(np.unique(mask)) == {0, 1, 2, 300}
+    if members == 1:
+        assert np.array_equal(logits_to_mask(logits[0], trace, plan), mask)
 
 
 def test_the_largest_label(make_plan: MakePlan) -> None:

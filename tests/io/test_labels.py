@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 
 from volseg.errors import DataError
 from volseg.io.description import read_label_map
-from volseg.io.labels import LabelMap, check_agreement, make_label_map, plain_name, value_counts
+from volseg.io.labels import (
+    LabelMap,
+    check_agreement,
+    check_trainable,
+    make_label_map,
+    plain_name,
+    value_counts,
+)
 
 
 def test_both_ways_to_write_labels(tmp_path: Path) -> None:
@@ -24,6 +32,28 @@ def test_regions_and_ignore() -> None:
     assert found.classes == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
     assert found.ignore_label == 4
     assert found.known_values == {0, 1, 2, 3, 4}
+
+
+def test_regions_without_an_order_are_painted_from_the_largest_to_the_smallest() -> None:
+    found = check_trainable(make_label_map({"tip": 9, "whole": [2, 4, 9], "core": [4, 9]}))
+    assert found.class_names == ("whole", "core", "tip")
+    assert found.to_plain() == {"background": 0, "whole": 2, "core": 4, "tip": 9}
+    assert found.label_values == (0, 2, 4, 9)
+    assert found.region_indices == ((1, 2, 3), (2, 3), (3,))
+    assert check_trainable(make_label_map({"b": 7, "a": 2})).region_indices == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "message"),
+    [
+        ({"one": [1, 2], "other": [2, 3]}, (1, 3), "2 is painted as 3, which belongs to other regions"),
+        ({"core": 2, "whole": [1, 2]}, (2, 1), "2 is painted as 1"),
+        ({"both": [1, 2], "stem": 1, "tip": 2}, (1, 1, 2), "two classes paint the same value"),
+    ],
+)
+def test_regions_that_masks_cannot_hold(labels: dict[str, object], order: tuple[int, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_trainable(replace(make_label_map(labels), region_order=order), "dataset.json")
 
 
 def test_names_are_matched_as_people_write_them() -> None:

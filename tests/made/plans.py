@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Triple = tuple[int, int, int]
 
@@ -15,6 +15,7 @@ class StubPlan:
     decoder_strides: tuple[Triple, ...] = ((1, 1, 1), (2, 2, 2), (4, 4, 4), (8, 8, 8))
     num_classes: int = 3
     num_channels: int = 1
+    region_indices: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def test_damaged_cases_do_not_hide_the_others(tmp_path: Path) -> None:
     assert set(kinds) == {"unreadable", "missing-file", "no-foreground", "empty-label"}
 
 
-@pytest.mark.parametrize("labels", [{"background": 0, "organ": 0}, {"whole": [1, 2], "core": 2}, {}])
+@pytest.mark.parametrize("labels", [{"background": 0, "organ": 0}, {"one": [1, 2], "other": [2, 3]}, {}])
 def test_invalid_classes_do_not_hide_the_cases(labels: dict[str, Any], tmp_path: Path) -> None:
     images, masks = scans(3)
     root = write_dataset(tmp_path, images, masks, affine=AFFINE)

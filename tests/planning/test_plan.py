@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from tests.made.datasets import case, measured, shape
+from tests.made.prepared_cases import made_plan
 from volseg.errors import ConfigError, GeometryError
 from volseg.planning.channel import ChannelIntensity
 from volseg.planning.derive import make_plan
 from volseg.planning.plan import Plan
+from volseg.preprocessing.cache import plan_key
 
 THICK = {"voxels": (256, 256, 36), "spacing_mm": (1.25, 1.25, 7.7)}
 
@@ -213,3 +215,29 @@ def test_a_case_of_another_order_of_magnitude_is_named(spacing: float) -> None:
     with pytest.raises(GeometryError, match="case odd has voxels of another order") as error:
         make_plan(measured(*cases))
     assert f"2097152 voxels of {spacing:g} x 1 x 1 mm" in str(error.value)
+
+
+REGIONS = {"labels": {"background": 0, "whole": 1, "core": 5}, "regions": {"whole": (1, 5), "core": (5,)}}
+
+
+def test_a_plan_with_regions_comes_back_with_their_order() -> None:
+    plan = made_plan(**REGIONS)
+    again = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert again == plan
+    assert (plan.class_names, plan.num_classes, plan.mask_values) == (("whole", "core"), 2, (0, 1, 5))
+    assert (plan.label_values, plan.region_indices) == ((0, 1, 5), ((1, 2), (2,)))
+    assert plan_key(plan) != plan_key(made_plan(labels=REGIONS["labels"]))
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        ({"whole": (1, 5)}, "other classes"),
+        ({"whole": (1,), "core": (5,)}, "no region"),
+        ({"whole": (1, 5), "core": (1, 5)}, "same value"),
+        ({"whole": (1, 7), "core": (5, 7)}, "7 is painted as 5"),
+    ],
+)
+def test_regions_of_a_plan_are_checked(regions: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made_plan(labels=REGIONS["labels"], regions=regions)

@@ -16,11 +16,13 @@ from volseg.config.schema import PostprocessConfig
 from volseg.errors import ConfigError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
+from volseg.io.labels import make_label_map
 from volseg.postprocessing import components as components_module
 from volseg.postprocessing.components import find_components
 from volseg.postprocessing.rules import Postprocessing, fill_holes, remove_components
 
 LABELS = {"background": 0, "liver": 205, "tumour": 500}
+CLASSES = make_label_map(LABELS)
 AFFINE = np.diag([10.0, 5.0, 2.0, 1.0])  # 0.1 ml a voxel
 
 
@@ -29,7 +31,7 @@ def mask_of(labels: NDArray[Any]) -> Mask:
 
 
 def settings(**values: Any) -> Postprocessing:
-    return Postprocessing.from_config(PostprocessConfig(**values), LABELS)
+    return Postprocessing.from_config(PostprocessConfig(**values), CLASSES)
 
 
 def islands() -> NDArray[np.uint16]:
@@ -242,8 +244,8 @@ def test_settings_survive_the_model_file() -> None:
         "min_volume_ml": {"liver": 2.0, "tumour": 2.0},
         "fill_holes": ["liver"],
     }
-    assert Postprocessing.from_dict(stored, LABELS) == given
-    assert Postprocessing.from_dict({}, LABELS) == Postprocessing()
+    assert Postprocessing.from_dict(stored, CLASSES) == given
+    assert Postprocessing.from_dict({}, CLASSES) == Postprocessing()
 
 
 @pytest.mark.parametrize(
@@ -263,13 +265,20 @@ def test_settings_survive_the_model_file() -> None:
 )
 def test_settings_that_are_not_valid(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Postprocessing.from_dict(values, LABELS)
+        Postprocessing.from_dict(values, CLASSES)
+
+
+def test_regions_are_not_postprocessed() -> None:
+    regions = make_label_map({"whole": [1, 2], "core": 2})
+    assert Postprocessing.from_config(PostprocessConfig(), regions) == Postprocessing()
+    with pytest.raises(ConfigError, match="masks of regions are not postprocessed"):
+        Postprocessing.from_config(PostprocessConfig(fill_holes="all"), regions)
 
 
 def test_from_the_command_line() -> None:
     config = load_config(None, ["postprocess.largest_component=[liver]", "postprocess.min_volume_ml={tumour: 1.5}"])
-    made = Postprocessing.from_config(config.postprocess, LABELS)
+    made = Postprocessing.from_config(config.postprocess, CLASSES)
     assert made == Postprocessing(largest_component=("liver",), min_volume_ml={"tumour": 1.5})
     config = load_config(None, ["postprocess.fill_holes=all", "postprocess.min_volume_ml=2"])
-    assert Postprocessing.from_config(config.postprocess, LABELS) == settings(fill_holes="all", min_volume_ml=2)
-    assert Postprocessing.from_config(load_config(None).postprocess, LABELS) == Postprocessing()
+    assert Postprocessing.from_config(config.postprocess, CLASSES) == settings(fill_holes="all", min_volume_ml=2)
+    assert Postprocessing.from_config(load_config(None).postprocess, CLASSES) == Postprocessing()

@@ -89,6 +89,15 @@ def test_locations_are_voxels_of_their_class() -> None:
     assert class_locations(label * 0).shape == (0, 4)
 
 
+def test_locations_of_regions_are_voxels_of_any_of_their_labels() -> None:
+    label = np.random.default_rng(0).integers(-1, 4, (10, 8, 6)).astype(np.int8)
+    locations = class_locations(label, ((1, 3), (3,)))
+    for number, members in ((1, (1, 3)), (2, (3,))):
+        voxels = locations[locations[:, 0] == number, 1:]
+        assert len(voxels) == np.isin(label, members).sum()
+        assert set(label[tuple(voxels.T)].tolist()) == set(members)
+
+
 def test_image_and_label_stay_together(tmp_path: Path) -> None:
     """A bright ball that is also the label is still both after reorienting, cropping and resampling."""
     distance = np.linalg.norm(np.indices((30, 32, 20)) - np.array([14, 17, 9])[:, None, None, None], axis=0)

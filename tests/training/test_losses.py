@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
 
+from tests.made.plans import StubPlan
 from volseg.config.load import load_config
 from volseg.config.schema import LOSSES
 from volseg.errors import ConfigError
@@ -71,6 +72,44 @@ def test_the_losses_are_those_of_monai_and_torch(batch: bool, weights: tuple[flo
     for kind in LOSSES:
         loss = SegmentationLoss(kind, batch_dice=batch, class_weights=weights, focal_gamma=3.0)
         torch.testing.assert_close(loss([logits], target), sum(expected[term] for term in kind.split("_")))
+
+
+REGIONS = ((1, 2), (2,))
+"""Class indices of two regions: the second lies within the first."""
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0)])
+def test_the_losses_of_regions_are_those_of_monai_and_torch(weights: tuple[float, ...] | None) -> None:
+    logits, target = made()
+    logits = logits[:, :2]
+    truth = torch.stack([target > 0, target == 2], dim=1).float()
+    class_weights = (torch.ones(2) if weights is None else torch.tensor(weights)) / (2 if weights else 1)
+    voxel_weights = class_weights.view(2, 1, 1, 1)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    focal = FocalLoss(gamma=2.0, reduction="none")(logits, truth)
+    expected = {
+        "dice": DiceLoss(sigmoid=True, batch=True, weight=class_weights)(logits, truth),
+        "ce": (cross_entropy * voxel_weights).mean(),
+        "focal": (focal * voxel_weights).mean(),
+    }
+    for kind in LOSSES:
+        loss = SegmentationLoss(kind, class_weights=weights, region_indices=REGIONS)
+        torch.testing.assert_close(loss([logits], target), sum(expected[term] for term in kind.split("_")))
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_ignored_voxels_do_not_count_in_regions(kind: str) -> None:
+    logits, target = made()
+    logits, other = logits[:, :2].requires_grad_(), logits[:, :2].clone()
+    target[:, 2:] = -1
+    other[:, :, 2:] = 7
+    loss = SegmentationLoss(kind, class_weights=(1.0, 3.0), region_indices=REGIONS)
+    torch.testing.assert_close(loss([logits], target), loss([other], target), rtol=0, atol=0)
+    torch.testing.assert_close(loss([logits], target), loss([logits[:, :, :2]], target[:, :2]))
+    loss([logits], target).backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, 2:].any()
+    assert logits.grad[:, :, :2].abs().min() > 0
 
 
 def test_focal_loss_without_focus_is_cross_entropy() -> None:
@@ -154,10 +193,11 @@ def test_class_weights_by_name_or_in_order() -> None:
     assert read_class_weights(None, NAMES) is None
     assert read_class_weights({"tumour": 3, "background": 0.5}, NAMES) == (0.5, 1.0, 3.0)
     assert read_class_weights([1, 2, 0], NAMES) == (1.0, 2.0, 0.0)
-    settings = load_config(None, ["train.class_weights={tumour: 4, background: 0.5}", "train.loss=ce"]).train
+    assert read_class_weights({"tumour": 3}, NAMES[1:], background=False) == (1.0, 3.0)
+    settings = load_config(None, ["train.class_weights={organ2: 4, background: 0.5}", "train.loss=ce"]).train
     logits, target = made()
     expected = F.cross_entropy(logits, target, torch.tensor(WEIGHTS))
-    torch.testing.assert_close(build_loss(settings, NAMES)([logits], target), expected)
+    torch.testing.assert_close(build_loss(settings, StubPlan())([logits], target), expected)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class CrossValidation:
     @property
     def postprocessing(self) -> Postprocessing:
         """Postprocessing of the folds' own masks, as configured."""
-        return Postprocessing.from_config(self.config.postprocess, self.plan.labels)
+        return Postprocessing.from_config(self.config.postprocess, self.plan.label_map)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def prepare_folds(
     if not collect:
         check_settings(config, resumed=begun)
     dataset = dataset_of(config, resumed=begun)
-    Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
+    Postprocessing.from_config(config.postprocess, dataset.label_map)  # fail early on misspelt class names
     if errors_of(dataset.findings):
         plan_of(config, dataset, progress)  # raises them, with those of the cases
     splits = choose_all_splits(dataset, config.data, config.seed)

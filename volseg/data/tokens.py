@@ -90,6 +90,7 @@ def cache_tokens(
     variants: int,
     seed: int,
     limit_bytes: int,
+    region_indices: Sequence[Sequence[int]] = (),
     progress: Progress | None = None,
 ) -> list[tuple[TokenVariant, ...]]:
     """Write the variants that are not in the cache yet, or damaged there.
@@ -101,6 +102,7 @@ def cache_tokens(
         variants: Variants per case, the plain one included.
         seed: Determines the augmentation, with the case's name and the number of the variant.
         limit_bytes: Largest total size.
+        region_indices: Class indices of each region of the plan.
         progress: Called after every case with (done, in all).
 
     Returns:
@@ -125,7 +127,7 @@ def cache_tokens(
         for number, variant in enumerate(row):
             if is_missing(variant):
                 volume = _variant(case, encoder, augmentation, seed, number)
-                _write(variant, encoder, *volume, replace=variant.folder in damaged)
+                _write(variant, encoder, *volume, region_indices, replace=variant.folder in damaged)
         if progress is not None:
             progress(done, len(cases))
     return stored
@@ -190,10 +192,16 @@ def _variant(
 
 
 def _write(
-    variant: TokenVariant, encoder: SliceTokens, image: NDArray[np.float32], label: NDArray[Any], *, replace: bool
+    variant: TokenVariant,
+    encoder: SliceTokens,
+    image: NDArray[np.float32],
+    label: NDArray[Any],
+    region_indices: Sequence[Sequence[int]],
+    *,
+    replace: bool,
 ) -> None:
     windows = encoder.windows(label.shape)
-    arrays = {"image": image, "label": label, "locations": class_locations(label), "windows": windows}
+    arrays = {"image": image, "label": label, "locations": class_locations(label, region_indices), "windows": windows}
     size = (label.shape[0], *encoder.window[1:])
     shape = (len(windows), label.shape[0], *encoder.slice_shape)
     hint = "set data.cache to a folder with room that you may write to"

@@ -49,7 +49,7 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
     metadata = read_metadata(path)
     try:
         plan = Plan.from_dict(metadata["plan"])
-        postprocessing = Postprocessing.from_dict(metadata.get("postprocessing", {}), plan.labels)
+        postprocessing = Postprocessing.from_dict(metadata.get("postprocessing", {}), plan.label_map)
         config = _model_config(metadata["config"])
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten; keep the caller's random state
             expected = expected_state(config, plan)
@@ -74,6 +74,7 @@ def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
         plan = network.plan
         for name, value, expected in (
             ("labels", plan.labels, first.labels),
+            ("regions", _in_order(plan), _in_order(first)),
             ("channels", plan.channels, first.channels),
         ):
             if value != expected:
@@ -83,6 +84,11 @@ def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
                     found=value,
                     expected=f"{expected}, as in {paths[0]}",
                 )
+
+
+def _in_order(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the regions in their order, which is that of the outputs."""
+    return list((plan.regions or {}).items())
 
 
 def group_networks(networks: Sequence[Network]) -> list[tuple[Plan, list[SegmentationNetwork]]]:

@@ -40,43 +40,54 @@ class ProbabilityWriter(_SliceWriter):
 
 
 class UncertaintyWriter(_SliceWriter):
-    """Writer of the entropy of each voxel's probabilities in nats: 0 if one class has all, log(K) if all are equal."""
+    """Writer of the entropy of each voxel's probabilities in nats: 0 if one class has all, log(K) if all are equal.
+
+    Regions are taken for independent: the entropies of in and out are added, up to K log(2).
+    """
+
+    def __init__(self, array: NDArray[np.generic], trace: Trace, *, regions: bool) -> None:
+        super().__init__(array, trace)
+        self._regions = regions
 
     def write(self, index: int, probabilities: Tensor) -> None:
         """Write the entropy (H, W) of slice ``index``."""
-        self._put(index, torch.special.entr(probabilities).sum(dim=0))
+        entropy = torch.special.entr(probabilities)
+        if self._regions:
+            entropy += torch.special.entr(1 - probabilities)
+        self._put(index, entropy.sum(dim=0))
 
 
 @contextmanager
-def probability_file(path: Path, classes: int, trace: Trace) -> Iterator[ProbabilityWriter]:
+def probability_file(path: Path, classes: int, trace: Trace, *, regions: bool) -> Iterator[ProbabilityWriter]:
     """Open a NIfTI file of the probabilities (D, H, W, K) as float32 on the scan's own grid, written atomically.
 
-    Cropped voxels have probability 1 for the background.
+    Cropped voxels have probability 1 for the background, and 0 for every region.
 
     Args:
         path: The ``.nii`` file.
-        classes: Number of classes K.
+        classes: Number of classes or regions K.
         trace: Steps from the scan's grid to the working grid.
+        regions: Whether these are regions, without a background among them.
 
     Raises:
         OutputError: The file cannot be written.
     """
     with _map_on_disk(path, (classes, *trace.source.shape), trace) as array:
-        if trace.cropped_view(array[0]).size < array[0].size:
+        if not regions and trace.cropped_view(array[0]).size < array[0].size:
             array[0] = 1  # cropped voxels are background
         yield ProbabilityWriter(array, trace)
         write_map(path, np.moveaxis(array, 0, -1), trace.source)
 
 
 @contextmanager
-def uncertainty_file(path: Path, trace: Trace) -> Iterator[UncertaintyWriter]:
+def uncertainty_file(path: Path, trace: Trace, *, regions: bool) -> Iterator[UncertaintyWriter]:
     """Open a NIfTI file of the entropy (float32, nats) on the scan's own grid, written atomically.
 
     Raises:
         OutputError: The file cannot be written.
     """
     with _map_on_disk(path, trace.source.shape, trace) as array:
-        yield UncertaintyWriter(array, trace)
+        yield UncertaintyWriter(array, trace, regions=regions)
         write_map(path, array, trace.source)
 
 

@@ -222,7 +222,7 @@ class Predictor:
             volume: The scan, from :meth:`read`.
             options: Settings of the prediction.
             probabilities: A NIfTI file for the class probabilities, (D, H, W, K) float32 on the scan's grid.
-            uncertainty: A NIfTI file for the entropy of the probabilities, float32 in nats.
+            uncertainty: A NIfTI file for the entropy of the probabilities, float32 in nats; the sum over regions.
 
         Raises:
             ConfigError: The scan does not fit ``options.max_memory_bytes`` or the memory of the GPU.
@@ -253,6 +253,7 @@ class Predictor:
         uncertainty: Path | None,
     ) -> Segmentation:
         timer, counts = StageTimer(), Counts()
+        regions = self.plan.regions is not None
         # Restoring draws the logits, so the stages prepare and network run inside it.
         with timer.stage("restore"), ExitStack() as files:
             limits = Limits(options.max_memory_bytes, device_limit)
@@ -262,10 +263,12 @@ class Predictor:
             trace = members[0].trace
             outputs: list[SliceOutput] = []
             if probabilities is not None:
-                outputs.append(files.enter_context(probability_file(probabilities, self.plan.num_classes, trace)))
+                outputs.append(
+                    files.enter_context(probability_file(probabilities, self.plan.num_classes, trace, regions=regions))
+                )
             if uncertainty is not None:
-                outputs.append(files.enter_context(uncertainty_file(uncertainty, trace)))
-            labels = restore_mask(members, self.plan.label_values, outputs)
+                outputs.append(files.enter_context(uncertainty_file(uncertainty, trace, regions=regions)))
+            labels = restore_mask(members, self.plan.mask_values, outputs, regions=regions)
         with timer.stage("postprocess"):
             mask, removed = self.postprocessing.apply(Mask(labels, trace.source), self.plan.labels)
         seconds = {name: timer.seconds.get(name, 0.0) for name in STAGES}

@@ -1,9 +1,13 @@
 """Restoring: logits on the working grid become a mask on the scan's own grid, one slice at a time.
 
+Of classes that exclude each other a voxel takes the most probable one. Regions are decided each on its own, at a
+probability of 0.5, and painted one over the other in the order of the network's outputs, as in nnU-Net.
+
 The mask is the argmax of interpolated logits, but a CPU interpolates few. An interpolated value is a weighted mean
 of its neighbours, so a class that is the highest at all four neighbours is also the highest between them. Only voxels
 whose neighbours disagree, a shell around each organ, are interpolated, and no volume of K classes is held at the
-scan's resolution. The same holds for an ensemble: where all members agree, so does the mean of their probabilities.
+scan's resolution. The same holds for an ensemble: where all members agree, so does the mean of their probabilities. And
+it holds for the region that is painted last at all neighbours: it is inside, and all later ones outside, between them.
 """
 
 from __future__ import annotations
@@ -57,27 +61,33 @@ def logits_to_mask(logits: Tensor, trace: Trace, plan: Plan) -> NDArray[Any]:
     Args:
         logits: (K, D, H, W) float32 on ``trace.target``.
         trace: Steps from the scan's grid to the working grid.
-        plan: Supplies the label values and ``nearest_depth``.
+        plan: Supplies the values, the regions and ``nearest_depth``.
 
     Returns:
         (D, H, W) label values on the scan's grid.
     """
     assert logits.shape == (plan.num_classes, *trace.target.shape), (logits.shape, trace.target.shape)
-    return restore_mask([Member([(0, [logits])], trace, plan.nearest_depth)], plan.label_values)
+    member = Member([(0, [logits])], trace, plan.nearest_depth)
+    return restore_mask([member], plan.mask_values, regions=plan.regions is not None)
 
 
 def restore_mask(
-    members: Sequence[Member], label_values: Sequence[int], outputs: Sequence[SliceOutput] = ()
+    members: Sequence[Member],
+    mask_values: Sequence[int],
+    outputs: Sequence[SliceOutput] = (),
+    *,
+    regions: bool = False,
 ) -> NDArray[Any]:
-    """Interpolate logits linearly to the scan's voxels, average the members' probabilities, and return the argmax.
+    """Interpolate logits linearly to the scan's voxels, average the members' probabilities, and decide.
 
     Members with ``nearest_depth`` use the nearest slice along depth. Beyond the outermost slice, row or column of the
     working grid its value is repeated. Cropped voxels are background.
 
     Args:
         members: One or several members, whose working grids may differ.
-        label_values: Label value of each class.
+        mask_values: Value of the background and of each other class, or of each region.
         outputs: Further outputs, which receive the probabilities of each slice.
+        regions: Whether the outputs of the network are regions, which have no background among them.
 
     Returns:
         (D, H, W) label values on the scan's grid, uint8 if they fit, else uint16.
@@ -92,22 +102,22 @@ def restore_mask(
             found=" and ".join(sorted({member.trace.cropped.describe() for member in members})),
             hint="use models whose plans agree in slice_axis and crop_nonzero",
         )
-    values = np.array(label_values, np.uint8 if max(label_values) <= 255 else np.uint16)
+    values = np.array(mask_values, np.uint8 if max(mask_values) <= 255 else np.uint16)
     labels = np.full(trace.source.shape, values[0])
     target = trace.cropped_view(labels)
-    for index, classes in enumerate(_on_cpu(_classes(members, outputs))):
+    for index, classes in enumerate(_on_cpu(_classes(members, outputs, regions))):
         target[index] = values[classes.numpy()]
     return labels
 
 
-def _classes(members: Sequence[Member], outputs: Sequence[SliceOutput]) -> Iterator[Tensor]:
+def _classes(members: Sequence[Member], outputs: Sequence[SliceOutput], regions: bool) -> Iterator[Tensor]:
     """Yield the class indices (H', W') of each slice of the scan; outputs receive its probabilities."""
     slices = (_slices(member) for member in members)
     for index, planes in enumerate(zip(*slices, strict=True)):
         all_planes = [plane for member in planes for plane in member]
-        yield _slice_classes(all_planes)
+        yield _slice_classes(all_planes, regions)
         if outputs:
-            probabilities = _mean_probabilities([_whole_plane(plane) for plane in all_planes]).cpu()
+            probabilities = _mean_probabilities([_whole_plane(plane) for plane in all_planes], regions).cpu()
             for output in outputs:
                 output.write(index, probabilities)
 
@@ -204,31 +214,50 @@ def _along_depth(slabs: LogitSlabs, depth: _Neighbours) -> Iterator[list[Tensor]
         pass
 
 
-def _slice_classes(planes: Sequence[_Plane]) -> Tensor:
-    """Return the class indices (H', W') of a slice of the scan.
+def _slice_classes(planes: Sequence[_Plane], regions: bool) -> Tensor:
+    """Return the class indices (H', W') of a slice of the scan; with regions the number of the last one, 0 for none.
 
     A GPU interpolates every voxel faster than it finds those at which the neighbours disagree.
     """
     if planes[0].logits.device.type != "cpu":
-        whole = [_whole_plane(plane) for plane in planes]
-        best = whole[0] if len(whole) == 1 else _mean_probabilities(whole)
-        return best.max(dim=0).indices.to(torch.int16)
-    corners = (corner for plane in planes for corner in _corner_classes(plane))
+        return _best([_whole_plane(plane) for plane in planes], regions)
+    corners = (corner for plane in planes for corner in _corner_classes(plane, regions))
     classes = next(corners)
     disagree = torch.zeros(classes.shape, dtype=torch.bool)
     for corner in corners:
         disagree |= classes != corner
     row, column = disagree.nonzero(as_tuple=True)
     if len(row):
-        logits = [_interpolate(plane, row, column) for plane in planes]
-        best = logits[0] if len(logits) == 1 else _mean_probabilities(logits)
-        classes[row, column] = best.max(dim=0).indices.to(classes.dtype)
+        classes[row, column] = _best([_interpolate(plane, row, column) for plane in planes], regions)
     return classes
 
 
-def _corner_classes(plane: _Plane) -> Iterator[Tensor]:
-    """Yield, for each of the four neighbours of the target voxels, the class (H', W') with the highest logit there."""
-    top = plane.logits.max(dim=0).indices.to(torch.int16)  # (H, W)
+def _best(logits: Sequence[Tensor], regions: bool) -> Tensor:
+    """Return the classes, int16, that the models decide for together: each has logits (K, ...)."""
+    if len(logits) == 1:
+        return _decided(logits[0], regions)
+    return _decided(_mean_probabilities(logits, regions), regions, threshold=0.5)
+
+
+def _decided(scores: Tensor, regions: bool, threshold: float = 0.0) -> Tensor:
+    """Return the class with the highest score, or the number of the last region with a score above the threshold.
+
+    Args:
+        scores: (K, ...) logits or probabilities.
+        regions: Whether these are regions, which are numbered from 1 on; 0 is none.
+        threshold: Score of a region that is as probable as not: 0 for logits, 0.5 for probabilities.
+    """
+    if not regions:
+        return scores.max(dim=0).indices.to(torch.int16)
+    number = torch.zeros(scores.shape[1:], dtype=torch.int16, device=scores.device)
+    for index, score in enumerate(scores, start=1):
+        number[score > threshold] = index
+    return number
+
+
+def _corner_classes(plane: _Plane, regions: bool) -> Iterator[Tensor]:
+    """Yield, for each of the four neighbours of the target voxels, the class (H', W') that is decided there."""
+    top = _decided(plane.logits, regions)  # (H, W)
     for rows in (plane.rows.low, plane.rows.high):
         for columns in (plane.columns.low, plane.columns.high):
             yield top[rows][:, columns]
@@ -256,9 +285,9 @@ def _whole_plane(plane: _Plane) -> Tensor:
     return torch.lerp(stretched[:, :, columns.low], stretched[:, :, columns.high], columns.weight)
 
 
-def _mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    """Return the mean over models of the softmax over the first axis."""
-    total = logits[0].softmax(dim=0)
+def _mean_probabilities(logits: Sequence[Tensor], regions: bool) -> Tensor:
+    """Return the mean over models of the softmax over the first axis, or of the sigmoid of each region."""
+    total = logits[0].sigmoid() if regions else logits[0].softmax(dim=0)
     for other in logits[1:]:
-        total += other.softmax(dim=0)
+        total += other.sigmoid() if regions else other.softmax(dim=0)
     return total / len(logits)

@@ -13,7 +13,7 @@ from volseg.errors import DataError, VolsegError, missing_hint
 from volseg.io.cases import Case, GridRule, case_name, list_images, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.findings import Finding, errors_of, refuse_errors, report
-from volseg.io.labels import LabelMap, check_exclusive, make_label_map
+from volseg.io.labels import LabelMap, check_trainable, make_label_map
 from volseg.io.layouts import bids, case_folders, listed, nnunet, plain, table
 from volseg.io.layouts.found import USE_CSV, Found
 from volseg.io.modality import UNKNOWN
@@ -47,7 +47,7 @@ class Dataset:
         root: Its folder, or its CSV.
         cases: The labelled cases, sorted by id.
         channels: What each channel is, e.g. ``("CT",)`` or ``("T1", "FLAIR")``; ``"unknown"`` where nothing states it.
-        label_map: The classes, each of one value unless regions were requested.
+        label_map: The classes; those of several values are regions.
         unlabelled: Scans without labels, such as those of ``imagesTs``, sorted by id.
         test_split: Whether the scans without labels are a test set.
         findings: What is wrong with files and folders, or worth knowing.
@@ -64,7 +64,7 @@ class Dataset:
 
     @property
     def labels(self) -> dict[str, int]:
-        """Class name -> value in the files, by ascending value; the background (0) first."""
+        """Class name -> value in masks, as the plan stores it; the background (0) first."""
         return self.label_map.to_plain()
 
     @property
@@ -79,7 +79,7 @@ class Dataset:
 
 
 def read_dataset(
-    root: str | Path, *, regions: bool = False, strict: bool = True, grids: GridRule | None = None
+    root: str | Path, *, trainable: bool = True, strict: bool = True, grids: GridRule | None = None
 ) -> Dataset:
     """Find the cases of a data set; the layout is detected automatically.
 
@@ -96,7 +96,7 @@ def read_dataset(
 
     Args:
         root: The folder, or the CSV.
-        regions: Accept classes of several values, which cannot be trained.
+        trainable: Refuse classes that cannot be trained; see :func:`volseg.io.labels.check_trainable`.
         strict: Raise an error for files that are missing or without a partner, and log what is doubtful. Otherwise
             both are among the ``findings`` of the data set, and only the other cases are among its cases.
         grids: When the grids of a case's files count as the same.
@@ -125,7 +125,7 @@ def read_dataset(
             expected="scans with labels; in a Decathlon folder, listed under 'training' in dataset.json",
             hint="add labelled cases, or list them",
         )
-    dataset = _dataset(root, description, found, regions=regions, label_errors=label_errors)
+    dataset = _dataset(root, description, found, trainable=trainable, label_errors=label_errors)
     if grids is not None:
         cases, unlabelled = (
             tuple(replace(case, grids=grids) for case in group) for group in (dataset.cases, dataset.unlabelled)
@@ -145,7 +145,7 @@ def _find(root: Path, description: Description | None) -> Found:
 
 
 def _dataset(
-    root: Path, description: Description | None, found: Found, *, regions: bool, label_errors: list[DataError] | None
+    root: Path, description: Description | None, found: Found, *, trainable: bool, label_errors: list[DataError] | None
 ) -> Dataset:
     """Complete what a layout found by ``dataset.json`` and the files themselves.
 
@@ -155,7 +155,7 @@ def _dataset(
     strict = label_errors is None
     cases = sorted_cases(found.cases, root)
     try:
-        label_map = _stated_labels(root, description, found, regions=regions) if not label_errors else None
+        label_map = _stated_labels(root, description, found, trainable=trainable) if not label_errors else None
     except DataError as error:
         if label_errors is None:
             raise
@@ -179,7 +179,7 @@ def _dataset(
     )
 
 
-def _stated_labels(root: Path, description: Description | None, found: Found, *, regions: bool) -> LabelMap | None:
+def _stated_labels(root: Path, description: Description | None, found: Found, *, trainable: bool) -> LabelMap | None:
     """Return the classes that ``dataset.json`` or files beside the labels state; ``None`` without either.
 
     Raises:
@@ -188,9 +188,7 @@ def _stated_labels(root: Path, description: Description | None, found: Found, *,
     label_map, source = found.label_map, root
     if description is not None and (description.labels is not None or found.labels_required):
         label_map, source = required_labels(description), description.file
-    if label_map is not None and not regions:
-        check_exclusive(label_map, source)
-    return label_map
+    return check_trainable(label_map, source) if label_map is not None and trainable else label_map
 
 
 def _channel_count(cases: Sequence[Case], *, strict: bool) -> int:

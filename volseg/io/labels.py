@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ IGNORE_NAME = "ignore"
 @dataclass(frozen=True)
 class LabelMap:
     """Classes and their label values.
+
+    A network for classes of one value each decides between them and the background. If there is a region, a class of
+    several values, it decides about every class alone, and masks are painted class by class (nnU-Net's regions).
 
     Attributes:
         classes: Name -> values, ascending. A class of several values is a region. The background is not among them.
@@ -50,16 +53,30 @@ class LabelMap:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by class index: the background, then the classes by ascending value."""
+        """Names of the network's outputs: the background, then the classes by ascending value; or all with regions."""
+        if self.regions:
+            return tuple(self.classes)
         return (self.background, *sorted(self.classes, key=self.classes.__getitem__))
 
     @property
     def label_values(self) -> Values:
-        """Values by class index: 0, then those of the classes, ascending. Regions have no class index."""
-        return (0, *sorted(value for (value,) in self.classes.values()))
+        """Label values by class index: 0, then all others, ascending; the ignore label has none."""
+        return (0, *sorted({value for values in self.classes.values() for value in values}))
+
+    @property
+    def region_indices(self) -> tuple[Values, ...]:
+        """Class indices of each class, in the order of ``classes``; nothing without regions."""
+        values = self.label_values
+        return tuple(tuple(map(values.index, group)) for group in self.classes.values()) if self.regions else ()
 
     def to_plain(self) -> dict[str, int]:
-        """Return name -> value by class index, background included, as plans and model files store it."""
+        """Return name -> value in masks, background included, as plans and model files store it.
+
+        Without regions the classes are in the order of the class index. A region has the value that it paints.
+        """
+        if self.regions:
+            assert self.region_order is not None  # `check_trainable` completes it
+            return {self.background: 0, **dict(zip(self.classes, self.region_order, strict=True))}
         return dict(zip(self.class_names, self.label_values, strict=True))
 
 
@@ -124,14 +141,14 @@ def _check_overlaps(classes: Mapping[str, Values], ignore: int | None, file: str
             raise DataError(
                 "the background must have the value 0, and no other label may hold it",
                 file=file,
-                found=f"{name}: {_text(values)}",
+                found=f"{name}: {values_text(values)}",
                 expected='"background": 0',
             )
         if ignore in values:
             raise DataError(
                 f"class {name!r} holds the value of the ignore label",
                 file=file,
-                found=f"{name}: {_text(values)}, {IGNORE_NAME}: {ignore}",
+                found=f"{name}: {values_text(values)}, {IGNORE_NAME}: {ignore}",
                 expected="a value of its own for the ignore label",
             )
 
@@ -144,26 +161,41 @@ def _values(label: object) -> Values:
     return tuple(sorted({int(str(item)) for item in items}))
 
 
-def check_exclusive(label_map: LabelMap, file: str | Path | None = None) -> LabelMap:
-    """Check that every voxel belongs to exactly one class, as training needs it.
+def with_region_order(label_map: LabelMap) -> LabelMap:
+    """Return the label map with a ``region_order``, if it has regions; one that is stated is kept.
+
+    Otherwise the classes go from the largest region to the smallest. Later classes paint over earlier ones, so a region
+    paints a value that no later class holds, if it has one.
+    """
+    classes = label_map.classes
+    if not label_map.regions or label_map.region_order is not None:
+        return label_map
+    names = sorted(classes, key=lambda name: (-len(classes[name]), classes[name]))
+    order = []
+    for at, name in enumerate(names):
+        later = {value for other in names[at + 1 :] for value in classes[other]}
+        order.append(min(set(classes[name]) - later or classes[name]))
+    return replace(label_map, classes={name: classes[name] for name in names}, region_order=tuple(order))
+
+
+def check_trainable(label_map: LabelMap, file: str | Path | None = None) -> LabelMap:
+    """Check that a network can learn the classes: they exclude each other, or are regions that a mask can hold.
 
     Args:
         label_map: The classes.
         file: Where they come from, for error messages.
 
     Returns:
-        The same label map.
+        The same label map, with a ``region_order`` if it has regions.
 
     Raises:
-        DataError: There is a region, or two labels share a value, or a class has the value 0 or that of ``ignore``.
+        DataError: Two labels share a value, or a class has the value 0 or that of ``ignore``; or regions cannot be told
+            from the values that they paint.
     """
     if label_map.regions:
-        raise DataError(
-            "labels made of several values (regions) cannot be trained",
-            file=file,
-            found=", ".join(label_map.regions),
-            hint="give each class one value; volseg convert and volseg evaluate read regions",
-        )
+        label_map = with_region_order(label_map)
+        _check_painting(label_map, file)
+        return label_map
     values = [value for (value,) in label_map.classes.values()]
     taken = {0, *values}
     if len(taken) <= len(values) or label_map.ignore_label in taken or label_map.background in label_map.classes:
@@ -177,6 +209,30 @@ def check_exclusive(label_map: LabelMap, file: str | Path | None = None) -> Labe
             expected="different names, different values, none negative, 0 for the background",
         )
     return label_map
+
+
+def _check_painting(label_map: LabelMap, file: str | Path | None) -> None:
+    """Check that a mask whose classes are painted in their order holds the same regions.
+
+    Raises:
+        DataError: Two classes paint the same value, or a voxel is painted with a value of other regions than its own.
+    """
+    groups, order = list(label_map.classes.values()), label_map.region_order
+    assert order is not None
+    problems = [] if len(set(order)) == len(order) else ["two classes paint the same value"]
+    for value in label_map.label_values[1:]:
+        own = [number for number, group in enumerate(groups) if value in group]
+        painted = order[own[-1]]
+        if own != [number for number, group in enumerate(groups) if painted in group]:
+            problems.append(f"{value} is painted as {painted}, which belongs to other regions")
+    if problems:
+        raise DataError(
+            "masks cannot hold these regions",
+            file=file,
+            found=f"{'; '.join(problems)} (regions_class_order: {', '.join(map(str, order))})",
+            expected="regions within each other, the outer ones first, each painting a value of its own",
+            hint="order the regions and regions_class_order so, or give classes that exclude each other",
+        )
 
 
 def check_agreement(ours: LabelMap, theirs: LabelMap, file: Path) -> None:
@@ -196,9 +252,9 @@ def check_agreement(ours: LabelMap, theirs: LabelMap, file: Path) -> None:
     for name, values in ours.classes.items():
         their_values = other.get(plain_name(name))
         if their_values is not None and their_values != values:
-            problems.append(f"{name} is {_text(their_values)}, not {_text(values)}")
+            problems.append(f"{name} is {values_text(their_values)}, not {values_text(values)}")
         elif their_values is None and values in owner:
-            problems.append(f"{_text(values)} is {owner[values]}, not {name}")
+            problems.append(f"{values_text(values)} is {owner[values]}, not {name}")
     if problems:
         raise DataError(
             "the predictions have another label map",
@@ -225,5 +281,6 @@ def plain_name(name: str) -> str:
     return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def _text(values: Values) -> str:
+def values_text(values: Values) -> str:
+    """Return label values as text: ``1+2``."""
     return "+".join(map(str, values))

@@ -70,11 +70,15 @@ class NetworkPlan(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Classes, background included."""
+        """Outputs: the classes, and the background where they exclude each other."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by class index, background first."""
+        """Names of the outputs, the background first where there is one."""
+
+    @property
+    def region_indices(self) -> tuple[tuple[int, ...], ...]:
+        """Class indices of the labels of each region; nothing where classes exclude each other."""
 
     @property
     def num_channels(self) -> int:

@@ -152,13 +152,14 @@ def adapt_channels(
 
 
 def _described(metadata: str, path: Path) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
-    """Read the settings of a model, the names of its channels, and its classes by index, background first."""
+    """Read the settings of a model, the names of its channels, and those of its outputs, background first."""
     try:
         content = parse_json(metadata, "model", path, ModelFileError)
         settings, channels, labels = content["config"]["model"], content["plan"]["channels"], content["labels"]
         if not channels or not all(isinstance(name, str) for name in channels):
             raise ValueError(f"plan.channels: {channels}")
-        return dict(settings), list(channels), tuple(sorted(labels, key=labels.__getitem__))
+        classes = content["plan"].get("regions") or sorted(labels, key=labels.__getitem__)
+        return dict(settings), list(channels), tuple(classes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(DAMAGED, file=path, found=error) from error
 

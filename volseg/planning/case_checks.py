@@ -17,7 +17,7 @@ from volseg.geometry.volume import Mask, Volume
 from volseg.io.cases import listed
 from volseg.io.datasets import Case, Dataset
 from volseg.io.findings import Finding
-from volseg.io.labels import value_counts
+from volseg.io.labels import value_counts, values_text
 from volseg.io.modality import CT_BELOW_HU, UNKNOWN
 from volseg.planning import outliers
 
@@ -192,19 +192,19 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
             yield Finding("empty-label", (record.case.label,), f"values: {', '.join(map(str, voxels))}")
     if not any(set(voxels) - ignored for _, voxels in known):
         return  # an error of its own
-    for name, value in dataset.labels.items():
-        if value == 0:
-            continue
-        holders = [(record, voxels[value]) for record, voxels in known if value in voxels]
+    for name, values in sorted(dataset.label_map.classes.items(), key=lambda entry: entry[1]):
+        counts = [(record, sum(voxels.get(value, 0) for value in values)) for record, voxels in known]
+        holders = [(record, count) for record, count in counts if count]
+        title = f"{name} ({values_text(values)})"
         if not holders:
-            yield Finding("absent-class", (dataset.root,), f"{name} ({value}) is in none of {len(known)} labels")
+            yield Finding("absent-class", (dataset.root,), f"{title} is in none of {len(known)} labels")
         elif len(known) >= MIN_CASES_RARE and len(holders) <= max(1, RARE * len(known)):
-            text = f"{name} ({value}) is in {len(holders)} of {len(known)} cases"
+            text = f"{title} is in {len(holders)} of {len(known)} cases"
             yield Finding("rare-class", _labels(record for record, _ in holders), text)
         median = float(np.median([count for _, count in holders])) if holders else 0.0
         for record, count in holders:
             if len(holders) >= outliers.MIN_CASES and count <= min(FEW_VOXELS, FEW_SHARE * median):
-                text = f"{name} ({value}): {count} voxel{'s' * (count != 1)}; median of the cases: {median:.0f}"
+                text = f"{title}: {count} voxel{'s' * (count != 1)}; median of the cases: {median:.0f}"
                 yield Finding("few-voxels", _labels([record]), text)
 
 

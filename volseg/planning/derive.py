@@ -71,6 +71,7 @@ def _complete(
         modality=modality or fingerprint.modality,
         channels=fingerprint.channels,
         labels=fingerprint.label_map.to_plain(),
+        regions=fingerprint.label_map.classes if fingerprint.label_map.regions else None,
         ignore_label=fingerprint.label_map.ignore_label,
         slice_axis=grid.slice_axis,
         spacing_mm=spacing,

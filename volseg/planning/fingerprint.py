@@ -20,7 +20,7 @@ from volseg.io.checks import inspect_case
 from volseg.io.datasets import Case, Dataset
 from volseg.io.description import modality_of
 from volseg.io.findings import Finding, in_order, refuse_errors
-from volseg.io.labels import LabelMap
+from volseg.io.labels import LabelMap, Values
 from volseg.io.modality import CT_BELOW_HU, UNKNOWN
 from volseg.parallel import Progress, for_each_case
 from volseg.planning.case_checks import CaseRecord, compare, looks_like_ct, make_record
@@ -258,7 +258,7 @@ def _measure(
         shape=grid.shape,
         spacing_mm=_rounded(spacing, 6),
         nonzero_shape=(stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]),
-        classes=_class_shapes(label, label_map.to_plain(), spacing, (start, stop)),
+        classes=_class_shapes(label, label_map.classes, spacing, (start, stop)),
         labels_in_air=labels_in_air(data, label != 0, spacing) if search_air else None,
         midline_mm=round(midline(data[0]) * spacing[0], 3),
         ranges=tuple(channel_range(channel) for channel in data),
@@ -322,16 +322,17 @@ def spread(count: int, limit: int) -> np.ndarray:
 
 
 def _class_shapes(
-    label: np.ndarray, labels: Mapping[str, int], spacing: np.ndarray, nonzero: tuple[Sequence[int], Sequence[int]]
+    label: np.ndarray, classes: Mapping[str, Values], spacing: np.ndarray, nonzero: tuple[Sequence[int], Sequence[int]]
 ) -> dict[str, ClassShape]:
     """Return the shape of each class that occurs; ``nonzero`` is the first and the last + 1 index of that box."""
-    boxes = label_boxes(label, labels.values())
+    boxes = label_boxes(label, {value for values in classes.values() for value in values})
     shapes = {}
-    for name, value in labels.items():
-        box = boxes.get(value)
-        if value == 0 or box is None:
+    for name, values in sorted(classes.items(), key=lambda entry: entry[1]):
+        parts = [boxes[value] for value in values if value in boxes]
+        if not parts:
             continue
-        piece = label[box] == value  # (r, a, s), the bounding box of the class
+        box = _around(parts)
+        piece = np.isin(label[box], values)  # (r, a, s), the bounding box of the class
         start = np.array([axis.start for axis in box])
         inside = piece[tuple(slice(max(0, a - n), max(0, b - n)) for a, b, n in zip(*nonzero, start, strict=True))]
         centroid = (np.array(ndimage.center_of_mass(piece)) + start) * spacing
@@ -342,6 +343,14 @@ def _class_shapes(
             volume_ml=round(np.count_nonzero(piece) * float(spacing.prod()) / 1000, 6),
         )
     return shapes
+
+
+def _around(boxes: Sequence[ops.Box]) -> ops.Box:
+    """Return the smallest box that holds all boxes."""
+    r, a, s = (
+        slice(min(side.start for side in axis), max(side.stop for side in axis)) for axis in zip(*boxes, strict=True)
+    )
+    return r, a, s
 
 
 def _largest_extent(piece: np.ndarray) -> np.ndarray:

@@ -31,7 +31,9 @@ class Plan:
         dataset: Name of the data set.
         modality: ``ct`` or ``mri``.
         channels: Channel names.
-        labels: File value of each class by name, background (0) included.
+        labels: Value of each class in masks by name, background (0) included.
+        regions: Label values of each class where classes are regions, in the order in which masks are painted; each
+            paints its value in ``labels``. ``None`` where classes exclude each other.
         ignore_label: File value of voxels that count neither in the loss nor in scores.
         slice_axis: ``R``, ``A`` or ``S``: the direction of D.
         spacing_mm: Voxel size of the working grid.
@@ -69,6 +71,7 @@ class Plan:
     air_below: float | None = None
     batch_size: int = 2
     ranges: ScanRanges | None = None
+    regions: dict[str, tuple[int, ...]] | None = None
     reasons: dict[str, str] = field(default_factory=dict, compare=False)
     cases: tuple[str, ...] = field(default=(), compare=False)
 
@@ -79,10 +82,14 @@ class Plan:
     @cached_property
     def label_map(self) -> LabelMap:
         """The classes and the ignore label."""
+        background = next(name for name, value in self.labels.items() if value == 0)
+        if self.regions is not None:
+            order = tuple(self.labels[name] for name in self.regions)
+            return LabelMap(self.regions, self.ignore_label, background, order)
         return LabelMap(
             {name: (value,) for name, value in self.labels.items() if value != 0},
             self.ignore_label,
-            next(name for name, value in self.labels.items() if value == 0),
+            background,
         )
 
     @property
@@ -92,18 +99,28 @@ class Plan:
 
     @property
     def label_values(self) -> tuple[int, ...]:
-        """File values, ascending; class index k is ``label_values[k]``, 0 the background."""
+        """Values in label files, ascending; class index k is ``label_values[k]``, 0 the background."""
         return self.label_map.label_values
 
     @property
+    def mask_values(self) -> tuple[int, ...]:
+        """Values in masks: the background's, and that of each class in the order of the network's outputs."""
+        return self.label_values if self.regions is None else tuple(self.label_map.to_plain().values())
+
+    @property
+    def region_indices(self) -> tuple[tuple[int, ...], ...]:
+        """Class indices of each region; nothing where classes exclude each other."""
+        return self.label_map.region_indices
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by class index, background first."""
+        """Names of the network's outputs: the classes, after the background where they exclude each other."""
         return self.label_map.class_names
 
     @property
     def num_classes(self) -> int:
-        """Classes, background included."""
-        return len(self.labels)
+        """Outputs of the network: the classes, and the background where they exclude each other."""
+        return len(self.class_names)
 
     @property
     def num_channels(self) -> int:
@@ -171,10 +188,11 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "air_below": optional(number),
     "batch_size": integer,
     "ranges": optional(ScanRanges.from_dict),
+    "regions": optional(mapping(sequence(integer))),
     "reasons": mapping(text),
     "cases": sequence(text),
 }
-OPTIONAL = ("version", "ignore_label", "air_below", "batch_size", "ranges", "reasons", "cases")
+OPTIONAL = ("version", "ignore_label", "air_below", "batch_size", "ranges", "regions", "reasons", "cases")
 
 
 def check_replaceable(path: str | Path) -> None:

@@ -54,7 +54,11 @@ def quantities(fingerprint: Fingerprint) -> list[Quantity]:
         for group, unit, table in (("voxels", "", shapes), ("spacing", "mm", spacings))
         for code, values in zip("RAS", table.T, strict=True)
     ]
-    volumes = [_volume(fingerprint, name) for name in fingerprint.label_map.class_names[1:]]
+    volumes = [
+        _volume(fingerprint, name)
+        for name in fingerprint.label_map.class_names
+        if name in fingerprint.label_map.classes
+    ]
     return [*lengths, *_values(fingerprint), *volumes]
 
 

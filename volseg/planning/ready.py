@@ -33,8 +33,9 @@ def ready_plan(path: str | Path, overrides: Mapping[str, Any], dataset: Dataset)
         ConfigError: The file is no plan, a field cannot be overridden, or classes or channels are others.
     """
     plan = revise_plan(Plan.load(path), overrides)
-    classes = {"classes": plan.labels, "values to ignore": plan.ignore_label}
-    stated = {"classes": dataset.label_map.to_plain(), "values to ignore": dataset.ignore_label}
+    ours, theirs = plan.label_map, dataset.label_map
+    classes = {"classes": plan.labels, "regions": ours.classes, "values to ignore": ours.ignore_label}
+    stated = {"classes": theirs.to_plain(), "regions": theirs.classes, "values to ignore": theirs.ignore_label}
     for name, expected in stated.items():
         if classes[name] != expected:
             raise ConfigError(

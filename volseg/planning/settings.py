@@ -12,7 +12,7 @@ from volseg.errors import ConfigError
 from volseg.planning.fields import check_keys
 from volseg.planning.plan import READERS, Plan
 
-FIXED = ("version", "dataset", "channels", "labels", "ignore_label", "ranges", "reasons", "cases")
+FIXED = ("version", "dataset", "channels", "labels", "ignore_label", "regions", "ranges", "reasons", "cases")
 """Fields that come from the data set and cannot be overridden."""
 FREE = tuple(key for key in READERS if key not in FIXED)
 """Fields that can be overridden."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from volseg.io.findings import Finding, counts, report
+from volseg.io.labels import values_text
 from volseg.planning.fingerprint import Fingerprint
 from volseg.planning.plan import Plan
 from volseg.planning.quantities import Quantity, number_text, quantities, smallest
@@ -40,12 +41,12 @@ def _dataset(fingerprint: Fingerprint) -> str:
 
 def _classes(fingerprint: Fingerprint) -> str:
     shown, larger = smallest([quantity for quantity in quantities(fingerprint) if quantity.group == "volume"])
-    values = fingerprint.label_map.to_plain()
+    classes = fingerprint.label_map.classes
     rows: list[tuple[str, ...]] = [("class", "value", "cases", "smallest mL", "median mL", "largest mL")]
     for volume in shown:
         name, count = volume.name.removeprefix("volume of "), int(np.isfinite(volume.values).sum())
         sizes = [number_text(value) for value in _extremes(volume)] if count else ["-"] * 3
-        rows.append((name, str(values[name]), str(count), *sizes))
+        rows.append((name, values_text(classes[name]), str(count), *sizes))
     table = "\n".join(_table(rows))
     return f"{table}\nand {larger} larger" if larger else table
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, DataError
 from volseg.geometry.volume import LARGEST_LABEL
 from volseg.io.description import LONGEST_NAME, is_dataset_name
+from volseg.io.labels import check_trainable, make_label_map
 from volseg.planning import rules
 
 if TYPE_CHECKING:
@@ -26,6 +27,22 @@ def check_positive(key: str, values: tuple[float, ...]) -> None:
     """Check that all values are finite and > 0."""
     if not all(np.isfinite(value) and value > 0 for value in values):
         raise ConfigError(f"{key} is out of range", found=list(values), expected="> 0")
+
+
+def _check_regions(plan: Plan) -> None:
+    """Check that the regions are the classes of the labels, and that masks can hold them."""
+    regions = plan.regions or {}
+    names = {name for name, value in plan.labels.items() if value != 0}
+    if names != set(regions):
+        expected = f"those of plan.labels: {', '.join(sorted(names))}"
+        raise ConfigError("plan.regions has other classes", found=", ".join(regions), expected=expected)
+    try:
+        make_label_map(regions)
+        check_trainable(plan.label_map)
+    except DataError as error:
+        raise ConfigError("plan.regions is invalid", found=error) from error
+    if not plan.label_map.regions:
+        raise ConfigError("plan.regions has no region", found=regions, expected="null, or a class of several values")
 
 
 def check_names(plan: Plan, version: int) -> None:
@@ -47,6 +64,9 @@ def check_names(plan: Plan, version: int) -> None:
     if not valid or 0 not in values or len(set(values)) < len(values):
         expected = f"background 0 and distinct values from 1 to {LARGEST_LABEL}, {MOST_CLASSES} classes at most"
         raise ConfigError("plan.labels is invalid", found=plan.labels, expected=expected)
+    if plan.regions is not None:
+        _check_regions(plan)
+        values = [*values, *plan.label_values]
     if plan.ignore_label is not None and plan.ignore_label in values:
         raise ConfigError("plan.ignore_label is also a class", found=plan.ignore_label)
     if plan.ignore_label is not None and not 0 < plan.ignore_label <= LARGEST_LABEL:

@@ -26,6 +26,7 @@ from volseg.config.schema import PostprocessConfig
 from volseg.errors import ConfigError, suggestion
 from volseg.geometry.ops import Box, label_boxes
 from volseg.geometry.volume import Mask
+from volseg.io.labels import LabelMap
 from volseg.postprocessing.components import find_components
 
 Labels = NDArray[Any]
@@ -49,17 +50,17 @@ class Postprocessing:
     fill_holes: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: PostprocessConfig, labels: Mapping[str, int]) -> Postprocessing:
+    def from_config(cls, config: PostprocessConfig, label_map: LabelMap) -> Postprocessing:
         """Settings for these classes, ``all`` and a volume for all written out.
 
         Args:
             config: The settings.
-            labels: File value of every class by name, background included.
+            label_map: The classes.
 
         Raises:
-            ConfigError: A name is not that of a class, or is the background's.
+            ConfigError: A name is not that of a class, or is the background's; or the classes are regions.
         """
-        names = sorted((name for name, value in labels.items() if value != BACKGROUND), key=labels.__getitem__)
+        names = sorted(label_map.classes, key=label_map.classes.__getitem__)
         volumes = config.min_volume_ml
         if isinstance(volumes, (int, float)):
             volumes = dict.fromkeys(names, volumes) if volumes else {}
@@ -69,10 +70,17 @@ class Postprocessing:
         }
         for key, given in {**chosen, "min_volume_ml": tuple(volumes or ())}.items():
             _check_names(f"postprocess.{key}", given, names)
-        return cls(**chosen, min_volume_ml={name: float(ml) for name, ml in (volumes or {}).items()})
+        result = cls(**chosen, min_volume_ml={name: float(ml) for name, ml in (volumes or {}).items()})
+        if label_map.regions and result != cls():
+            raise ConfigError(
+                "masks of regions are not postprocessed",
+                found=f"postprocess settings for {', '.join(names)}",
+                hint="leave postprocess out, or give the classes one value each",
+            )
+        return result
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], labels: Mapping[str, int]) -> Postprocessing:
+    def from_dict(cls, values: Mapping[str, Any], label_map: LabelMap) -> Postprocessing:
         """Restore the result of :meth:`to_dict` from a model file; ``{}`` does nothing.
 
         Raises:
@@ -80,7 +88,7 @@ class Postprocessing:
         """
         known = [item.name for item in fields(PostprocessConfig)]
         _check_names("postprocessing", values, known)
-        return cls.from_config(PostprocessConfig(**values), labels)
+        return cls.from_config(PostprocessConfig(**values), label_map)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, mappings and numbers."""

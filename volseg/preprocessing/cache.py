@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 CODE_VERSION = 2
 """Increased whenever preprocessing gives other arrays for the same input and plan."""
 PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
-"""The fields of the plan that preprocessing depends on; a change of others does not invalidate the cache."""
+"""The fields of the plan that preprocessing depends on, beside ``regions``; others do not invalidate the cache."""
 SHOWN_DAMAGES = 5
 LONGEST_FOLDER = 180
 """Most bytes of a name in a folder's name; file systems allow 255, and a hash follows."""
@@ -186,7 +186,8 @@ def log_damage(damages: Sequence[DataError]) -> None:
 def plan_key(plan: Plan) -> str:
     """Return 12 hexadecimal digits: a hash of the plan fields that preprocessing reads and of its code version."""
     values = plan.to_dict()
-    return digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}})[:12]
+    regions = {} if plan.regions is None else {"regions": values["regions"]}
+    return digest({"code": CODE_VERSION, **{name: values[name] for name in PLAN_FIELDS}, **regions})[:12]
 
 
 def plan_folder(folder: str | Path, plan: Plan) -> Path:

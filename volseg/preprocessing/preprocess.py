@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ class PreparedCase:
         label: (D, H, W) class indices, int8 or int16; -1 is ignored.
         grid: The working grid.
         trace: Record of the way from the file's grid.
+        region_indices: Class indices of each region; nothing where classes exclude each other.
     """
 
     id: str
@@ -45,11 +47,12 @@ class PreparedCase:
     label: NDArray[Any]
     grid: Grid
     trace: Trace
+    region_indices: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def locations(self) -> NDArray[np.int32]:
-        """(N, 4): class index and voxel (d, h, w) of at most 10,000 evenly spaced voxels of each foreground class."""
-        return class_locations(self.label)
+        """(N, 4): class or region, and voxel (d, h, w), as :func:`class_locations` gives them."""
+        return class_locations(self.label, self.region_indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,16 +151,16 @@ def preprocess_case(case: Case, plan: Plan) -> PreparedCase:
     check_spacing(volume.grid, plan, case.images[0])
     image, trace = preprocess_image(volume, plan)
     label = class_indices(trace.replay_labels(mask.labels), plan)
-    return PreparedCase(case.id, image.data, label, image.grid, trace)
+    return PreparedCase(case.id, image.data, label, image.grid, trace, plan.region_indices)
 
 
 def class_indices(labels: NDArray[Any], plan: Plan) -> NDArray[Any]:
     """Map file values (D, H, W) to class indices, and the ignore label to -1.
 
     Returns:
-        (D, H, W) int8, or int16 for more than 127 classes.
+        (D, H, W) int8, or int16 for more than 127 label values.
     """
-    dtype = np.int8 if plan.num_classes <= 127 else np.int16
+    dtype = np.int8 if len(plan.label_values) <= 127 else np.int16
     result = np.zeros(labels.shape, dtype=dtype)
     for index, value in enumerate(plan.label_values):
         result[labels == value] = index
@@ -166,15 +169,21 @@ def class_indices(labels: NDArray[Any], plan: Plan) -> NDArray[Any]:
     return result
 
 
-def class_locations(label: NDArray[Any]) -> NDArray[np.int32]:
-    """Return evenly spaced voxels of each foreground class of (D, H, W) class indices, to centre patches on.
+def class_locations(label: NDArray[Any], region_indices: Sequence[Sequence[int]] = ()) -> NDArray[np.int32]:
+    """Return evenly spaced voxels of each foreground class, or of each region, to centre patches on.
+
+    Args:
+        label: (D, H, W) class indices.
+        region_indices: Class indices of each region; nothing where classes exclude each other.
 
     Returns:
-        (N, 4) int32: class index and (d, h, w), at most 10,000 rows per class, ordered by class.
+        (N, 4) int32: class index, or number of the region from 1 on, and (d, h, w); at most 10,000 rows for each, in
+        this order.
     """
     locations = [np.zeros((0, 4), dtype=np.int32)]
-    for index in np.unique(label[label > 0]):
-        inside = np.flatnonzero(label == index)
+    groups = dict(enumerate(region_indices, start=1)) or {index: (index,) for index in np.unique(label[label > 0])}
+    for index, group in groups.items():
+        inside = np.flatnonzero(np.isin(label, group))
         samples = inside[spread(len(inside), LOCATIONS_PER_CLASS)]
         voxels = np.stack(np.unravel_index(samples, label.shape), axis=1)
         locations.append(np.insert(voxels, 0, index, axis=1).astype(np.int32))

@@ -84,7 +84,7 @@ class Experiment:
     @property
     def postprocessing(self) -> Postprocessing:
         """Postprocessing of the model's masks."""
-        return Postprocessing.from_config(self.config.postprocess, self.plan.labels)
+        return Postprocessing.from_config(self.config.postprocess, self.plan.label_map)
 
 
 @contextmanager
@@ -117,9 +117,10 @@ def prepare(
     if config.train.batch_size is not None:
         share_of_batch(config.train.batch_size, processes)
     dataset = dataset_of(config, resumed=resumed)
-    Postprocessing.from_config(config.postprocess, dataset.labels)  # fail early on misspelt class names
-    if dataset.label_map.classes:
-        read_class_weights(config.train.class_weights, dataset.label_map.class_names)
+    label_map = dataset.label_map
+    Postprocessing.from_config(config.postprocess, label_map)  # fail early on misspelt class names
+    if label_map.classes:
+        read_class_weights(config.train.class_weights, label_map.class_names, background=not label_map.regions)
     with (
         _run_folder(folder, resume=resume, resumed=resumed),
         _experiment(config, dataset, progress, resumed=resumed, processes=processes) as experiment,

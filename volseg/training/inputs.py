@@ -16,6 +16,7 @@ from volseg.io.cases import listed
 from volseg.io.content import file_sha256
 from volseg.io.datasets import Dataset
 from volseg.io.json_files import read_json, write_json
+from volseg.io.labels import LabelMap, values_text
 from volseg.parallel import for_each_case
 from volseg.planning.plan import Plan
 from volseg.preprocessing.cache import input_identity
@@ -61,12 +62,12 @@ def read_inputs(folder: Path, dataset: Dataset, config: Config) -> tuple[Dataset
         raise ConfigError("the plan was changed since the run began", file=folder / PLAN_FILE, hint=RESTORE)
     dataset = _without_new_cases(dataset, record["cases"])
     _check_content(dataset, record["cases"], config.data.workers)
-    if (dataset.labels, dataset.ignore_label) != (plan.labels, plan.ignore_label):
+    if (dataset.labels, dataset.label_map) != (plan.labels, plan.label_map):
         raise DataError(
             "the labels of the data set are not those of the run",
             file=dataset.root,
-            found=_label_text(dataset.labels, dataset.ignore_label),
-            expected=_label_text(plan.labels, plan.ignore_label),
+            found=_label_text(dataset.label_map),
+            expected=_label_text(plan.label_map),
             hint=NEW_RUN,
         )
     _check_split(dataset, config, split)
@@ -126,6 +127,9 @@ def _check_split(dataset: Dataset, config: Config, split: Mapping[str, Any]) -> 
         )
 
 
-def _label_text(labels: Mapping[str, int], ignore_label: int | None) -> str:
-    ignored = f", ignored: {ignore_label}" if ignore_label is not None else ""
-    return ", ".join(f"{name}: {value}" for name, value in labels.items()) + ignored
+def _label_text(label_map: LabelMap) -> str:
+    classes = {name: str(value) for name, value in label_map.to_plain().items()}
+    if label_map.regions:  # a region paints one of its values
+        classes |= {name: f"{values_text(values)} as {classes[name]}" for name, values in label_map.classes.items()}
+    ignored = f", ignored: {label_map.ignore_label}" if label_map.ignore_label is not None else ""
+    return ", ".join(f"{name}: {text}" for name, text in classes.items()) + ignored

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from volseg.config.schema import TrainConfig
 from volseg.errors import ConfigError, suggestion
+from volseg.models.contracts import NetworkPlan
 from volseg.preprocessing.preprocess import IGNORE
 from volseg.training.ranks import ALONE, Ranks
 
@@ -20,6 +21,9 @@ SMOOTHING = 1e-5
 
 class SegmentationLoss(nn.Module):
     """Soft Dice over the foreground classes, a loss of each voxel, or their sum, averaged over the decoder's levels.
+
+    Classes that exclude each other share a softmax. Regions have a sigmoid each, no background, and binary
+    cross-entropy or focal loss, averaged over the regions.
 
     The loss of a voxel is cross-entropy or focal loss; its mean is weighted by the weight of each voxel's true class,
     as in `torch.nn.CrossEntropyLoss`. The mean of Dice is weighted by class, too. Ignored voxels are left out of all
@@ -40,9 +44,12 @@ class SegmentationLoss(nn.Module):
         class_weights: Weight of each class, background first; only their ratios matter. ``None`` weighs all alike.
         focal_gamma: Exponent of the focal loss.
         ranks: The processes that share out each batch.
+        region_indices: Class indices of each region; nothing where classes exclude each other. The class weights are
+            then those of the regions.
     """
 
     class_weights: Tensor | None
+    members: Tensor | None
 
     def __init__(
         self,
@@ -52,14 +59,19 @@ class SegmentationLoss(nn.Module):
         class_weights: Sequence[float] | None = None,
         focal_gamma: float = 2.0,
         ranks: Ranks = ALONE,
+        region_indices: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         self._batch_dice = batch_dice
         self._ranks = ranks
         self._terms = kind.split("_")
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        exclusive = not region_indices
+        if weights is not None and not exclusive:
+            weights = weights / weights.mean()
         self.register_buffer("class_weights", weights)
-        self._focal = FocalLoss(use_softmax=True, gamma=focal_gamma, weight=weights, reduction="none")
+        self.register_buffer("members", None if exclusive else _membership(region_indices))
+        self._focal = FocalLoss(use_softmax=exclusive, gamma=focal_gamma, weight=weights, reduction="none")
 
     def forward(
         self, outputs: Sequence[Tensor], target: Tensor, share: float = 1.0, totals: Tensor | None = None
@@ -101,9 +113,9 @@ class SegmentationLoss(nn.Module):
         return torch.stack([self._weights(_resized(target, size)).sum() for size in sizes])
 
     def _weights(self, target: Tensor) -> Tensor:
-        """Return the weight of each voxel (B, D, H, W): that of its class, 0 if it is ignored."""
+        """Return the weight of each voxel (B, D, H, W): that of its class, 0 if it is ignored; 1 with regions."""
         valid = target != IGNORE
-        if self.class_weights is None:
+        if self.class_weights is None or self.members is not None:
             return valid.float()
         return self.class_weights[target.clamp(min=0)] * valid
 
@@ -113,64 +125,89 @@ class SegmentationLoss(nn.Module):
         return torch.stack(losses).sum()
 
     def _term(self, term: str, logits: Tensor, target: Tensor, share: float, total: Tensor) -> Tensor:
-        if term == "ce":
-            if torch.are_deterministic_algorithms_enabled():  # that of volumes is not, on CUDA: voxels become a list
-                logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
-            loss = F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE, reduction="sum")
-            return loss / total.clamp(min=torch.finfo().tiny)
-        classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, 1, 1, 1)
-        one_hot = (target[:, None] == classes).to(logits.dtype)  # (B, K, D, H, W), all 0 where ignored
-        if term == "focal":  # summed over classes: all but the true one are 0
-            focal: Tensor = self._focal(logits, one_hot)
-            return focal.sum() / total.clamp(min=torch.finfo().tiny)
-        return self._dice(logits.softmax(dim=1) * (target != IGNORE)[:, None], one_hot) * share
+        if term == "dice":
+            probabilities = logits.softmax(dim=1) if self.members is None else logits.sigmoid()
+            valid = (target != IGNORE)[:, None]
+            return self._dice(probabilities * valid, self._truth(logits, target)) * share
+        voxels = self._cross_entropy(logits, target) if term == "ce" else self._focal_loss(logits, target)
+        return (voxels * (target != IGNORE)).sum() / total.clamp(min=torch.finfo().tiny)
 
-    def _dice(self, probabilities: Tensor, one_hot: Tensor) -> Tensor:
-        """Compute soft Dice of the foreground classes from (B, K, D, H, W), both 0 where ignored; as MONAI's DiceLoss.
+    def _dice(self, probabilities: Tensor, truth: Tensor) -> Tensor:
+        """Compute soft Dice of the foreground classes or regions from (B, K, D, H, W), both 0 where ignored.
 
-        MONAI's own has no place where the overlaps of several processes could be summed.
+        It is MONAI's DiceLoss, which has no place where the overlaps of several processes could be summed.
         """
         axes = (0, 2, 3, 4) if self._batch_dice else (2, 3, 4)
-        probabilities, one_hot = probabilities[:, 1:], one_hot[:, 1:]
-        overlap = (probabilities * one_hot).sum(axes)
-        sums = torch.stack([overlap, probabilities.sum(axes), one_hot.sum(axes)])  # (3, K - 1) or (3, B, K - 1)
+        first = 1 if self.members is None else 0  # without the background
+        probabilities, truth = probabilities[:, first:], truth[:, first:]
+        overlap = (probabilities * truth).sum(axes)
+        sums = torch.stack([overlap, probabilities.sum(axes), truth.sum(axes)])  # (3, K') or (3, B, K')
         overlap, predicted, reference = self._ranks.sum(sums) if self._batch_dice else sums
         wrong = 0.5 * (predicted - overlap), 0.5 * (reference - overlap)
         dice = 1 - (2 * overlap + SMOOTHING) / (2 * (overlap + wrong[0] + wrong[1]) + SMOOTHING)
         if self.class_weights is not None:
-            dice = dice * (self.class_weights[1:] / self.class_weights[1:].mean())
+            dice = dice * (self.class_weights[first:] / self.class_weights[first:].mean())
         mean: Tensor = dice.mean()
         return mean
 
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted cross-entropy of each voxel (B, D, H, W)."""
+        if self.members is None:
+            shape = target.shape
+            if torch.are_deterministic_algorithms_enabled():  # that of volumes is not, on CUDA: voxels become a list
+                logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
+            losses = F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE, reduction="none")
+            return losses.view(shape)
+        losses = F.binary_cross_entropy_with_logits(logits, self._truth(logits, target), reduction="none")
+        if self.class_weights is not None:
+            losses = losses * self.class_weights.view(-1, 1, 1, 1)
+        return losses.mean(dim=1)
 
-def build_loss(settings: TrainConfig, class_names: Sequence[str], ranks: Ranks = ALONE) -> SegmentationLoss:
+    def _focal_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted focal loss of each voxel (B, D, H, W)."""
+        losses: Tensor = self._focal(logits, self._truth(logits, target))  # (B, K, D, H, W)
+        return losses.sum(dim=1) if self.members is None else losses.mean(dim=1)
+
+    def _truth(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return whether each voxel is of each class, or in each region, as numbers (B, K, D, H, W); 0 if ignored."""
+        if self.members is None:
+            classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, 1, 1, 1)
+            return (target[:, None] == classes).to(logits.dtype)
+        inside = self.members[:, target.clamp(min=0)].movedim(0, 1)
+        return (inside & (target != IGNORE)[:, None]).to(logits.dtype)
+
+
+def build_loss(settings: TrainConfig, plan: NetworkPlan, ranks: Ranks = ALONE) -> SegmentationLoss:
     """Build the loss that a configuration describes.
 
     Args:
         settings: The configuration.
-        class_names: Names by class index, background first.
+        plan: The plan, which names the classes or regions.
         ranks: The processes that share out each batch.
 
     Raises:
         ConfigError: ``train.class_weights`` do not fit the classes.
     """
+    background = not plan.region_indices
     return SegmentationLoss(
         settings.loss,
         batch_dice=settings.batch_dice,
-        class_weights=read_class_weights(settings.class_weights, class_names),
+        class_weights=read_class_weights(settings.class_weights, plan.class_names, background=background),
         focal_gamma=settings.focal_gamma,
+        region_indices=plan.region_indices,
         ranks=ranks,
     )
 
 
 def read_class_weights(
-    setting: Mapping[str, float] | Sequence[float] | None, class_names: Sequence[str]
+    setting: Mapping[str, float] | Sequence[float] | None, class_names: Sequence[str], *, background: bool = True
 ) -> tuple[float, ...] | None:
-    """Return the weight of each class, background first, or ``None`` without the setting ``train.class_weights``.
+    """Return the weight of each output of the network, or ``None`` without the setting ``train.class_weights``.
 
     Args:
-        setting: Name -> weight, 1 for classes that are not named; or one weight for each class, background first.
-        class_names: Names by class index, background first.
+        setting: Name -> weight, 1 for classes that are not named; or one weight for each output.
+        class_names: Names of the outputs.
+        background: Whether the first of them is the background.
 
     Raises:
         ConfigError: A name is not that of a class, there are more or fewer weights than classes, or all classes but the
@@ -188,12 +225,18 @@ def read_class_weights(
             raise ConfigError(problem, found=unknown[0], expected=expected, hint=hint)
         setting = [setting.get(name, 1.0) for name in class_names]
     if len(setting) != len(class_names):
-        problem = "train.class_weights needs one weight for each class, background first"
+        problem = "train.class_weights needs one weight for each class" + ", background first" * background
         raise ConfigError(problem, found=list(setting), expected=f"{len(class_names)} weights: {expected}")
-    if not any(setting[1:]):
-        problem = "train.class_weights leaves no class but the background"
+    if not any(setting[background:]):
+        problem = "train.class_weights leaves no class" + " but the background" * background
         raise ConfigError(problem, found=list(setting), hint="give a class a weight above 0")
     return tuple(map(float, setting))
+
+
+def _membership(region_indices: Sequence[Sequence[int]]) -> Tensor:
+    """Return whether each class index belongs to each region: (regions, indices) bool, the background's index 0 too."""
+    count = 1 + max(max(indices) for indices in region_indices)
+    return torch.tensor([[index in indices for index in range(count)] for indices in region_indices])
 
 
 def _resized(target: Tensor, size: Sequence[int]) -> Tensor:

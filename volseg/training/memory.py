@@ -27,10 +27,12 @@ def step_memory(config: Config, plan: NetworkPlan, batch_size: int) -> TrainingM
     Raises:
         ConfigError: The settings do not fit each other.
     """
-    loss = SegmentationLoss(config.train.loss, batch_dice=config.train.batch_dice)
+    settings = config.train
+    loss = SegmentationLoss(settings.loss, batch_dice=settings.batch_dice, region_indices=plan.region_indices)
+    loss.to("meta")
 
     def of_levels(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
-        total: Tensor = loss(outputs if config.train.deep_supervision else outputs[:1], target)
+        total: Tensor = loss(outputs if settings.deep_supervision else outputs[:1], target)
         return total
 
     return training_memory(config.model, plan, batch_size, of_levels)

@@ -125,6 +125,7 @@ def token_samples(
         variants=config.data.token_variants,
         seed=config.seed,
         limit_bytes=parse_size(config.data.cache_limit),
+        region_indices=plan.region_indices,
         progress=stage_progress(progress, "tokens"),
     )
     logger.info("tokens of %d cases x %d variants in %s", len(cases), len(cases[0]), cases[0][0].folder.parents[1])

@@ -84,7 +84,7 @@ class TrainingState:
         trained = TrainedLevels(self.model, self._levels)
         self._network, self._optimizer = self._fabric.setup(trained, torch.optim.AdamW(groups))
         self.average = WeightAverage(self.model, settings.ema_decay)
-        self._loss = build_loss(settings, plan.class_names, ranks).to(self.device)
+        self._loss = build_loss(settings, plan, ranks).to(self.device)
         self._saved_step: int | None = None
         self.changes: tuple[Change, ...] = ()
 

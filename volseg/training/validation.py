@@ -50,7 +50,7 @@ def validate(
         ``val_cases``.
     """
     plan = experiment.plan
-    labels = {name: value for name, value in plan.labels.items() if value != 0}
+    labels = plan.label_map.classes
     cases = experiment.val_cases[:limit]
     tolerance_mm = max(case.grids.tolerance_mm for case in cases)
     predictor = Predictor.from_model(model, plan, device, experiment.postprocessing, tolerance_mm)

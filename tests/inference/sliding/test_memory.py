@@ -140,7 +140,7 @@ def test_less_memory_gives_the_same_mask(make_plan: MakePlan, build: Build) -> N
     logits = predict_logits(build(plan), preprocess_image(*scan_of(data, 1.7), plan)[0].data, plan)
     assert len(layout.starts[0]) > 1
     trace = prepare_image(*scan_of(data, 1.7), plan).trace
-    whole = restore_mask([Member([(0, [logits])], trace)], plan.label_values)
+    whole = restore_mask([Member([(0, [logits])], trace)], plan.mask_values)
     assert (thin.mask.labels == whole).mean() > 0.9999
 
 

@@ -146,14 +146,16 @@ def test_the_channels_of_a_damaged_case_are_not_needed(tmp_path: Path) -> None:
 # --- regions ---
 
 
-def test_regions_are_read_on_request(tmp_path: Path) -> None:
+def test_regions_are_read_with_their_order(tmp_path: Path) -> None:
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "tip": 3}
     touch(
         describe(tmp_path, labels=labels, modality="CT", regions_class_order=[1, 2, 3]), "images/a.nii", "labels/a.nii"
     )
-    refused(tmp_path, "regions", "cannot be trained", "whole, core", "volseg convert")
-    label_map = read_dataset(tmp_path, regions=True).label_map
+    label_map = read_dataset(tmp_path).label_map
     assert label_map.classes == {"whole": (1, 2, 3), "core": (2, 3), "tip": (3,)}
     assert label_map.region_order == (1, 2, 3)
+    describe(tmp_path, labels=labels, modality="CT", regions_class_order=[3, 2, 1])
+    refused(tmp_path, "masks cannot hold these regions", "3 is painted as 1, which belongs to other regions")
+    assert read_dataset(tmp_path, trainable=False).label_map.region_order == (3, 2, 1)
     describe(tmp_path, labels=labels, regions_class_order=[1, 2])
     refused(tmp_path, "regions_class_order: [1, 2]")

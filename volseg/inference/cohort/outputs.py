@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from volseg.io.cases import Case
 from volseg.io.content import file_sha256
 from volseg.io.dicom import is_series
 from volseg.io.volumes import check_grid, check_libraries, has_mask_suffix, write_mask
+from volseg.planning.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +156,13 @@ class Outputs:
                 hint="choose another output folder",
             )
 
-    def write_mask(self, case: Case, mask: Mask, labels: Mapping[str, int]) -> None:
+    def write_mask(self, case: Case, mask: Mask, plan: Plan) -> None:
         """Write the mask atomically.
 
         Args:
             case: The case.
             mask: The mask, on the scan's grid.
-            labels: File value of every class by name, background included.
+            plan: Names the classes and their values in masks.
 
         Raises:
             OutputError: The mask cannot be written.
@@ -170,13 +171,12 @@ class Outputs:
         first = case.images[0]
         source = first if first.exists() else None
         if not self.split_classes:
-            write_mask(path, mask, source=source, labels=labels)
+            write_mask(path, mask, source=source, labels=plan.labels)
             return
         with atomic_folder(path) as folder:
-            for name, value in labels.items():
-                if value != 0:
-                    binary = Mask((mask.labels == value).view(np.uint8), mask.grid)
-                    write_mask(folder / f"{name}{self._ending(case)}", binary, source=source, labels={name: 1})
+            for name, values in plan.label_map.classes.items():
+                binary = Mask(np.isin(mask.labels, values).view(np.uint8), mask.grid)
+                write_mask(folder / f"{name}{self._ending(case)}", binary, source=source, labels={name: 1})
 
     def _map(self, case: Case, ending: str) -> Path:
         """Return the path of a map of values."""

@@ -268,7 +268,7 @@ class _CaseRun:
     def _write(self, segmentation: Segmentation) -> None:
         mask, *extras = self._job.outputs.all_of(self._case)
         self._begin([mask, *extras])
-        self._job.outputs.write_mask(self._case, segmentation.mask, self._job.predictor.plan.labels)
+        self._job.outputs.write_mask(self._case, segmentation.mask, self._job.predictor.plan)
         for path in extras:
             (self._job.staging / path.name).replace(path)
         self._outputs |= {mask.name: output_sha256(mask)} | {path.name: None for path in extras}

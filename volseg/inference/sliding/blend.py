@@ -10,7 +10,7 @@ from torch import Tensor
 from volseg.inference.sliding.windows import Layout, gaussian_importance
 
 SKIPPED_LOGITS = (10.0, -10.0)
-"""Logits of background and of every other class where all windows were skipped."""
+"""Logits of background and of every other class or region where all windows were skipped."""
 
 
 class RollingBlend:
@@ -22,9 +22,13 @@ class RollingBlend:
         layout: The padded volume and its windows.
         slices: Largest number of slices held at a time.
         device: Where they are held and blended: that of the networks, so that no window is copied.
+        regions: Whether the classes are regions, without a background among them.
     """
 
-    def __init__(self, models: int, classes: int, layout: Layout, slices: int, device: torch.device) -> None:
+    def __init__(
+        self, models: int, classes: int, layout: Layout, slices: int, device: torch.device, *, regions: bool = False
+    ) -> None:
+        self._regions = regions
         self._layout = layout
         self._first = 0  # first held slice of the padded volume
         self._weight = gaussian_importance(layout.window).to(device)
@@ -63,8 +67,9 @@ class RollingBlend:
         for slab in slabs:
             slab /= total
             if any_skipped:
-                slab[0].masked_fill_(skipped, SKIPPED_LOGITS[0])
-                slab[1:].masked_fill_(skipped, SKIPPED_LOGITS[1])
+                slab.masked_fill_(skipped, SKIPPED_LOGITS[1])
+                if not self._regions:
+                    slab[0].masked_fill_(skipped, SKIPPED_LOGITS[0])
         before, size = self._layout.before, self._layout.size
         low, high = max(self._first, before[0]), min(stop, before[0] + size[0])
         rows, columns = (slice(b, b + n) for b, n in zip(before[1:], size[1:], strict=True))

@@ -138,7 +138,8 @@ def stream_logits(
     source = PaddedSlabs(image, layout, columns.halo)
     groups = schedule.groups(layout.starts[0])
     slices = max(group[-1] - group[0] for group in groups) + layout.window[0]
-    blend = RollingBlend(len(models), plan.num_classes, layout, slices, device)
+    regions = plan.regions is not None
+    blend = RollingBlend(len(models), plan.num_classes, layout, slices, device, regions=regions)
     for group, following in itertools.zip_longest(groups, groups[1:]):
         stack = to_device(source.slab(group[0], group[-1] + layout.window[0]), device)
         keep_from = following[0] if following else None
