@@ -22,6 +22,7 @@ from volseg.crossvalidation.results import store_choice
 from volseg.crossvalidation.setup import prepare_folds
 from volseg.errors import DataError, ModelFileError, OutputError
 from volseg.evaluation.choose_postprocessing import Choice
+from volseg.io.labels import LabelMap
 from volseg.io.locks import folder_lock
 from volseg.io.model_file import model_files_of, read_metadata, read_model
 from volseg.postprocessing.rules import Postprocessing
@@ -196,7 +197,7 @@ def test_chosen_postprocessing_is_stored_in_all_models(copy: Path, config: Path)
             assert [fold.lacks() for fold in crossval.folds] == [None, None]  # their masks are still theirs
     assert volseg.load(copy, "cpu").postprocessing == chosen
     for file in model_files_of(copy):
-        assert Postprocessing.from_dict(read_metadata(file)["postprocessing"], {"background": 0, "organ": 1}) == chosen
+        assert Postprocessing.from_dict(read_metadata(file)["postprocessing"], LabelMap({"organ": (1,)})) == chosen
     with prepare_folds(settings, None, collect=True) as crossval:
         store_choice(crossval, Choice(postprocessing=Postprocessing(), cases=8))
     assert volseg.load(copy, "cpu").postprocessing == Postprocessing()
