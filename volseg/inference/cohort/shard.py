@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from volseg.errors import ConfigError, VolsegError
-from volseg.io.cases import Case
-from volseg.io.volumes import read_grid
+
+if TYPE_CHECKING:
+    from volseg.io.cases import Case
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def share_out(sizes: Sequence[int], count: int) -> list[list[int]]:
 
 def scan_voxels(case: Case) -> int:
     """Return the number of voxels of a scan by its header; 0 if it cannot be read, which shows when it is predicted."""
+    from volseg.io.volumes import read_grid  # nibabel, which commands that read no scan do without
+
     try:
         return math.prod(read_grid(case.images[0]).shape)
     except (VolsegError, OSError):
