@@ -57,7 +57,15 @@ def _print(plans: Sequence[CachedPlan], folder: str) -> None:
         sum(getattr(plan, name) for plan in plans) for name in ("cases", "case_bytes", "token_bytes")
     )
     rows = [("name", "cases", "size", "tokens", "used"), *rows]
-    rows.append((f"{len(plans)} plans in {folder}", str(cases), format_size(size), format_size(tokens), ""))
+    rows.append(
+        (
+            f"{len(plans)} plan{'s' * (len(plans) != 1)} in {folder}",
+            str(cases),
+            format_size(size),
+            format_size(tokens),
+            "",
+        )
+    )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *values in rows:
         cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
