@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ def message(bad_input: BadInput, folder: Path) -> str:
 
 
 @contextmanager
-def working_directory(folder: Path):
+def working_directory(folder: Path) -> Iterator[None]:
     """Change the current folder, as ``contextlib.chdir`` of Python 3.11 does."""
     before = Path.cwd()
     os.chdir(folder)
