@@ -13,6 +13,7 @@ from volseg.errors import ConfigError
         ("1.5GiB", 3 * 2**29),
         ("500 mb", 5 * 10**8),
         ("64KB", 64_000),
+        ("8G", 8 * 10**9),
         ("2TiB", 2**41),
         ("1.5 tb", 15 * 10**11),
         ("100B", 100),
@@ -23,7 +24,7 @@ def test_sizes_as_people_write_them(text: str, expected: int) -> None:
     assert parse_size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-4GB", "four GB", "4G B", "4 GBit", "0GB", "0", "0.5", "1e9B", "4,5GB"])
+@pytest.mark.parametrize("text", ["", "GB", "-4GB", "four GB", "4 G B", "4 GBit", "0GB", "0", "0.5", "1e9B", "4,5GB"])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"for example 4GB, 1\.5GiB or 500MB"):
         parse_size(text)

@@ -168,6 +168,20 @@ def refused(root: Path, *words: str) -> None:
         assert word in str(error.value)
 
 
+def test_a_list_with_folds_none_of_whose_files_exists_is_no_other_layout(tmp_path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").touch()
+    entry = {"image": "images\\a.nii.gz", "label": "labels\\a.nii.gz"}
+    description = {"labels": {"0": "background", "1": "organ"}, "modality": {"0": "CT"}, "training": [entry]}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    assert [case.id for case in read_dataset(tmp_path).cases] == ["a"]
+    description["training"] = [{**entry, "fold": 1}]
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match="none of the listed files exists"):
+        read_dataset(tmp_path)
+
+
 def test_no_dataset(tmp_path) -> None:
     refused(tmp_path / "nowhere", "does not exist")
     refused(tmp_path, "no dataset", "an empty folder", "images/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import stat
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +253,16 @@ def damaged(folder: Path) -> Path:
     return path
 
 
+def doubled(folder: Path) -> Path:
+    """Several entries of one name, as some programs pack the slices of several folders."""
+    files = write_series(folder / "series", stored_values())
+    with zipfile.ZipFile(folder / "scan.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zipfile
+        for file in files:
+            archive.write(file, "slice.dcm")
+    return folder / "scan.zip"
+
+
 ZIPS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a name with ..": (lambda f: with_entry(f, "a/../../b"), r"leads out of its folder[\s\S]*a/\.\./\.\./b"),
     "an absolute name": (lambda f: with_entry(f, "/etc/b"), "leads out of its folder"),
@@ -259,6 +270,7 @@ ZIPS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a link": (lambda f: with_entry(f, "b", stat.S_IFLNK | 0o777), "holds a link"),
     "encrypted": (encrypted, "encrypted"),
     "a bomb": (bomb, r"unpack to too much[\s\S]*73\.4 MB"),
+    "one name twice": (doubled, r"several files of one name[\s\S]*slice\.dcm"),
     "damaged": (damaged, r"scan\.zip: I00"),
     "no zip": (lambda f: (f / "scan.zip").write_bytes(b"x" * 99) and f / "scan.zip", "BadZipFile"),
 }

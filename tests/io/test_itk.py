@@ -13,6 +13,7 @@ from tests.made.affines import affine_of
 from volseg.errors import DataError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
+from volseg.io.itk import segment_values
 from volseg.io.volumes import read_grid, read_mask, read_volume, volume_stem, write_mask
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -174,4 +175,23 @@ def test_numbers_of_axes_that_the_library_would_not_survive(axes: str, tmp_path:
     whole = (tmp_path / "a.mha").read_bytes()
     (tmp_path / "a.mha").write_bytes(whole.replace(b"NDims = 3", f"NDims = {axes}".encode()))
     with pytest.raises(DataError, match=r"NDims(.|\n)*a\.mha"):
+        read_volume(tmp_path / "a.mha")
+
+
+def test_names_of_segments(tmp_path: Path) -> None:
+    image = oblique_image(np.uint8)
+    for number, (name, value) in enumerate([("liver", "2"), ("left kidney", "1"), ("broken", "x")]):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", value)
+    for name in ("a.seg.nrrd", "a.nrrd"):
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+    assert segment_values(tmp_path / "a.seg.nrrd") == {"liver": 2, "left kidney": 1}
+    assert segment_values(tmp_path / "a.nrrd") == {}
+
+
+def test_negative_voxel_sizes(tmp_path: Path) -> None:
+    SimpleITK.WriteImage(oblique_image(), str(tmp_path / "a.mha"))
+    whole = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(whole.replace(b"ElementSpacing = ", b"ElementSpacing = -"))
+    with pytest.raises(DataError, match=r"are negative(.|\n)*a\.mha"):
         read_volume(tmp_path / "a.mha")

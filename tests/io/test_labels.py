@@ -12,6 +12,7 @@ from volseg.io.description import read_label_map
 from volseg.io.labels import (
     LabelMap,
     check_agreement,
+    check_segment_names,
     check_trainable,
     make_label_map,
     plain_name,
@@ -106,3 +107,10 @@ def test_many_labels_cost_time_in_proportion() -> None:
     assert len(label_map.classes) == 59_999
     with pytest.raises(DataError, match="'c7' and 'again' have the same value"):
         make_label_map({f"c{value}": value for value in range(60_000)} | {"again": 7})
+
+
+def test_segments_that_a_file_numbers_otherwise() -> None:
+    label_map = make_label_map({"background": 0, "liver": 1, "spleen": 2})
+    check_segment_names({"Liver": 1, "tumour": 3}, label_map, "a.seg.nrrd")
+    with pytest.raises(DataError, match=r"liver is 2, spleen is 1(.|\n)*liver is 1, spleen is 2"):
+        check_segment_names({"spleen": 1, "liver": 2}, label_map, "a.seg.nrrd")

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
+import volseg
 from tests.made.evaluations import evaluation_of, scores_of, two_organs, write, write_cases
 from volseg.cli.main import main
 from volseg.evaluation.folder import evaluate_folder
@@ -125,6 +126,27 @@ def test_pictures_of_the_worst_median_and_best_case(tmp_path: Path) -> None:
     assert all(p.source.startswith("data:image/png;base64,iVBOR") for p in pictures)
     one = example_pictures(evaluate_folder(pred, ref, LABELS, cases=["b"]), Images({}))
     assert [p.rank for p in one] == ["worst"]
+
+
+def test_masks_and_scans_in_another_voxel_order_are_drawn_alike(tmp_path: Path) -> None:
+    labels = np.zeros((6, 7, 8), np.uint8)
+    labels[1:4, 2:6, 3:7] = 1
+    wrong = np.roll(labels, 1, axis=0)
+    affine = np.diag([2.0, 1.5, 3.0, 1.0])
+    pictures = []
+    for order in ("RAS", "SRA", "LPI"):
+        folder = tmp_path / order
+        for name, values in (("ref", labels), ("pred", wrong), ("images", 10 * labels)):
+            image = nibabel.Nifti1Image(values, affine)
+            if name != "ref":
+                target = nibabel.orientations.axcodes2ornt(order)
+                image = image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), target))
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            nibabel.save(image, folder / name / "a.nii.gz")
+        evaluation = volseg.evaluate(folder / "pred", folder / "ref", labels={"organ": 1}).evaluation
+        images = find_images(folder / "images", None, folder / "ref")
+        pictures.append(example_pictures(evaluation, images)[0].png)
+    assert pictures[0] == pictures[1] == pictures[2]
 
 
 def test_the_command_writes_all_files_and_returns_its_status(

@@ -12,6 +12,7 @@ UNITS = {"B": 1} | {
     for kind, base in (("B", 1000), ("iB", 1024))
 }
 _FACTORS = {name.lower(): factor for name, factor in UNITS.items()} | {"": 1}
+_FACTORS |= {prefix: 1000**power for power, prefix in enumerate("kmgt", start=1)}  # 8G is 8GB
 
 
 def parse_size(text: str) -> int:

@@ -11,7 +11,8 @@ from volseg.errors import DataError, GeometryError
 from volseg.evaluation.sources import MaskSource
 from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
-from volseg.io.labels import LabelMap, Values, plain_name
+from volseg.io.itk import segment_values
+from volseg.io.labels import LabelMap, Values, check_segment_names, plain_name
 from volseg.io.volumes import read_mask
 from volseg.metrics.overlap import label_values
 
@@ -76,6 +77,7 @@ def read_case_mask(source: MaskSource, label_map: LabelMap | None) -> CaseMask:
     values = label_values(mask.labels)
     if label_map is None:
         return CaseMask(mask.grid, (Layer(mask.labels, {str(value): (value,) for value in values if value}),))
+    check_segment_names(segment_values(source.file), label_map, source.file)
     unknown = tuple(sorted(set(values) - label_map.known_values))
     return CaseMask(mask.grid, (Layer(mask.labels, label_map.classes),), unknown_values=unknown)
 

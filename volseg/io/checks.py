@@ -14,7 +14,8 @@ from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import Mask, Volume
 from volseg.io.cases import Case, listed
 from volseg.io.findings import Finding
-from volseg.io.labels import LabelMap, value_counts
+from volseg.io.itk import segment_values
+from volseg.io.labels import LabelMap, check_segment_names, value_counts
 from volseg.io.volumes import as_mask, image_errors, read_mask, read_volume, stack_channels
 
 ROUNDING_MM = 1e-3
@@ -145,6 +146,7 @@ def _label(path: Path, label_map: LabelMap, errors: list[CaseError]) -> Mask | N
         return None
     try:
         check_label_values(mask, label_map, path)
+        check_segment_names(segment_values(path), label_map, path)
     except DataError as error:
         errors.append(error)
     return mask

@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -207,6 +208,10 @@ def _entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     if len(entries) > MOST_FILES:
         found, expected = f"{len(entries)} entries", f"at most {MOST_FILES}"
         raise DataError("the zip holds too many files for one series", file=path, found=found, expected=expected)
+    doubled = next((name for name, number in Counter(entry.filename for entry in entries).items() if number > 1), None)
+    if doubled is not None:
+        hint = "pack the files again, each with a name of its own"
+        raise DataError("the zip holds several files of one name", file=path, found=repr(doubled)[:200], hint=hint)
     for entry in entries:
         problem = _problem(entry)
         if problem is not None:

@@ -83,6 +83,10 @@ def read_source(
     if len(headers) != series_grid.shape[2]:
         hint = "choose another format, or convert the series to single-frame objects"
         raise OutputError("masks in DICOM are not written for multi-frame objects", file=source, hint=hint)
+    if not headers[0].get("FrameOfReferenceUID"):
+        hint = "choose another format, or add the tag to all slices of the series"
+        problem = "a mask in DICOM needs the tag FrameOfReferenceUID, by which viewers place it"
+        raise OutputError(problem, file=source, found="no such tag", hint=hint)
     for header in headers:
         for name in REQUIRED:
             if name not in header:

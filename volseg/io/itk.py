@@ -31,6 +31,7 @@ MOST_AXES = 10  # of MetaImage; with more, memory that is not allocated is writt
 HEADER_END = re.compile(rb"\r?\n\r?\n|ElementDataFile[ \t]*=[^\n]*\n")
 DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
 SEGMENTATION = ".seg.nrrd"
+SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 SPACE = re.compile(rb"^(space(?: directions| origin)?): *([^\r\n]*)", re.MULTILINE)
 AXES = re.compile(r"^[ \t]*NDims[ \t]*[=:]?[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
 COMPRESSED = re.compile(r"^(?:CompressedData[ \t]*=[ \t]*T|encoding:[ \t]*(?!raw|[ \t]))", re.MULTILINE | re.IGNORECASE)
@@ -83,6 +84,24 @@ def count_channels(path: Path) -> int:
     reader = _header(path)
     _grid(reader, path)
     return int(reader.GetSize()[3]) if reader.GetDimension() == 4 else int(reader.GetNumberOfComponents())
+
+
+def segment_values(path: Path) -> dict[str, int]:
+    """Return name -> label value of the segments that a ``.seg.nrrd`` file names; other files name none.
+
+    Raises:
+        DataError: As ``read_voxels``, for errors in the header.
+    """
+    if not path.name.lower().endswith(SEGMENTATION):
+        return {}
+    reader, names = _header(path), dict[str, int]()
+    keys = set(reader.GetMetaDataKeys())
+    for key in keys:
+        match = SEGMENT_NAME.fullmatch(key)
+        value = f"Segment{match[1]}_LabelValue" if match else ""
+        if value in keys and reader.GetMetaData(value).strip().isdecimal():
+            names[reader.GetMetaData(key)] = int(reader.GetMetaData(value)[:10])
+    return names
 
 
 def files_of(path: Path) -> list[Path]:
@@ -219,6 +238,11 @@ def _grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
         expected = "(X, Y, Z), or (X, Y, Z, channels), each at least 1"
         raise DataError(f"this is not a volume: {axes}D", file=path, found=(*shape, channels), expected=expected)
     direction = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3]
+    if min(reader.GetSpacing()) < 0:
+        hint = "write positive sizes, and the direction into the matrix of directions"
+        raise DataError(
+            "the header states voxel sizes that are negative", file=path, found=reader.GetSpacing(), hint=hint
+        )
     affine = np.eye(4)
     affine[:3, :3] = LPS_TO_RAS @ direction * np.array(reader.GetSpacing())[:3]
     affine[:3, 3] = LPS_TO_RAS @ np.array(reader.GetOrigin())[:3]

@@ -265,6 +265,33 @@ def check_agreement(ours: LabelMap, theirs: LabelMap, file: Path) -> None:
         )
 
 
+def check_segment_names(names: Mapping[str, int], label_map: LabelMap, file: str | Path) -> None:
+    """Check that the names which a label file states for its values are those of the label map.
+
+    Args:
+        names: Name -> value, as the file states them (``.seg.nrrd``). Names that the label map lacks are passed over.
+        label_map: The classes.
+        file: The label file.
+
+    Raises:
+        DataError: A class has another value in the file; all are listed.
+    """
+    ours = {plain_name(name): (name, values) for name, values in label_map.classes.items()}
+    wrong = {
+        ours[plain_name(name)][0]: value
+        for name, value in names.items()
+        if plain_name(name) in ours and value not in ours[plain_name(name)][1]
+    }
+    if wrong:
+        raise DataError(
+            "the label file numbers its segments otherwise than the data set",
+            file=file,
+            found=", ".join(f"{name} is {value}" for name, value in sorted(wrong.items())),
+            expected=", ".join(f"{name} is {_text(label_map.classes[name])}" for name in sorted(wrong)),
+            hint="export all segmentations with the same numbers; 3D Slicer numbers segments as they were made",
+        )
+
+
 def value_counts(labels: NDArray[Any]) -> dict[int, int]:
     """Return value -> voxels of the values that occur in a mask of any shape, ascending."""
     if not labels.size or int(labels.min()) < 0 or int(labels.max()) > LARGEST_LABEL:

@@ -16,9 +16,11 @@ from volseg.errors import VolsegError
 from volseg.evaluation.masks import CaseMask, Labels, empty_case_mask, read_case_mask
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.geometry.grid import Grid
+from volseg.geometry.ops import in_order_of
+from volseg.geometry.volume import Volume
 from volseg.io.description import Description
 from volseg.io.modality import looks_like_ct
-from volseg.io.volumes import is_scan, read_volume, volume_stem
+from volseg.io.volumes import GRID_MM, is_scan, read_volume, volume_stem
 from volseg.report.figures import case_png
 from volseg.report.planes import CaseViews
 
@@ -119,6 +121,7 @@ def _picture(evaluation: Evaluation, result: CaseResult, images: Images, title: 
     reference = read_case_mask(result.reference, label_map)
     prediction = read_case_mask(result.prediction, label_map) if result.prediction else None
     prediction = prediction or empty_case_mask(reference.grid, label_map)
+    prediction = prediction.in_order_of(reference.grid, GRID_MM)
     image, modality = _image(images, result.case, reference.grid)
     views = CaseViews.of(image, _merged(reference), _merged(prediction), reference.grid)
     return case_png(views, label_map.classes, result.scores, modality=modality, title=title)
@@ -130,6 +133,7 @@ def _image(images: Images, case: str, grid: Grid) -> tuple[np.ndarray[Any, Any] 
     if path is None:
         return None, "mri"
     volume = read_volume(path)
+    volume = Volume(*in_order_of(volume.data, volume.grid, grid))
     if not volume.grid.same_as(grid):
         logger.warning("%s: scan is not on the grid of the reference, skipped", path)
         return None, "mri"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from volseg.config.load import config_from_dict, config_to_dict
 from volseg.config.schema import Config
 from volseg.device import choose_device, training_dtype
-from volseg.errors import ModelFileError
+from volseg.errors import ConfigError, ModelFileError
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.contracts import NetworkPlan, SegmentationNetwork
 from volseg.training.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
@@ -189,7 +189,10 @@ class TrainingState:
         self.changes = tuple(found)
         progress = checkpoint.progress
         logger.info("resumed at step %d", progress.step)
-        log_changes(found, before, self._config, progress.step, progress.elapsed_s)
+        try:
+            log_changes(found, before, self._config, progress.step, progress.elapsed_s)
+        except ConfigError as error:  # the former configuration has no end
+            raise error.in_file(folder) from error
         best_dice = -1.0 if any(change.key == VALIDATED for change in found) else progress.best_dice
         return replace(progress, best_dice=best_dice, losses=[loss.to(self.device) for loss in progress.losses])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from volseg.errors import DataError
 from volseg.io.cases import Case, case_name, find_volumes, group_channels
 from volseg.io.description import Description
 from volseg.io.findings import Finding
@@ -28,6 +29,13 @@ def find(root: Path, description: Description | None) -> Found | None:
     missing = [path for case in cases for path in case.images if not _is_there(path)]
     missing += [case.label for case in cases if case.label is not None and not is_file(case.label)]
     if len(missing) == len(files) and all(is_folder(root / name) for name in FOLDERS[0]):
+        if any(case.fold is not None for case in cases):
+            raise DataError(
+                "none of the listed files exists, so folds or validation cases would be lost",
+                file=root / "dataset.json",
+                found=str(missing[0]),
+                hint="correct the paths, with / between folders, or remove the list",
+            )
         return None  # the description of the same cases in another layout
     findings: list[Finding] = [*missing_files(cases), *_unlisted(cases)]
     test = (replace(case, images=_channel_files(case.images)) for case in description.unlabelled)
