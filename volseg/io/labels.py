@@ -287,7 +287,7 @@ def check_segment_names(names: Mapping[str, int], label_map: LabelMap, file: str
             "the label file numbers its segments otherwise than the data set",
             file=file,
             found=", ".join(f"{name} is {value}" for name, value in sorted(wrong.items())),
-            expected=", ".join(f"{name} is {_text(label_map.classes[name])}" for name in sorted(wrong)),
+            expected=", ".join(f"{name} is {values_text(label_map.classes[name])}" for name in sorted(wrong)),
             hint="export all segmentations with the same numbers; 3D Slicer numbers segments as they were made",
         )
 
