@@ -110,7 +110,7 @@ def in_two_processes(work: Callable[[Path], None], folder: Path) -> list[int | N
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(120)
         if process.is_alive():
             process.kill()
     return [process.exitcode for process in processes]
@@ -127,10 +127,14 @@ def _join(work: Callable[[Path], None], rank: int, folder: Path, port: int) -> N
         os._exit(2)
 
 
-def train_and_stop(folder: Path) -> None:
-    """Train with several losses, then a whole run, which a signal to rank 1 stops."""
+def train_losses_together(folder: Path) -> None:
+    """Train with several losses."""
     with joined_ranks(os.environ) as ranks:
         train_losses(ranks, folder)
+
+
+def train_and_stop(folder: Path) -> None:
+    """Train a whole run, which a signal to rank 1 stops."""
     train_whole(folder, "stopped", progress=rank_1(lambda: os.kill(os.getpid(), signal.SIGTERM)))
 
 

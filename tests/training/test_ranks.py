@@ -17,6 +17,7 @@ from tests.made.processes import (
     train_and_kill,
     train_and_stop,
     train_losses,
+    train_losses_together,
     train_to_the_end,
     train_whole,
 )
@@ -31,6 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of one process and of two. A signal to rank 1 stops all, and one process resumes the run."""
     folder = tmp_path_factory.mktemp("runs")
     make_data(folder / "data")
+    assert in_two_processes(train_losses_together, folder) == [0, 0]
     assert in_two_processes(train_and_stop, folder) == [143, 143]
     assert in_two_processes(train_to_the_end, folder) == [0, 0]
     train_losses(ALONE, folder)
