@@ -122,7 +122,7 @@ def test_a_signal_leaves_whole_files_and_their_records(
 
 
 def test_torchrun_shares_out_the_cases(arguments: list[str], tmp_path: Path) -> None:
-    """The first process meets a bad case and is done at once; the others' cases are finished all the same."""
+    """The second process meets a bad case and is done at once; the others' cases are finished all the same."""
     out = tmp_path / "out"
     (tmp_path / "scans" / "a.nii").write_bytes(b"not a scan")
     (tmp_path / "scans" / "c.nii").unlink()
@@ -135,8 +135,8 @@ def test_torchrun_shares_out_the_cases(arguments: list[str], tmp_path: Path) -> 
     assert entries(out) == {"b.nii.gz", *files}, done.stderr
     shards = [json.loads((out / f"summary_{rank}_of_2.json").read_text()) for rank in range(2)]
     assert [{name: case["status"] for name, case in shard["cases"].items()} for shard in shards] == [
-        {"a": "failed"},
         {"b": "done"},
+        {"a": "failed"},
     ]
     assert "1 predicted, 0 skipped (up to date), 0 failed" in done.stdout
 
