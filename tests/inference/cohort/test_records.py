@@ -18,8 +18,9 @@ from volseg.errors import DataError, OutputError
 from volseg.inference.cohort import outputs as outputs_module
 from volseg.inference.cohort.records import CaseRecord, Summary
 from volseg.inference.cohort.run import predict_folder
+from volseg.inference.cohort.shard import shard_of
 from volseg.inference.predictor import Predictor
-from volseg.io.cases import Case
+from volseg.io.cases import Case, list_images
 from volseg.io.locks import folder_lock
 
 
@@ -208,7 +209,9 @@ def test_two_runs_in_one_folder(predictor: Predictor, scans: Path, tmp_path: Pat
                     predict_folder(predictor, scans, out, **refused)
 
     predict_folder(predictor, scans, out, shard=(0, 2), progress=second)
-    assert reached == [{GOOD[1]: "done"}]
+    own = [case.id for case in shard_of(list_images(scans), (1, 2))]
+    assert 0 < len(own) < len(GOOD)
+    assert reached == [dict.fromkeys(own, "done")]
     assert not list(out.glob(".*"))
 
 
