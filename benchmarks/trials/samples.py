@@ -67,7 +67,9 @@ def training_result(run: Path, cache: Path) -> dict[str, Any]:
     tensors = load_file(run / "model.safetensors")
     weights = {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in tensors.items()}
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [{key: value for key, value in json.loads(line).items() if key != "elapsed_s"} for line in lines]
+    rows = [
+        {key: value for key, value in json.loads(line).items() if key not in ("elapsed_s", "step_s")} for line in lines
+    ]
     masks = {name: sha for name, sha in files_below(run / "validation" / "masks").items() if name.endswith(".nii.gz")}
     cached = {name: sha for name, sha in files_below(cache).items() if "/." not in name}
     scores = (run / "validation" / "scores" / "cases.csv").read_bytes()

@@ -82,7 +82,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "elapsed_s"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("elapsed_s", "step_s")} for row in rows]
 
 
 def start(data: Path, folder: Path, stage: str, seconds: float) -> subprocess.Popen[str]:
