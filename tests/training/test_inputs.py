@@ -17,6 +17,8 @@ from volseg.data.split_rules import choose_split
 from volseg.errors import ConfigError, DataError
 from volseg.io.datasets import read_dataset
 from volseg.io.json_files import write_json
+from volseg.planning.plan import Plan
+from volseg.preprocessing.cache import cache_dataset
 from volseg.training.inputs import read_inputs, write_inputs
 
 CONFIG = Config(data=DataConfig(workers=0))
@@ -114,3 +116,10 @@ def test_a_record_of_another_form_is_refused(content: object, data: Path, run: P
     write_json(run / "inputs.json", content)
     with pytest.raises(ConfigError, match=r"not the record(.|\n)*inputs\.json"):
         read_inputs(run, read_dataset(data), CONFIG)
+
+
+def test_cases_from_the_cache_are_recorded_as_if_they_were_hashed_again(run: Path, data: Path, tmp_path: Path) -> None:
+    dataset, before = read_dataset(data), (run / "inputs.json").read_text()
+    cached = cache_dataset(dataset.cases[1:], Plan.load(run / "plan.json"), tmp_path / "cache")
+    write_inputs(run, dataset, 0, cached)
+    assert (run / "inputs.json").read_text() == before

@@ -48,6 +48,8 @@ CODE_VERSION = 2
 """Increased whenever preprocessing gives other arrays for the same input and plan."""
 PLAN_FIELDS = ("channels", "labels", "ignore_label", "slice_axis", "spacing_mm", "intensity", "crop_nonzero")
 """The fields of the plan that preprocessing depends on, beside ``regions``; others do not invalidate the cache."""
+FILES = "files"
+"""Key of the paths beside the hashes of a case."""
 SHOWN_DAMAGES = 5
 LONGEST_FOLDER = 180
 """Most bytes of a name in a folder's name; file systems allow 255, and a hash follows."""
@@ -92,6 +94,11 @@ class CachedCase(StoredCase):
     def meta(self) -> dict[str, Any]:
         """Input files with their hashes, and the Trace, as plain values."""
         return read_description(self.folder)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Hashes over the contents of the files that were preprocessed, as :func:`input_identity` returns them."""
+        return {key: value for key, value in self.meta["inputs"].items() if key != FILES}
 
     @property
     def grid(self) -> Grid:
@@ -218,7 +225,7 @@ def _write(case: Case, plan: Plan, inputs: dict[str, str], cached: CachedCase, *
         for name in ("image", "label", "locations"):
             write_array(folder / f"{name}.npy", getattr(prepared, name), entries)
         files = [str(path) for path in (*case.images, case.label) if path is not None]
-        values = {"case": prepared.id, "inputs": {**inputs, "files": files}, "trace": prepared.trace.to_dict()}
+        values = {"case": prepared.id, "inputs": {**inputs, FILES: files}, "trace": prepared.trace.to_dict()}
         write_description(folder, values, entries)
 
 

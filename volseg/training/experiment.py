@@ -192,12 +192,13 @@ def _experiment(
         share_of_batch(config.train.batch_size or plan.batch_size, processes)
         plan.save(folder / PLAN_FILE)
         write_json(folder / SPLIT_FILE, split)
-        write_inputs(folder, dataset, workers)
         save_config(config, folder)
     cache = Path(config.data.cache) if config.data.cache else folder.parent / "preprocessed"
     with cache_in_use(cache, plan):
         preprocess_progress = stage_progress(progress, "preprocess")
         train_cases = cache_dataset(_cases(dataset, split["train"]), plan, cache, preprocess_progress, workers=workers)
+        if not resumed:
+            write_inputs(folder, dataset, workers, train_cases)
         logger.info("%d training and %d validation cases", len(split["train"]), len(split["val"]))
         val_cases = _cases(dataset, split["val"])
         yield Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed, measured)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from volseg.config.schema import Config
 from volseg.data.split_files import read_run_split
 from volseg.data.split_rules import choose_split
 from volseg.errors import ConfigError, DataError
-from volseg.io.cases import listed
+from volseg.io.cases import Case, listed
 from volseg.io.content import file_sha256
 from volseg.io.datasets import Dataset
 from volseg.io.json_files import read_json, write_json
 from volseg.io.labels import LabelMap, values_text
 from volseg.parallel import for_each_case
 from volseg.planning.plan import Plan
-from volseg.preprocessing.cache import input_identity
+from volseg.preprocessing.cache import CachedCase, input_identity
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +28,23 @@ RESTORE = "restore the file from a copy, or start a new run with another output=
 NEW_RUN = "restore the data, or start a new run with another output="
 
 
-def write_inputs(folder: Path, dataset: Dataset, workers: int) -> None:
+def write_inputs(folder: Path, dataset: Dataset, workers: int, cached: Sequence[CachedCase] = ()) -> None:
     """Record the hash of the plan file and of the content of every labelled case.
+
+    Args:
+        folder: The run folder.
+        dataset: The data set.
+        workers: Processes that read.
+        cached: Preprocessed cases, whose files were hashed when they were looked up in the cache.
 
     Raises:
         DataError: A file cannot be read.
         OutputError: The record cannot be written.
     """
-    record = {"plan_sha256": file_sha256(folder / PLAN_FILE), "cases": _content(dataset, workers)}
+    known = {case.id: case.identity for case in cached}
+    others = [case for case in dataset.cases if case.id not in known]
+    cases = known | _content(others, workers)
+    record = {"plan_sha256": file_sha256(folder / PLAN_FILE), "cases": {c.id: cases[c.id] for c in dataset.cases}}
     write_json(folder / INPUTS_FILE, record)
 
 
@@ -74,11 +83,13 @@ def read_inputs(folder: Path, dataset: Dataset, config: Config) -> tuple[Dataset
     return dataset, plan, split
 
 
-def _content(dataset: Dataset, workers: int) -> dict[str, Any]:
-    """Return the identity of every labelled case."""
-    logger.info("hashing the files of %d cases", len(dataset.cases))
-    identities = for_each_case(input_identity, dataset.cases, workers=workers)
-    return {case.id: identity for case, identity in zip(dataset.cases, identities, strict=True)}
+def _content(cases: Sequence[Case], workers: int) -> dict[str, Any]:
+    """Return the identity of every case."""
+    if not cases:
+        return {}
+    logger.info("hashing the files of %d cases", len(cases))
+    identities = for_each_case(input_identity, cases, workers=workers)
+    return {case.id: identity for case, identity in zip(cases, identities, strict=True)}
 
 
 def _read_record(file: Path) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def _without_new_cases(dataset: Dataset, recorded: Mapping[str, Any]) -> Dataset
 
 def _check_content(dataset: Dataset, recorded: Mapping[str, Any], workers: int) -> None:
     """Check that every recorded case is there and has the same content."""
-    now = _content(dataset, workers)
+    now = _content(dataset.cases, workers)
     missing = [name for name in recorded if name not in now]
     changed = [name for name, identity in now.items() if identity != recorded[name]]
     lines = [
