@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
-import re
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trials.dicom_bytes import mutant
 from trials.mutations import Generator, Mutant, damage_bytes
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SHAPE = (4, 8, 10)
-ELEMENT = re.compile(rb"[\x02\x08\x10\x18\x20\x28\x00-\x60]\x00..(?=[A-Z]{2})", re.DOTALL)
-REPRESENTATIONS = (b"OB", b"OW", b"SQ", b"UN", b"DS", b"IS", b"US", b"SS", b"UI", b"CS", b"FD", b"AT", b"ZZ", b"\xff\0")
 VALUES: tuple[Any, ...] = (
     *("", "0", "-1", "1", "nan", "inf", "1e300", "1e-300", "99999999999999999999", "x" * 5000, "\0", "../x", "\\\\"),
     *(None, 0, 1, 2, 3, 16, 255, 65535, [0, 0], [1, 0, 0], [1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1e9, 1e-9, 0]),
@@ -115,18 +114,9 @@ def _written(dataset: Any) -> bytes:
 
 
 def _damage_element(data: bytes, rng: Generator) -> tuple[bytes, str]:
-    """Delete an element, or change its value representation or its length."""
-    starts = [match.start() for match in ELEMENT.finditer(data, 132)]
-    at = starts[int(rng.integers(len(starts)))]
-    kind = str(rng.choice(("delete", "representation", "length")))
-    if kind == "delete":
-        changed = data[:at] + data[at + 8 + int.from_bytes(data[at + 6 : at + 8], "little") :]
-    elif kind == "representation":
-        changed = data[: at + 4] + REPRESENTATIONS[int(rng.integers(len(REPRESENTATIONS)))] + data[at + 6 :]
-    else:
-        length = int(rng.choice((0, 1, 3, 255, 65535, rng.integers(65536))))
-        changed = data[: at + 6] + length.to_bytes(2, "little") + data[at + 8 :]
-    return changed, f"{kind} at {at}"
+    """Damage the bytes of a file, most of them those of elements."""
+    seed = int(rng.integers(2**32))
+    return mutant(data, random.Random(seed)), f"mutant {seed}"
 
 
 def _damage_values(data: bytes, rng: Generator) -> tuple[bytes, str]:

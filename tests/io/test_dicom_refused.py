@@ -7,6 +7,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,10 @@ from tests.made.dicom_files import (
     write_enhanced,
     write_series,
 )
-from tests.made.dicom_mutants import mutant
 from volseg.errors import DataError, VolsegError
 from volseg.io.volumes import read_grid, read_volume
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def two_echoes(number: int, dataset: Dataset) -> None:
@@ -288,8 +290,12 @@ def test_zips_that_are_not_safe_or_damaged(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_damaged_bytes_are_an_error_or_a_volume_but_nothing_else(seed: int, tmp_path: Path) -> None:
-    rng = random.Random(seed)
+def test_damaged_bytes_are_an_error_or_a_volume_but_nothing_else(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damage is that of ``benchmarks/fuzz.py``."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    mutant, rng = import_module("trials.dicom_bytes").mutant, random.Random(seed)
     files = write_series(tmp_path / "series", stored_values((3, 4, 6)))
     victim = rng.choice(files)
     victim.write_bytes(mutant(victim.read_bytes(), rng))
