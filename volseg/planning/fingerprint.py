@@ -335,12 +335,13 @@ def _class_shapes(
         piece = np.isin(label[box], values)  # (r, a, s), the bounding box of the class
         start = np.array([axis.start for axis in box])
         inside = piece[tuple(slice(max(0, a - n), max(0, b - n)) for a, b, n in zip(*nonzero, start, strict=True))]
+        voxels = np.count_nonzero(piece)
         centroid = (np.array(ndimage.center_of_mass(piece)) + start) * spacing
         shapes[name] = ClassShape(
             extent_mm=_rounded(_largest_extent(piece) * spacing, 3),
             centroid_mm=_rounded(centroid, 3),
-            outside_nonzero=1 - np.count_nonzero(inside) / np.count_nonzero(piece),
-            volume_ml=round(np.count_nonzero(piece) * float(spacing.prod()) / 1000, 6),
+            outside_nonzero=1 - np.count_nonzero(inside) / voxels,
+            volume_ml=round(voxels * float(spacing.prod()) / 1000, 6),
         )
     return shapes
 

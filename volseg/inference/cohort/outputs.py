@@ -39,7 +39,7 @@ class Outputs:
         file_name: Name of the mask, where one scan is predicted into one file; ``None`` names masks by their cases.
         split_classes: Write ``<case>/<class>.nii.gz``, one binary mask per class, instead of ``<case>.nii.gz``. Not
             both: evaluation would find two masks of a case in one folder.
-        probabilities: Write ``<case>_probabilities.nii``, all classes, whatever the format of the mask.
+        probabilities: Write ``<case>_probabilities.nii``, all classes, for masks of every format.
         uncertainty: Write ``<case>_uncertainty.nii.gz``, likewise.
     """
 

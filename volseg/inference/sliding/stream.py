@@ -141,7 +141,7 @@ def stream_logits(
     regions = plan.regions is not None
     blend = RollingBlend(len(models), plan.num_classes, layout, slices, device, regions=regions)
     for group, following in itertools.zip_longest(groups, groups[1:]):
-        stack = to_device(source.slab(group[0], group[-1] + layout.window[0]), device)
+        stack = _to_device(source.slab(group[0], group[-1] + layout.window[0]), device)
         keep_from = following[0] if following else None
         for positions, starts in _side_by_side(image, layout, columns.halo, group, schedule.columns, counts):
             cut = [_cut(stack, layout, columns.halo, starts, group[0], position) for position in positions]
@@ -176,7 +176,7 @@ def _check_finite(slabs: Sequence[Tensor], first: int) -> None:
             )
 
 
-def to_device(values: Tensor, device: torch.device) -> Tensor:
+def _to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copy values from the CPU; to a GPU through pinned memory, without waiting for it."""
     if device.type != "cuda":
         return values.to(device)
