@@ -14,7 +14,7 @@ from volseg.errors import DataError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
 from volseg.io.itk import segment_values
-from volseg.io.volumes import read_grid, read_mask, read_volume, volume_stem, write_mask
+from volseg.io.volumes import files_of, read_grid, read_mask, read_volume, volume_stem, write_mask
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -176,6 +176,16 @@ def test_numbers_of_axes_that_the_library_would_not_survive(axes: str, tmp_path:
     (tmp_path / "a.mha").write_bytes(whole.replace(b"NDims = 3", f"NDims = {axes}".encode()))
     with pytest.raises(DataError, match=r"NDims(.|\n)*a\.mha"):
         read_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_letters_of_all_kinds_in_the_name_of_the_file_of_the_voxels(suffix: str, tmp_path: Path) -> None:
+    image = oblique_image()
+    SimpleITK.WriteImage(image, str(tmp_path / f"a{suffix}"))
+    header, voxels = tmp_path / f"a{suffix}", (tmp_path / "a.raw").rename(tmp_path / "größe 臓器.raw")
+    header.write_bytes(header.read_bytes().replace(b"a.raw", voxels.name.encode()))
+    assert np.array_equal(read_volume(header).data[0], SimpleITK.GetArrayFromImage(image).T)
+    assert files_of(header) == sorted([header, voxels])
 
 
 def test_names_of_segments(tmp_path: Path) -> None:

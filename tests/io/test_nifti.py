@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from tests.made.scan_files import write_scan
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
+from volseg.io.remarks import collect
 from volseg.io.volumes import read_grid, read_mask, read_volume, write_mask
 
 SHAPE = (5, 4, 3)
@@ -340,6 +342,7 @@ def array(path: Path, data) -> Path:
     return path
 
 
+NEGATIVE = "pixdim[1,2,3] should be positive; setting to abs of pixdim values"
 RGB = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
 BROKEN = {
     "missing": (lambda f: f / "scan.nii.gz", "does not exist"),
@@ -373,6 +376,21 @@ def test_an_unusable_file_is_named_with_what_is_wrong(tmp_path, kind) -> None:
     if kind not in ("colours", "complex"):
         with pytest.raises(DataError, match=message):
             read_grid(path)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_corrected_in_a_header_is_reported_with_its_file(tmp_path, capfd, caplog, whole) -> None:
+    """Nibabel's own lines name no file."""
+    path = write_scan(tmp_path / "scan.nii", RAMP, LAS, pixdim={2: -2.0})
+    if whole:
+        read_volume(path)
+    assert read_grid(path).spacing_mm == pytest.approx(Grid(RAMP.shape, LAS).spacing_mm)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"{path}: a field of the header is invalid, and was corrected: {NEGATIVE}"] * whole
+    assert capfd.readouterr().err == ""
+    with collect() as findings:
+        read_volume(path)
+    assert [(one.kind, one.files, one.message) for one in findings] == [("header-field", (path,), NEGATIVE)]
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from tests.made.datasets import save_nifti, write_dataset
+from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
 from volseg.io.findings import Finding
+from volseg.planning.case_checks import is_default
 from volseg.planning.fingerprint import survey
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -68,6 +71,26 @@ def test_a_lost_header(tmp_path: Path) -> None:
     for part, arrays in (("imagesTr", images), ("labelsTr", labels)):
         save_nifti(root / part / "c0.nii.gz", arrays[0], np.eye(4))
     assert found(root) == {}
+
+
+@pytest.mark.parametrize(
+    ("axes", "origin", "lost"),
+    [
+        (np.eye(3), (0, 0, 0), True),
+        (np.diag([-1, -1, 1]), (0, 0, 0), True),  # the identity of ITK, in LPS
+        (np.diag([1, -1, 1]), (0, 4, 0), True),  # flipped
+        (np.eye(3)[[2, 0, 1]], (0, 0, 0), True),  # permuted
+        (np.diag([-1, 1, 1]), (1, -2, -2.5), True),  # the centre at zero
+        (np.eye(3), (1, 1, 1), False),
+        (np.eye(3), (-90, -126, -72), False),
+        (np.diag([1, 1, 1.5]), (0, 0, 0), False),
+        (Rotation.from_euler("z", 30, degrees=True).as_matrix(), (0, 0, 0), False),
+    ],
+)
+def test_grids_of_voxels_without_geometry(axes: np.ndarray, origin: tuple[float, ...], lost: bool) -> None:
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes, origin
+    assert is_default(Grid((3, 5, 6), affine)) == lost
 
 
 def test_a_class_in_one_case_only(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from volseg.io.cases import Case, listed
 from volseg.io.findings import Finding
 from volseg.io.itk import segment_values
 from volseg.io.labels import LabelMap, check_segment_names, value_counts
+from volseg.io.remarks import collect
 from volseg.io.volumes import as_mask, image_errors, read_mask, read_volume, stack_channels
 
 ROUNDING_MM = 1e-3
@@ -84,9 +85,9 @@ def inspect_case(
         resample_channels: Resample channels on other grids onto that of the first.
     """
     errors: list[CaseError] = []
-    findings: list[Finding] = []
-    volume = _image(case, channels, errors, findings, resample=resample_channels)
-    mask = None if case.label is None else _label(case.label, label_map, errors)
+    with collect() as findings:
+        volume = _image(case, channels, errors, findings, resample=resample_channels)
+        mask = None if case.label is None else _label(case.label, label_map, errors)
     if volume is not None and mask is not None:
         mask = _on_grid_of(volume.grid, mask, case, errors, findings)
     return Inspection(volume, mask, tuple(errors), tuple(findings))

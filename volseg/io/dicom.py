@@ -21,6 +21,7 @@ from volseg.io.dicom_files import (
     ZIP,
     Member,
     holds_dicom,
+    is_archive,
     is_damaged_copy,
     is_dicom,
     is_index,
@@ -50,7 +51,7 @@ class Series:
         frames: The slices, in order.
         grid: Their grid.
         skipped: DICOM objects beside them that are not slices.
-        unknown: Files beside them that look like no DICOM file and have no usual ending.
+        unknown: Archives beside them, and files that look like no DICOM file and have no usual ending.
     """
 
     frames: Sequence[Frame]
@@ -93,8 +94,7 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
     with _series(path) as series:
         for names, text in ((series.skipped, "not slices of a volume"), (series.unknown, "not DICOM")):
             if names:
-                more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-                logger.info("%s: skipped, %s: %s%s", path, text, ", ".join(names[:LISTED]), more)
+                logger.info("%s: skipped, %s: %s", path, text, _listed(names))
         stack = read_stack(series.frames, path)  # (slices, rows, columns)
     return np.transpose(stack, (2, 1, 0))[None], series.grid
 
@@ -181,12 +181,12 @@ def _series(path: Path) -> Iterator[Series]:
 
 
 def _headers(members: Sequence[Member]) -> tuple[list[Header], list[str]]:
-    """Return the headers of the DICOM files, and the names of other files that have no usual ending."""
+    """Return the headers of the DICOM files, and the names of archives and of files that have no usual ending."""
     headers, unknown = [], []
     for member in members:
         if is_dicom(member) or is_damaged_copy(member):
             headers.append(read_header(member))
-        elif not Path(member.short_name).suffix[1:].isalpha():
+        elif is_archive(member.short_name) or not Path(member.short_name).suffix[1:].isalpha():
             unknown.append(member.short_name)
     return headers, unknown
 
@@ -204,6 +204,26 @@ def _kind(header: Header) -> str:
     if is_index(header.member):
         return "table of contents"
     return "localizer" if "LOCALIZER" in header.text("ImageType").upper() else header.kind
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def without_series(path: Path) -> DataError:
+    """Return the error about a folder or zip that holds no DICOM file; it names what is there instead."""
+    try:
+        with open_members(path) as members:
+            names = [member.short_name for member in members]
+    except DataError as error:
+        return error
+    what, archives = ("folder" if is_folder(path) else "zip"), [name for name in names if is_archive(name)]
+    found, hint = _listed(names) if names else "no file", "give a folder of one series, or a file"
+    if archives:
+        found = f"another archive in it: {_listed(archives)}"
+        hint = "unpack it, and give the folder of one series"
+    return DataError(f"the {what} holds no DICOM series", file=path, found=found, hint=hint)
 
 
 def _no_series(path: Path, skipped: Sequence[str]) -> DataError:

@@ -23,6 +23,7 @@ from volseg.io.stored import HINT
 ZIP = ".zip"
 SUFFIXES = (".dcm", ".dic", ".ima")
 """Endings of DICOM files, which often have none, or the last number of a UID."""
+ARCHIVES = (ZIP, ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".gz", ".bz2", ".xz")
 MAGIC_OFFSET, MAGIC = 128, b"DICM"
 START_BYTES = MAGIC_OFFSET + len(MAGIC)
 FIRST_GROUPS = (b"\x08\x00", b"\x02\x00")  # of files without the preamble, which old software writes
@@ -140,6 +141,11 @@ def is_dicom(member: Member) -> bool:
         return True
     start = member.start()
     return start[MAGIC_OFFSET:] == MAGIC or start[:2] in FIRST_GROUPS
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file is named as an archive, or as another compressed file than a scan."""
+    return name.lower().endswith(ARCHIVES) and not name.lower().endswith(".nii.gz")
 
 
 def is_damaged_copy(member: Member) -> bool:

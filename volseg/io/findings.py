@@ -141,6 +141,11 @@ KINDS: dict[str, Kind] = {
         "voxel size and directions were probably lost: the header states the default of 1 x 1 x 1 mm",
         "write the right affine into the header; training assumes that 1 mm is true",
     ),
+    "header-field": Kind(
+        "warning",
+        "a field of the header is invalid, and was corrected",
+        "write a valid value into the header; check voxel size and directions with a viewer",
+    ),
     "background-name": Kind(
         "warning",
         "the value 0 is named as a class, but it is the background: it is neither trained nor scored",

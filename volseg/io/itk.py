@@ -294,7 +294,7 @@ def _check_header(header: str, path: Path) -> None:
 
 def _data_path(header: str, path: Path) -> Path:
     """Return the file of the voxels: this one, or the one beside it that the header names."""
-    name = next(iter(DATA_FILE.findall(header)), "LOCAL")
+    name = _text(next(iter(DATA_FILE.findall(header)), "LOCAL"))
     if name.upper() in ("LOCAL", ""):  # SimpleITK refuses a name that is empty
         return path
     if name.upper().startswith("LIST") or "%" in name or Path(name).name != name:
@@ -308,6 +308,14 @@ def _data_path(header: str, path: Path) -> Path:
     if not is_file(path.with_name(name)):
         raise DataError("the file of the voxels does not exist", file=path, found=name, hint=HINT)
     return path.with_name(name)
+
+
+def _text(latin: str) -> str:
+    """Return text of a header, which is latin-1 here to keep the bytes, as UTF-8 if it is that."""
+    try:
+        return latin.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return latin
 
 
 def _broken(path: Path, error: Exception) -> DataError:

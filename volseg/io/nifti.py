@@ -18,12 +18,14 @@ from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
 from volseg.io.label_table import caret_extension
+from volseg.io.remarks import remark
 from volseg.io.stored import HINT, channels_first, check_shape, native, open_stream, stored_voxels
 
 KIND = "NIfTI"
 SUFFIXES = (".nii.gz", ".nii", ".img")
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron; unknown is taken as mm
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+INVALID = 30  # of the levels in nibabel's reports: a field that decides about the grid was corrected
 LABELS_CODE = 0
 """Of the extension with the names of labels, as in TotalSegmentator; nibabel cannot decode that of Caret (30)."""
 
@@ -47,7 +49,7 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
     """
     header_path = _header_path(path)
     with open_stream(header_path, KIND, whole=True) as stream:
-        header = _read_header(stream)
+        header = _read_header(stream, header_path, reported=True)
         grid = _grid(header, path)
         if header_path == path:
             return _values(header, stream, path), grid
@@ -62,7 +64,7 @@ def read_grid(path: Path) -> Grid:
         DataError: As ``read_voxels``, for errors in the header.
     """
     with open_stream(_header_path(path), KIND) as stream:
-        return _grid(_read_header(stream), path)
+        return _grid(_read_header(stream, _header_path(path)), path)
 
 
 def count_channels(path: Path) -> int:
@@ -72,7 +74,7 @@ def count_channels(path: Path) -> int:
         DataError: As ``read_voxels``, for errors in the header.
     """
     with open_stream(_header_path(path), KIND) as stream:
-        shape = _read_header(stream).get_data_shape()
+        shape = _read_header(stream, _header_path(path)).get_data_shape()
     check_shape(shape, path)
     return int(shape[3]) if len(shape) > 3 else 1
 
@@ -97,19 +99,43 @@ def _header_path(path: Path) -> Path:
     return header
 
 
-def _read_header(stream: BufferedIOBase, *, check: bool = True) -> Header:
+def _read_header(stream: BufferedIOBase, path: Path, *, check: bool = True, reported: bool = False) -> Header:
     """Read the header of NIfTI-1 or NIfTI-2, without its extensions.
 
     Args:
         stream: The file, at its start.
+        path: The file, for messages.
         check: Refuse fields without a meaning, and correct some others as nibabel does.
+        reported: Report what was corrected.
     """
     start = stream.read(HEADER_BYTES)
     kinds: tuple[Any, ...] = (nibabel.Nifti1Header, nibabel.Nifti2Header)
     for kind in kinds:
         if kind.may_contain_header(start):
-            return kind(start[: kind.sizeof_hdr], check=check)
+            header = kind(start[: kind.sizeof_hdr], check=False)
+            if check:
+                header.check_fix(_Reports(path if reported else None))
+            return header
+    if nibabel.AnalyzeHeader.may_contain_header(start):
+        raise DataError(
+            "the file is Analyze 7.5, which does not state the directions: left and right could be swapped",
+            file=path,
+            found=f"magic {start[344:348]!r}",
+            expected="NIfTI: n+1 or ni1",
+            hint="convert it to NIfTI with a program that knows who wrote it, such as SPM, and check left and right",
+        )
     raise ImageFileError(f"no NIfTI header in the first {len(start)} bytes")
+
+
+class _Reports:
+    """Takes the place of nibabel's logger, whose lines name no file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def log(self, level: int, message: str) -> None:
+        if self._path is not None and level >= INVALID:
+            remark("header-field", self._path, message)
 
 
 def _values(header: Header, stream: BufferedIOBase, path: Path) -> NDArray[Any]:
@@ -184,7 +210,7 @@ def header_like(source: Path) -> Header:
         DataError: The source cannot be read.
     """
     with open_stream(_header_path(source), KIND) as stream:
-        header = _read_header(stream, check=False)  # the check would change fields, such as a qfac of 0
+        header = _read_header(stream, source, check=False)  # the check would change fields, such as a qfac of 0
         header = header.as_byteswapped(nibabel.volumeutils.native_code)
     for key in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[key] = 0

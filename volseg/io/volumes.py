@@ -206,10 +206,15 @@ def _readable(path: Path) -> Readable:
         return file_format
     if dicom.is_series(path):
         return dicom
-    if is_folder(path):
-        raise DataError("the folder holds no DICOM series", file=path, hint="give a folder of one series, or a file")
+    if is_folder(path) or path.suffix.lower() == dicom_files.ZIP:
+        raise dicom.without_series(path)
     found, expected = _suffix(path) or path.suffix or "no suffix", f"{_suffixes()}, or {dicom.EXPECTED}"
-    raise DataError("this format is not read", file=path, found=found, expected=expected, hint="convert to NIfTI")
+    hint = "convert to NIfTI"
+    if path.suffix.lower() == ".hdr":
+        hint = f"give the file of the voxels: {path.with_suffix('.img').name}"
+    elif dicom_files.is_archive(path.name):
+        hint = "unpack it, and give the file or folder of the scan"
+    raise DataError("this format is not read", file=path, found=found, expected=expected, hint=hint)
 
 
 def check_path(path: Path) -> None:

@@ -210,19 +210,26 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
 
 def _no_geometry(labelled: Sequence[CaseRecord]) -> Iterator[Finding]:
     """Yield images whose header states nothing but the default grid, unless the other images confirm 1 x 1 x 1 mm."""
-    doubtful = [record for record in labelled if _is_default(record.grid)]
-    others = [record.grid.spacing_mm for record in labelled if not _is_default(record.grid)]
+    doubtful = [record for record in labelled if is_default(record.grid)]
+    others = [record.grid.spacing_mm for record in labelled if not is_default(record.grid)]
     if len(others) >= len(doubtful) and np.allclose(np.median(others, axis=0) if others else 0, 1.0, rtol=0.01):
         return
     for record in doubtful:
         yield Finding("no-geometry", (record.case.images[0],), record.grid.describe())
 
 
-def _is_default(grid: Grid) -> bool:
-    """Return whether a grid is the identity, or what NIfTI without sform, qform and voxel sizes stands for."""
-    affine = np.diag([-1.0, 1.0, 1.0, 1.0])
-    affine[:3, 3] = (np.array(grid.shape) - 1) / 2 * [1, -1, -1]
-    return np.array_equal(grid.affine, np.eye(4)) or np.allclose(grid.affine, affine)
+def is_default(grid: Grid) -> bool:
+    """Return whether a grid is what the libraries write for voxels without geometry.
+
+    That is the identity, in RAS or LPS, also with axes flipped or permuted afterwards: a voxel at a corner is at zero.
+    NIfTI without sform, qform and voxel sizes stands for an image whose centre is there.
+    """
+    axes, ends = np.rint(grid.affine[:3, :3]), np.array(grid.shape) - 1
+    if not np.allclose(axes, grid.affine[:3, :3], atol=1e-6) or not np.array_equal(axes.T @ axes, np.eye(3)):
+        return False
+    index = -axes.T @ grid.affine[:3, 3]  # of the voxel at zero
+    at_corner = np.isclose(index, 0) | np.isclose(index, ends)
+    return bool(at_corner.all()) or np.allclose(index, ends / 2)
 
 
 def _modality(

@@ -54,6 +54,15 @@ def path_out_of_zip() -> None:
     read_scan("series.zip")
 
 
+def zip_in_zip() -> None:
+    with zipfile.ZipFile("inner.zip", "w") as archive:
+        for path in write_series(Path(SERIES)):
+            archive.write(path, path.name)
+    with zipfile.ZipFile("series.zip", "w") as archive:
+        archive.write("inner.zip")
+    read_scan("series.zip")
+
+
 def two_series() -> None:
     write_series(Path(SERIES))
     scout = put(0, SeriesInstanceUID="1.2.3.9", SeriesDescription="scout")
@@ -75,5 +84,6 @@ DICOM = (
     BadInput("A slice in colour", "I003.dcm",
              series_with(put(2, PhotometricInterpretation="RGB", SamplesPerPixel=3))),
     BadInput("Screenshots in place of the scan", SERIES, screenshots),
+    BadInput("A zip within a zip", "inner.zip", zip_in_zip),
     BadInput("A zip that would write outside of its folder", "series.zip", path_out_of_zip),
 )  # fmt: skip

@@ -107,6 +107,16 @@ def pair_without_header() -> None:
     read_scan("scan.img")
 
 
+def analyze(name: str) -> Callable[[], None]:
+    """Return an attempt to read a file of an Analyze 7.5 image, which has two."""
+
+    def attempt() -> None:
+        nibabel.save(nibabel.AnalyzeImage(RAMP, AFFINE), "scan.img")
+        read_scan(name)
+
+    return attempt
+
+
 SCANS = (
     BadInput("A path with a typing error", "scan_1.nii.gz", typing_error),
     BadInput("A `.nii.gz` file that was cut off while copying", "scan.nii.gz", cut_off),
@@ -186,6 +196,8 @@ OTHER_FORMATS = (
     BadInput("A FreeSurfer volume without directions", "scan.mgz", mgz_without_directions),
     BadInput("A FreeSurfer volume that was cut off while copying", "scan.mgh", mgz_cut_off),
     BadInput("An `.img` file without its `.hdr`", "scan.img", pair_without_header),
+    BadInput("Analyze 7.5 images of old SPM or other programs", "scan.hdr", analyze("scan.img")),
+    BadInput("The `.hdr` file in place of the `.img`", "scan.hdr", analyze("scan.hdr")),
 )
 
 
