@@ -604,7 +604,7 @@ def predict(
     for name, size in (("max_memory", max_memory), ("max_device_memory", max_device_memory)):
         _check_type(name, size, str, int, type(None))
     _check_type("mask_format", mask_format, str, type(None))
-    host, gpu = (parse_size(size) if isinstance(size, str) else size for size in (max_memory, max_device_memory))
+    host, gpu = (None if size is None else parse_size(str(size)) for size in (max_memory, max_device_memory))
     return predict_folder(
         model if isinstance(model, Predictor) else Predictor.from_file(model, device, precision),
         scans,

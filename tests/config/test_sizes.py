@@ -17,7 +17,7 @@ from volseg.errors import ConfigError
         ("2TiB", 2**41),
         ("1.5 tb", 15 * 10**11),
         ("100B", 100),
-        (" 7 ", 7),
+        (" 4000000000 ", 4 * 10**9),
     ],
 )
 def test_sizes_as_people_write_them(text: str, expected: int) -> None:
@@ -27,6 +27,13 @@ def test_sizes_as_people_write_them(text: str, expected: int) -> None:
 @pytest.mark.parametrize("text", ["", "GB", "-4GB", "four GB", "4 G B", "4 GBit", "0GB", "0", "0.5", "1e9B", "4,5GB"])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"for example 4GB, 1\.5GiB or 500MB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["8", " 1.5 ", "999999"])
+def test_a_small_number_without_a_unit_is_refused(text: str) -> None:
+    """Other programs take 8 for gigabytes (nnU-Net) or megabytes (Slurm)."""
+    with pytest.raises(ConfigError, match=f"no unit(.|\n)*hint: give the unit: {text.strip()}GB"):
         parse_size(text)
 
 

@@ -48,6 +48,24 @@ def test_a_mask_of_a_file_has_its_header_and_one_of_an_array_its_affine(
         predictor.predict(scans / "plain.nii.gz").save(tmp_path / "m.png")
 
 
+def test_saving_replaces_a_file_only_where_asked_and_never_the_scan(
+    predictor: Predictor, scans: Path, tmp_path: Path
+) -> None:
+    mask = predictor.predict(scans / "plain.nii.gz")
+    path = tmp_path / "m.nii.gz"
+    path.write_bytes(b"painted by hand")
+    with pytest.raises(OutputError, match=r"exists(.|\n)*overwrite=True"):
+        mask.save(path)
+    assert path.read_bytes() == b"painted by hand"
+    mask.save(path, overwrite=True)
+    assert np.array_equal(read_mask(path).labels, mask.labels)
+    before = (scans / "plain.nii.gz").read_bytes()
+    (tmp_path / "link.nii.gz").symlink_to(scans / "plain.nii.gz")
+    with pytest.raises(OutputError, match="replace its scan"):
+        mask.save(tmp_path / "link.nii.gz", overwrite=True)
+    assert (scans / "plain.nii.gz").read_bytes() == before
+
+
 def test_sister_channels_are_found_as_the_command_finds_them(
     make_plan: Callable[..., Plan], nearest_model: nn.Module, scan: Image, tmp_path: Path
 ) -> None:

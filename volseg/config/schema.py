@@ -73,7 +73,7 @@ class DataConfig:
         workers: Processes that cut and augment patches; 0 uses the main process.
         cache_tokens: Store the tokens of a frozen encoder on disk and train on them; the encoder runs once per variant.
         token_variants: Stored variants per case: the first is the case itself, the others are augmented.
-        cache_limit: Largest size of the token cache, for example ``20GB``, ``500MB``, or bytes.
+        cache_limit: Largest size of the token cache, for example ``20GB`` or ``500MB``.
         grid_tolerance_mm: Largest distance of the corners of image, channels and label that still count as one grid;
             more than rounding (0.001 mm) is a warning.
         accept_header_of: ``image`` accepts labels of the same shape whose header states another grid; they take that of
@@ -105,8 +105,8 @@ class DataConfig:
         try:
             parse_size(self.cache_limit)
         except ConfigError as error:
-            problem = "data.cache_limit is not a size"
-            raise ConfigError(problem, found=self.cache_limit, expected="for example 20GB or 500MB") from error
+            problem, expected = "data.cache_limit is not a size", "for example 20GB or 500MB"
+            raise ConfigError(problem, found=self.cache_limit, expected=expected, hint=error.hint) from error
 
 
 @dataclass(frozen=True, kw_only=True)

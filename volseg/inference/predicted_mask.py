@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from volseg.errors import OutputError
 from volseg.geometry.volume import Mask
+from volseg.io.paths import exists
 from volseg.io.volumes import write_mask
 
 
@@ -22,14 +24,21 @@ class PredictedMask(Mask):
     classes: Mapping[str, int] = field(default_factory=dict)
     source: Path | None = None
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the mask in the format of the file name's ending, with the names and colours of the classes.
 
         Args:
-            path: For example ``x.nii.gz``, ``x.seg.nrrd``, ``x.mha`` or ``x.mgz``; an existing file is replaced.
+            path: For example ``x.nii.gz``, ``x.seg.nrrd``, ``x.mha`` or ``x.mgz``.
+            overwrite: Replace an existing file; never that of the scan.
 
         Raises:
-            OutputError: The file cannot be written, or masks are not written in this format.
+            OutputError: The file exists, cannot be written, or masks are not written in this format.
             DataError: The scan's file cannot be read any more.
         """
+        path = Path(path)
+        if self.source is not None and path.resolve() == self.source.resolve():
+            raise OutputError("the mask would replace its scan", file=path, hint="choose another file")
+        if exists(path) and not overwrite:
+            hint = "choose another file, or give overwrite=True"
+            raise OutputError("the file exists and is not replaced", file=path, hint=hint)
         write_mask(path, self, self.source, self.classes)

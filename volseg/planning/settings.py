@@ -60,7 +60,8 @@ class PlanSettings:
             try:
                 parse_size(memory)
             except ConfigError as error:
-                raise ConfigError("plan.memory is not a size", found=memory, expected="for example 8GB") from error
+                expected, hint = "for example 8GB", error.hint
+                raise ConfigError("plan.memory is not a size", found=memory, expected=expected, hint=hint) from error
         if file is not None and memory is not None:
             hint = "omit one of them; volseg plan --memory writes a plan that fits"
             raise ConfigError("plan.file and plan.memory are both set", hint=hint)

@@ -158,6 +158,7 @@ def fold(train: Sequence[int], val: Sequence[int]) -> dict[str, list[str]]:
 
 
 SPLITS = (
+    BadInput("A memory without a unit", "plan.memory", plan_with("plan.memory=8")),
     BadInput("A field of the plan that does not exist", "plan.token_strid", plan_with("plan.token_strid=4")),
     BadInput("A token stride that does not exist", "plan.token_stride", plan_with("plan.token_stride=5")),
     BadInput("A patch that does not fit the decoder", "plan.patch_size", plan_with("plan.patch_size=[8,33,33]")),

@@ -90,6 +90,13 @@ def listed(text: str) -> Callable[[], str]:
     return attempt
 
 
+def saved_twice() -> None:
+    scans("a.nii.gz")
+    mask = volseg.load(NAME, device="cpu").predict(SCANS / "a.nii.gz")
+    mask.save("mask.nii.gz")
+    mask.save("mask.nii.gz")
+
+
 def array() -> object:
     model()
     return volseg.load(NAME, device="cpu").predict(np.zeros((8, 8, 8)))
@@ -110,5 +117,6 @@ PREDICTION = (
     BadInput("A mask in DICOM for a scan that is not", "a.nii.gz", dicom_mask),
     BadInput("A mask that was there before", "a.nii.gz", mask_by_hand),
     BadInput("A mask made by hand, with `--overwrite`", "a.nii.gz", replaced_by_hand),
+    BadInput("A mask saved over another, from Python", "mask.nii.gz", saved_twice),
     BadInput("An array without an affine, from Python", "affine", array),
 )  # fmt: skip
