@@ -117,7 +117,7 @@ def test_a_file_counts_and_its_use_is_said(dataset: Dataset, caplog: pytest.LogC
     with caplog.at_level(logging.INFO):
         split = choose_split(dataset, DataConfig(splits=str(file)), 0)
     assert (split["train"], split["val"]) == (NAMES[4:], NAMES[:2])
-    assert "split: the split file splits_final.json; fold 0 of 0" in caplog.text
+    assert "split: the split file splits_final.json; fold 0 (the only one)" in caplog.text
     assert "2 cases are in no part of fold 0: p1_s0, p1_s1" in caplog.text
     assert "is not used" not in caplog.text
     with pytest.raises(ConfigError, match="holds out no case"):

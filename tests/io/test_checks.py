@@ -46,6 +46,24 @@ def test_all_faults_of_a_case_are_found(tmp_path: Path) -> None:
     assert [error.kind for error in inspect(case).errors] == [None, "undeclared-value"]
 
 
+def test_a_fault_does_not_hide_another_of_the_same_case(tmp_path: Path) -> None:
+    case = write(tmp_path, label_affine=shifted(1))
+    save_nifti(case.label, np.full((6, 5, 4), 0.5, np.float32), shifted(1))
+    assert [error.kind for error in inspect(case).errors] == ["label-not-integer", "grid"]
+    case = write(tmp_path, label_affine=shifted(1))
+    seen = inspect_case(case, ("T1", "T2"), CLASSES)
+    assert [error.kind for error in seen.errors] == ["channels", "grid"]
+    second = save_nifti(tmp_path / "2.nii.gz", np.full((6, 5, 4), np.nan, np.float32), shifted(2))
+    both = Case("c", (*case.images, second), case.label)
+    assert [error.kind for error in inspect_case(both, ("T1", "T2"), CLASSES).errors] == [
+        "channel-grid",
+        "not-finite",
+        "grid",
+    ]
+    case.images[0].write_bytes(b"")
+    assert [error.kind for error in inspect_case(both, ("T1", "T2"), CLASSES).errors] == [None, "not-finite"]
+
+
 def test_channels_are_all_looked_at(tmp_path: Path) -> None:
     images = [save_nifti(tmp_path / f"{n}.nii.gz", np.full((6, 5, 4), n, np.int16)) for n in range(2)]
     seen = inspect_case(Case("c", tuple(images), None), ("T1", "T2"), CLASSES)

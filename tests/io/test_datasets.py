@@ -285,7 +285,7 @@ def test_images_and_labels_without_partner_are_all_named(tmp_path, make) -> None
     for path in (root / images).glob("a*"):
         path.unlink()
     (root / labels / "c.nii.gz").unlink()
-    refused(root, "do not pair up", "a: label without image", "c: image without label", "hint")
+    refused(root, "do not pair up", "a: label without image", f"c: image without label {labels}/c.nii.gz", "hint")
 
 
 def test_nnunet_cases_that_lack_a_channel(tmp_path) -> None:

@@ -16,6 +16,7 @@ from volseg.geometry.grid import Grid
 from volseg.io.datasets import read_dataset
 from volseg.io.findings import Finding
 from volseg.planning.case_checks import is_default
+from volseg.planning.examine import examine
 from volseg.planning.fingerprint import survey
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -111,6 +112,36 @@ def test_damaged_cases_do_not_hide_the_others(tmp_path: Path) -> None:
     assert set(kinds) == {"unreadable", "missing-file", "no-foreground", "empty-label"}
 
 
+def test_a_fault_of_a_case_does_not_hide_what_its_comparison_shows(tmp_path: Path) -> None:
+    images, labels = scans(6)
+    images[1] = (images[1] + 1024).clip(0)
+    labels[1] = np.full_like(labels[1], 7)
+    images[2] = np.full(images[2].shape, np.nan, np.float32)
+    labels[2] = np.zeros_like(labels[2])
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE)
+    save_nifti(root / "labelsTr/c3.nii.gz", np.zeros_like(labels[3]), AFFINE)
+    (root / "imagesTr/c3.nii.gz").write_bytes(b"nothing")
+    kinds = {kind: [one.files[0].name for one in ones] for kind, ones in found(root).items()}
+    assert kinds == {
+        "undeclared-value": ["c1.nii.gz"],
+        "not-hounsfield": ["c1.nii.gz"],
+        "not-finite": ["c2.nii.gz"],
+        "empty-label": ["c2.nii.gz", "c3.nii.gz"],
+        "unreadable": ["c3.nii.gz"],
+    }
+
+
+def test_every_case_with_voxels_of_another_size_is_named(tmp_path: Path) -> None:
+    images, labels = scans(7)
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE)
+    for number in (0, 5):
+        for part, arrays in (("imagesTr", images), ("labelsTr", labels)):
+            save_nifti(root / part / f"c{number}.nii.gz", arrays[number], AFFINE * [[1000], [1000], [1000], [1]])
+    findings = [one for one in examine(survey(read_dataset(root))).findings if one.kind == "voxel-size"]
+    assert [[file.name for file in one.files] for one in findings] == [["c0.nii.gz"], ["c5.nii.gz"]]
+    assert "case c0 has voxels of another order of magnitude" in findings[0].message
+
+
 @pytest.mark.parametrize("labels", [{"background": 0, "organ": 0}, {"one": [1, 2], "other": [2, 3]}, {}])
 def test_invalid_classes_do_not_hide_the_cases(labels: dict[str, Any], tmp_path: Path) -> None:
     images, masks = scans(3)
@@ -149,7 +180,7 @@ def test_no_case_is_left(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [one.message for one in found(tmp_path)["pairing"]] == [
-        "a: image without label",
+        "a: image without label labels/a.nii",
         "b: label without image",
     ]
 
@@ -160,7 +191,7 @@ def test_names_that_differ_in_capitals_do_not_pair_up(tmp_path: Path) -> None:
         save_nifti(tmp_path / f"images/Case{number}.nii.gz", images[number], AFFINE)
         save_nifti(tmp_path / f"labels/{('case', 'Case')[number]}{number}.nii.gz", labels[number], AFFINE)
     messages = [one.message for one in found(tmp_path)["pairing"]]
-    assert "Case0: image without label; case0 differs only in capitals" in messages
+    assert "Case0: image without label labels/Case0.nii.gz; case0.nii.gz differs only in capitals" in messages
 
 
 def test_a_patient_in_training_and_test(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ UNITS = {"B": 1} | {
 _FACTORS = {name.lower(): factor for name, factor in UNITS.items()} | {"": 1}
 _FACTORS |= {prefix: 1000**power for power, prefix in enumerate("kmgt", start=1)}  # 8G is 8GB
 SMALLEST_BARE = 10**6
-"""Smallest number of bytes that is taken without a unit: 8 alone means gigabytes to some programs, megabytes to others."""
+"""Smallest number of bytes that is taken without a unit: 8 alone is gigabytes to some programs, megabytes to others."""
 
 
 def parse_size(text: str) -> int:

@@ -49,7 +49,8 @@ def choose_split(dataset: Dataset, config: DataConfig, seed: int) -> dict[str, A
     if config.fold not in folds:
         numbers = ", ".join(map(str, folds))
         raise ConfigError(f"{rule}: there is no such fold", found=f"data.fold={config.fold}", expected=numbers)
-    logger.info("split: %s; fold %s of %s", rule, config.fold, ", ".join(map(str, folds)))
+    others = f"of {', '.join(map(str, folds))}" if len(folds) > 1 else "(the only one)"
+    logger.info("split: %s; fold %s %s", rule, config.fold, others)
     _log_left_out(dataset, folds[config.fold], config.fold)
     return _record(folds, config.fold, rule, config.shots, seed)
 

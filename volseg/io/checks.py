@@ -86,11 +86,11 @@ def inspect_case(
     """
     errors: list[CaseError] = []
     with collect() as findings:
-        volume = _image(case, channels, errors, findings, resample=resample_channels)
-        mask = None if case.label is None else _label(case.label, label_map, errors)
-    if volume is not None and mask is not None:
-        mask = _on_grid_of(volume.grid, mask, case, errors, findings)
-    return Inspection(volume, mask, tuple(errors), tuple(findings))
+        volume, grid = _image(case, channels, errors, findings, resample=resample_channels)
+        mask, readable = (None, False) if case.label is None else _label(case.label, label_map, errors)
+    if grid is not None and mask is not None:
+        mask = _on_grid_of(grid, mask, case, errors, findings)
+    return Inspection(volume, mask if readable else None, tuple(errors), tuple(findings))
 
 
 def read_label(case: Case, grid: Grid) -> Mask:
@@ -115,42 +115,64 @@ def read_label(case: Case, grid: Grid) -> Mask:
 
 def _image(
     case: Case, channels: Sequence[str], errors: list[CaseError], findings: list[Finding], *, resample: bool
-) -> Volume | None:
-    """Read and check the image of a case; what is wrong is appended to ``errors`` or ``findings``."""
-    volumes = []
+) -> tuple[Volume | None, Grid | None]:
+    """Read and check the image of a case; what is wrong is appended to ``errors`` or ``findings``.
+
+    Returns:
+        The image, and the grid of its first file; ``None`` for what cannot be used.
+    """
+    volumes: dict[Path, Volume] = {}
     for path in case.images:
         try:
-            volumes.append(read_volume(path))
+            volumes[path] = read_volume(path)
         except (DataError, GeometryError) as error:
             errors.append(error.in_file(path))
-    if len(volumes) < len(case.images):
-        return None
-    for path, volume in zip(case.images[1:], volumes[1:], strict=True):
-        findings += _deviation(volume.grid, volumes[0].grid, path, case, "the first channel")
-    findings += _shear(volumes[0].grid, case.images[0])
-    try:
-        volume = stack_channels(volumes, case.images, resample=resample, tolerance_mm=case.grids.tolerance_mm)
-        check_channels(volume, channels, case.images[0])
-    except (DataError, GeometryError) as error:
-        errors.append(error)
-        return None
-    errors += image_errors(volume, case.images)
-    return volume
+    first = volumes[case.images[0]].grid if case.images[0] in volumes else None
+    if first is not None:
+        for path in [path for path in case.images[1:] if path in volumes]:
+            findings += _deviation(volumes[path].grid, first, path, case, "the first channel")
+        findings += _shear(first, case.images[0])
+    volume = None
+    if all(path in volumes for path in case.images):
+        parts = [volumes[path] for path in case.images]
+        try:
+            volume = stack_channels(parts, case.images, resample=resample, tolerance_mm=case.grids.tolerance_mm)
+            check_channels(volume, channels, case.images[0])
+        except (DataError, GeometryError) as error:
+            errors.append(error)
+            volume = None
+    if volume is not None:
+        errors += image_errors(volume, case.images)
+    else:  # the files that can be read are checked each on its own
+        errors += [error for path, part in volumes.items() for error in image_errors(part, [path])]
+    return volume, first
 
 
-def _label(path: Path, label_map: LabelMap, errors: list[CaseError]) -> Mask | None:
-    """Read and check a label; what is wrong is appended to ``errors``."""
+def _label(path: Path, label_map: LabelMap, errors: list[CaseError]) -> tuple[Mask | None, bool]:
+    """Read and check a label; what is wrong is appended to ``errors``.
+
+    Returns:
+        The label, and whether it is one: of a file that holds no labels only the grid is right.
+    """
     try:
-        mask = as_mask(read_volume(path), path)
+        volume = read_volume(path)
     except (DataError, GeometryError) as error:
         errors.append(error.in_file(path))
-        return None
+        return None, False
+    try:
+        mask = as_mask(volume, path)
+    except DataError as error:
+        errors.append(error)
+        return Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid), False
     try:
         check_label_values(mask, label_map, path)
+    except DataError as error:
+        errors.append(error)
+    try:
         check_segment_names(segment_values(path), label_map, path)
     except DataError as error:
         errors.append(error)
-    return mask
+    return mask, True
 
 
 def _on_grid_of(grid: Grid, mask: Mask, case: Case, errors: list[CaseError], findings: list[Finding]) -> Mask | None:

@@ -15,7 +15,7 @@ from volseg.io.description import FILE_NAME, Description, modality_of, read_desc
 from volseg.io.findings import Finding, errors_of, refuse_errors, report
 from volseg.io.labels import LabelMap, check_trainable, make_label_map
 from volseg.io.layouts import bids, case_folders, listed, nnunet, plain, table
-from volseg.io.layouts.found import USE_CSV, Found
+from volseg.io.layouts.found import USE_CSV, Found, shared_files, without
 from volseg.io.modality import UNKNOWN
 from volseg.io.paths import is_file, is_folder
 from volseg.io.volumes import count_channels, read_mask
@@ -113,7 +113,7 @@ def read_dataset(
     folder = root.parent if is_table else root
     label_errors: list[DataError] | None = None if strict else []
     description = read_description(folder, label_errors) if is_file(folder / FILE_NAME) else None
-    found = table.find(root, description) if is_table else _find(root, description)
+    found = _checked(table.find(root, description) if is_table else _find(root, description))
     if strict:
         refuse_errors(found.findings, root)
         if found.findings:
@@ -139,9 +139,24 @@ def _find(root: Path, description: Description | None) -> Found:
     for find in LAYOUTS:
         found = find(root, description)
         if found is not None:
-            return found
+            unused = _unused_list(description) if find is not listed.find else []
+            return replace(found, findings=(*found.findings, *unused))
     entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "an empty folder"
     raise DataError("there is no dataset in this folder", file=root, found=entries, expected=EXPECTED, hint=USE_CSV)
+
+
+def _unused_list(description: Description | None) -> list[Finding]:
+    """Return a finding if ``dataset.json`` lists cases, none of which exists, so that folders are read instead."""
+    if description is None or not description.cases:
+        return []
+    count, first = len(description.cases), description.cases[0].images[0]
+    return [Finding("list-not-used", (description.file,), f"{count} cases, the first with {first}; folders are read")]
+
+
+def _checked(found: Found) -> Found:
+    """Return what a layout found, with findings of files that are given twice."""
+    findings = shared_files(found.cases)
+    return replace(found, cases=without(found.cases, findings), findings=(*found.findings, *findings))
 
 
 def _dataset(

@@ -38,6 +38,9 @@ KINDS: dict[str, Kind] = {
     ),
     "case-name": Kind("error", "several files have the same case name", "rename or remove all but one of each"),
     "missing-file": Kind("error", "listed files do not exist", "restore the files, or remove the cases from the list"),
+    "same-file": Kind(
+        "error", "a file is given twice in one case", "give every channel and the label a file of its own"
+    ),
     "dangling-link": Kind("error", "a link leads to nothing", "restore the file that it names, or remove the link"),
     "unreadable": Kind("error", "a file cannot be read", "export or copy the file again"),
     "file-ending": Kind(
@@ -109,6 +112,16 @@ KINDS: dict[str, Kind] = {
         "warning",
         "a patient is in several splits of the data set",
         "give all cases of a patient the same fold, or move them to one side",
+    ),
+    "shared-label": Kind(
+        "warning",
+        "several images have the same label file",
+        "correct the list; for registered scans of one patient, state the patient, which keeps them in one fold",
+    ),
+    "list-not-used": Kind(
+        "warning",
+        "the list of cases in dataset.json is not used: none of its files exists",
+        "correct the paths of the list, or remove it",
     ),
     "unlabelled": Kind("warning", "scans without a label are left out", "add their labels, or ignore this"),
     "no-image": Kind("warning", "labels without a scan are left out", "add their scans, or ignore this"),

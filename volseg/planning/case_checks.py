@@ -58,37 +58,38 @@ class CaseRecord:
 
     Attributes:
         case: The case.
-        grid: The image's grid, in the order of its file.
-        image_sha256: Hash of the image's voxels, independent of their order in the file and of their type.
+        grid: The image's grid, in the order of its file; ``None`` if the image cannot be used.
+        image_sha256: Hash of the image's voxels, independent of their order in the file and of their type; ``None``
+            likewise.
         label_sha256: The same of the label; ``None`` if it is missing or cannot be used.
         voxels: Label value -> voxels; ``None`` without a usable label.
         smallest: Smallest value of each channel.
     """
 
     case: Case
-    grid: Grid
-    image_sha256: str
+    grid: Grid | None
+    image_sha256: str | None
     label_sha256: str | None
     voxels: dict[int, int] | None
     smallest: tuple[float, ...]
 
 
-def make_record(case: Case, volume: Volume, mask: Mask | None, *, intact: bool) -> CaseRecord:
+def make_record(case: Case, volume: Volume | None, mask: Mask | None, *, intact: bool) -> CaseRecord:
     """Return the record of a case that was read.
 
     Args:
         case: The case.
-        volume: Its image.
-        mask: Its label on the image's grid.
+        volume: Its image; ``None`` if it cannot be used.
+        mask: Its label.
         intact: Whether the case has no errors; the label of others is not compared.
     """
     return CaseRecord(
         case=case,
-        grid=volume.grid,
-        image_sha256=_voxel_hash(volume.data, volume.grid),
+        grid=None if volume is None else volume.grid,
+        image_sha256=None if volume is None else _voxel_hash(volume.data, volume.grid),
         label_sha256=None if mask is None or not intact else _voxel_hash(mask.labels[None], mask.grid),
         voxels=None if mask is None else value_counts(mask.labels),
-        smallest=tuple(float(channel.min()) for channel in volume.data),
+        smallest=tuple(float(channel.min()) for channel in volume.data) if volume is not None else (),
     )
 
 
@@ -105,8 +106,8 @@ def compare(
     Args:
         dataset: The data set.
         channels: Its channels, after a guess where it does not state them.
-        records: The cases whose images can be used, those without labels included.
-        shapes: Name -> fingerprint of the labelled cases without errors.
+        records: The cases whose image or label can be used, those without labels included.
+        shapes: Name -> fingerprint of the labelled cases whose images can be used.
     """
     labelled = [record for record in records if record.case.label is not None]
     measured = [(record, shapes[record.case.id]) for record in labelled if record.case.id in shapes]
@@ -138,7 +139,8 @@ def _duplicates(records: Iterable[CaseRecord], *, test_split: bool) -> Iterator[
     """Yield a finding for every group of cases that have the same image."""
     groups: dict[str, list[CaseRecord]] = defaultdict(list)
     for record in records:
-        groups[record.image_sha256].append(record)
+        if record.image_sha256 is not None:
+            groups[record.image_sha256].append(record)
     for group in groups.values():
         train = [record for record in group if record.case.label is not None]
         others = [record for record in group if record.case.label is None]
@@ -210,12 +212,13 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
 
 def _no_geometry(labelled: Sequence[CaseRecord]) -> Iterator[Finding]:
     """Yield images whose header states nothing but the default grid, unless the other images confirm 1 x 1 x 1 mm."""
-    doubtful = [record for record in labelled if is_default(record.grid)]
-    others = [record.grid.spacing_mm for record in labelled if not is_default(record.grid)]
+    grids = [(record.case.images[0], record.grid) for record in labelled if record.grid is not None]
+    doubtful = [(path, grid) for path, grid in grids if is_default(grid)]
+    others = [grid.spacing_mm for _, grid in grids if not is_default(grid)]
     if len(others) >= len(doubtful) and np.allclose(np.median(others, axis=0) if others else 0, 1.0, rtol=0.01):
         return
-    for record in doubtful:
-        yield Finding("no-geometry", (record.case.images[0],), record.grid.describe())
+    for path, grid in doubtful:
+        yield Finding("no-geometry", (path,), grid.describe())
 
 
 def is_default(grid: Grid) -> bool:

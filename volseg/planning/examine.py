@@ -86,13 +86,15 @@ def examine(
         ModelFileError: The model file cannot be read.
     """
     dataset, findings = survey.dataset, list(survey.findings)
-    plan = None
-    if survey.fingerprint is not None:
+    plan, measured = None, survey.fingerprint
+    while plan is None and measured is not None and measured.cases:
         try:
-            plan = _plan(survey.fingerprint, dict(overrides or {}), budget, model)
-            findings += _losses(dataset, survey.fingerprint, plan)
-        except GeometryError as error:
+            plan = _plan(measured, dict(overrides or {}), budget, model)
+            findings += _losses(dataset, measured, plan)
+        except GeometryError as error:  # of one case, without which the others are looked at
             findings.append(Finding.of_error(error, dataset.root, "voxel-size"))
+            others = tuple(case for case in measured.cases if str(case.file) != error.file)
+            measured = replace(measured, cases=others) if len(others) < len(measured.cases) else None
     return Examination(root=dataset.root, fingerprint=survey.fingerprint, plan=plan, findings=tuple(in_order(findings)))
 
 

@@ -75,6 +75,7 @@ class CaseFingerprint:
         midline_mm: Position along R of the middle of the body, from the volume's corner; ``None`` if not measured.
         ranges: 0.5 and 99.5 percentile of each channel; empty if not measured.
         identity_affine: Whether the affine in the file is the identity.
+        file: Its first image, for messages.
     """
 
     id: str
@@ -86,6 +87,7 @@ class CaseFingerprint:
     midline_mm: float | None = None
     ranges: tuple[Range, ...] = ()
     identity_affine: bool = False
+    file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +188,12 @@ def survey(dataset: Dataset, progress: Progress | None = None, *, workers: int =
     examined = for_each_case(work, cases, workers=workers, progress=progress)
     findings = [*dataset.findings, *(finding for one in examined for finding in one.findings)]
     records = [one.record for one in examined if one.record is not None]
-    measured = [(one.case, one.samples) for one in examined if one.case is not None]
+    measured = [(one.case, one.samples) for one in examined if one.case is not None and one.intact]
     channels, source, shapes = dataset.channels, Fingerprint.channel_source, [case for case, _ in measured]
     if UNKNOWN in channels and shapes:
         name, source = _modality(shapes, dataset.root)
         channels = (name,) * len(channels)
-    findings += compare(dataset, channels, records, {case.id: case for case in shapes})
+    findings += compare(dataset, channels, records, {one.case.id: one.case for one in examined if one.case is not None})
     if not sum(samples.shape[1] for _, samples in measured):
         if measured:
             expected = ", ".join(f"{name}={value}" for name, value in dataset.labels.items())
@@ -216,14 +218,16 @@ class _Examined:
 
     Attributes:
         findings: What is wrong with it.
-        record: What is compared with other cases; ``None`` if its image cannot be used.
-        case: Its fingerprint; ``None`` if it has errors or no label.
+        record: What is compared with other cases; ``None`` if neither image nor label can be used.
+        case: Its fingerprint; ``None`` if its image cannot be used, or it has no label.
+        intact: Whether it has no errors; others are compared, and not part of the fingerprint of the data set.
         samples: Its foreground values (C, N) float32.
     """
 
     findings: tuple[Finding, ...]
     record: CaseRecord | None = None
     case: CaseFingerprint | None = None
+    intact: bool = False
     samples: np.ndarray
 
 
@@ -234,13 +238,17 @@ def _examine(case: Case, channels: tuple[str, ...], label_map: LabelMap, search_
     if case.label is None:  # nothing is trained on it
         findings = [replace(finding, kind="test-scan") for finding in findings if finding.severity == "error"]
     nothing = np.zeros((len(channels), 0), np.float32)
-    if seen.volume is None or UNUSABLE & {error.kind for error in seen.errors}:
+    volume = None if UNUSABLE & {error.kind for error in seen.errors} else seen.volume
+    if volume is None and seen.mask is None:
         return _Examined(findings=tuple(findings), samples=nothing)
-    record = make_record(case, seen.volume, seen.mask, intact=not seen.errors)
-    if seen.errors or seen.mask is None:
+    intact = not seen.errors
+    record = make_record(case, volume, seen.mask, intact=intact)
+    if volume is None or case.label is None:
         return _Examined(findings=tuple(findings), record=record, samples=nothing)
-    measured, samples = _measure(case, seen.volume, seen.mask, label_map, search_air)
-    return _Examined(findings=tuple(findings), record=record, case=measured, samples=samples)
+    mask = seen.mask or Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid)
+    measured, samples = _measure(case, volume, mask, label_map, search_air)
+    samples = samples if intact else nothing
+    return _Examined(findings=tuple(findings), record=record, case=measured, intact=intact, samples=samples)
 
 
 def _measure(
@@ -263,6 +271,7 @@ def _measure(
         midline_mm=round(midline(data[0]) * spacing[0], 3),
         ranges=tuple(channel_range(channel) for channel in data),
         identity_affine=np.array_equal(volume.grid.affine, np.eye(4)),
+        file=case.images[0],
     ), data.reshape(len(data), -1)[:, samples].astype(np.float32)
 
 

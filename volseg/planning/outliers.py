@@ -114,15 +114,15 @@ def _text(lengths_mm: NDArray[np.float64]) -> str:
 
 
 def _orientations(measured: Measured) -> Iterator[Finding]:
-    codes = Counter(record.grid.orientation for record, _ in measured)
+    grids = [(record.case.images[0], record.grid.orientation) for record, _ in measured if record.grid is not None]
+    codes = Counter(code for _, code in grids)
     common, holders = codes.most_common(1)[0]
     if holders < USUAL * len(measured):
         return
     rare = {code for code, count in codes.items() if count <= max(1, GROUP * len(measured))} - {common}
-    for record, _ in measured:
-        if record.grid.orientation in rare:
-            text = f"{record.grid.orientation}; most cases: {common}"
-            yield Finding("orientation-outlier", (record.case.images[0],), text)
+    for path, code in grids:
+        if code in rare:
+            yield Finding("orientation-outlier", (path,), f"{code}; most cases: {common}")
 
 
 def _values(number: int, measured: Measured, *, ct: bool) -> Iterator[Finding]:

@@ -63,8 +63,10 @@ class WorkingGrid:
         spacings = spacings[:, order]
         spacing = pick("spacing_mm", lambda: nnunet.target_spacing(spacings, nonzero_shapes))
         validate.check_positive("plan.spacing_mm", spacing)
-        for case, case_shape, case_spacing in zip(cases, shapes.tolist(), spacings.tolist(), strict=True):
-            check_zoom(case_shape, case_spacing, spacing, case=f"case {case.id}")
+        unusual = np.abs(np.log(spacings / np.median(spacings, axis=0))).max(axis=1)
+        for number in np.argsort(-unusual, kind="stable"):  # of several that do not fit, the least usual is at fault
+            case, shape, mm = cases[number], shapes[number].tolist(), spacings[number].tolist()
+            check_zoom(shape, mm, spacing, case=f"case {case.id}", file=case.file)
         return cls(
             slice_axis=slice_axis,
             axes=axes,

@@ -59,6 +59,17 @@ def test_names_of_files(tmp_path: Path, image: str, label: str, channel: str) ->
     assert dataset.channels == (channel,)
 
 
+@pytest.mark.parametrize("name", ["pred", "seg_nnunet", "lesionMask2", "tumor segmentations", "softmax"])
+def test_masks_do_not_become_channels(name: str, tmp_path: Path) -> None:
+    """A network that sees a mask of the answer learns to copy it."""
+    touch(describe(tmp_path), *(f"{case}/{file}.nii" for case in "ab" for file in ("T1", "label", name)))
+    refused(tmp_path, "labels or predictions would be channels", f"{name} among T1, {name}", '"channel_names"')
+    describe(tmp_path, channel_names=["T1"])
+    assert images_of(tmp_path) == {"a": ["T1.nii"], "b": ["T1.nii"]}
+    describe(tmp_path, channel_names=["T1", name])  # as for a second network that refines the masks of a first
+    assert images_of(tmp_path)["a"] == ["T1.nii", f"{name}.nii"]
+
+
 def test_a_folder_name_is_not_a_part_of_a_word(tmp_path: Path) -> None:
     touch(describe(tmp_path, modality="CT"), "i/image.nii", "i/label.nii", "j/image.nii", "j/label.nii")
     assert images_of(tmp_path) == {"i": ["image.nii"], "j": ["image.nii"]}

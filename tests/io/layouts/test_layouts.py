@@ -111,6 +111,29 @@ def test_a_plain_folder_with_the_description_of_another_layout(tmp_path: Path) -
         assert images_of(root) == {"a": ["a.nii"]}
 
 
+def test_a_list_of_other_files_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    training = [{"image": f"imagesTr/{name}.nii", "label": f"labelsTr/{name}.nii"} for name in "abc"]
+    root = describe(tmp_path, training=training, modality={"0": "CT"})
+    touch(root, "images/a.nii", "labels/a.nii")
+    (finding,) = read_dataset(root).findings
+    assert (finding.kind, finding.severity, finding.files) == ("list-not-used", "warning", (root / "dataset.json",))
+    assert finding.message == f"3 cases, the first with {root / 'imagesTr/a.nii'}; folders are read"
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("case_1_seg", "case_1_seg.nii is similar"),
+        ("CASE_1", "CASE_1.nii differs only in capitals"),
+        ("cas_1", "cas_1.nii is similar"),
+    ],
+)
+def test_the_name_that_a_label_should_have(label: str, words: str, tmp_path: Path) -> None:
+    touch(describe(tmp_path, modality="CT"), "images/case_1_0000.nii", "images/b_0000.nii", "labels/b.nii")
+    touch(tmp_path, f"labels/{label}.nii")
+    refused(tmp_path, f"case_1: image without label labels/case_1.nii; {words}", "same name, as in images/a.nii.gz")
+
+
 def test_whole_files_with_numbers_are_cases_of_plain_folders(tmp_path: Path) -> None:
     touch(describe(tmp_path, modality="CT"), *(f"{x}/case_000{n}.nii" for n in (0, 1) for x in ("images", "labels")))
     assert images_of(tmp_path) == {"case_0000": ["case_0000.nii"], "case_0001": ["case_0001.nii"]}

@@ -59,6 +59,40 @@ def test_columns_of_channels(tmp_path: Path) -> None:
         assert dataset.channels == channels
 
 
+def test_a_column_of_masks_is_no_channel(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "m.nii", "l.nii")
+    text = "T1,segmentation,label\na.nii,m.nii,l.nii\n"
+    refused(table(tmp_path, text), "cases.csv", "segmentation among T1, segmentation")
+    assert read_dataset(table(tmp_path, text, channel_names=["T1"])).channels == ("T1",)
+    assert read_dataset(table(tmp_path, text, channel_names=["segmentation", "T1"])).channels == ("segmentation", "T1")
+    no_scans = "T1,segmentation,label\na.nii,by hand,l.nii\n"
+    assert read_dataset(table(tmp_path, no_scans)).channels == ("T1",)
+
+
+def test_one_label_of_several_images(tmp_path: Path) -> None:
+    """Registered scans of one patient share a label rightly."""
+    touch(tmp_path, "a.nii", "b.nii", "c.nii", "l.nii", "m.nii")
+    rows = "a.nii,l.nii,{}\nb.nii,l.nii,{}\nc.nii,m.nii,p3\n"
+    findings = read_dataset(table(tmp_path, "CT,label,patient\n" + rows.format("", ""))).findings
+    assert [(one.kind, one.severity, one.message) for one in findings] == [
+        ("shared-label", "warning", "the label of 2 cases: a, b")
+    ]
+    assert not read_dataset(table(tmp_path, "CT,label,patient\n" + rows.format("p1", "p1"))).findings
+    assert read_dataset(table(tmp_path, "CT,label,patient\n" + rows.format("p1", "p2"))).findings
+
+
+def test_one_file_for_two_channels_or_for_image_and_label(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "l.nii")
+    (tmp_path / "again.nii").symlink_to(tmp_path / "a.nii")
+    file = table(tmp_path, "T1,T2,label\na.nii,again.nii,l.nii\n")
+    refused(file, "a file is given twice", "a.nii", "channel 0 and channel 1")
+    file = table(tmp_path, "T1,label\na.nii,a.nii\n")
+    refused(file, "channel 0 and the label")
+    assert [(one.kind, one.message) for one in read_dataset(file, strict=False).findings] == [
+        ("same-file", "a: channel 0 and the label")
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -12,15 +12,11 @@ from volseg.errors import DataError
 from volseg.io.cases import Case, list_folder, listed, refuse
 from volseg.io.description import Description
 from volseg.io.findings import Finding
-from volseg.io.layouts.found import USE_CSV, Found, by_name, channel_order, modality_name, without
+from volseg.io.layouts.found import LABEL_WORDS, USE_CSV, Found, by_name, channel_order, modality_name, without
 from volseg.io.paths import is_folder
 
 logger = logging.getLogger(__name__)
 
-LABEL_WORDS = frozenset(
-    ("seg", "segm", "segmentation", "dseg", "label", "labels", "labelmap", "mask", "gt", "groundtruth", "annotation")
-)
-"""Last words of the names of label files."""
 SEPARATORS = "_-. "
 SEPARATED = re.compile(r"[^_\-. ]*$")  # the last word of a name
 
@@ -38,7 +34,7 @@ def find(root: Path, description: Description | None) -> Found | None:
     Findings are folders with several labels, and folders with other channels than most.
 
     Raises:
-        DataError: No channels are those of most folders.
+        DataError: No channels are those of most folders, or some are called like labels or predictions.
     """
     folders = {path.name: path for path in list_folder(root) if is_folder(path) and not path.name.startswith(".")}
     findings: list[Finding] = []

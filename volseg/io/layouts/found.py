@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from volseg.errors import DataError
-from volseg.io.cases import Case, case_name, find_volumes, passed_over
+from volseg.errors import DataError, suggestion
+from volseg.io.cases import Case, case_name, find_volumes, listed, passed_over
 from volseg.io.findings import Finding, errors_of
 from volseg.io.labels import LabelMap
 from volseg.io.modality import UNKNOWN
 from volseg.io.paths import is_file, is_folder, is_link
 
+SAME_NAME = (
+    "give image and label the same name, as in images/a.nii.gz and labels/a.nii.gz (an image may end in "
+    "a channel number such as _0000), or list the pairs in a CSV with the columns image and label"
+)
 USE_CSV = "list the files in a CSV with the columns image and label, and give the CSV as the data set"
+
+LABEL_WORDS = frozenset(
+    ("seg", "segm", "segmentation", "dseg", "label", "labels", "labelmap", "mask", "gt", "groundtruth", "annotation")
+)
+"""Last words of the names of label files."""
+MASK_WORDS = LABEL_WORDS | frozenset(
+    (
+        *(
+            "segs",
+            "segmentations",
+            "segmented",
+            "masks",
+            "labelmaps",
+            "annotations",
+            "contour",
+            "contours",
+            "roi",
+            "rois",
+        ),
+        *("pred", "preds", "predicted", "prediction", "predictions", "manual", "rater"),
+        *("prob", "probs", "probability", "probabilities", "softmax", "uncertainty"),
+    )
+)
+"""Words in names of masks, predictions and maps of a model; scans are not called so."""
+WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 @dataclass(frozen=True)
@@ -55,23 +87,47 @@ def by_name(folder: Path, findings: list[Finding]) -> dict[str, Path]:
 
 
 def paired(
-    images: Mapping[str, tuple[Path, ...]], references: Mapping[str, Path]
+    images: Mapping[str, tuple[Path, ...]], references: Mapping[str, Path], folder: Path
 ) -> tuple[tuple[Case, ...], list[Finding]]:
     """Pair images and labels of the same case name.
+
+    Args:
+        images: Case name -> image files.
+        references: Case name -> label file.
+        folder: That of the labels, for the message.
 
     Returns:
         The pairs, and a finding for every image and every label without its partner.
     """
     findings = []
+    others: dict[str, Path]
+    suffix = next((path.name.removeprefix(name) for name, path in references.items()), ".nii.gz")
     for name in sorted(images.keys() ^ references.keys()):
-        files = images.get(name) or (references[name],)
-        text = f"{name}: image without label" if name in images else f"{name}: label without image"
-        others = references if name in images else images
-        similar = next((other for other in others if other.casefold() == name.casefold()), None)
-        text += f"; {similar} differs only in capitals" if similar is not None else ""
-        findings.append(Finding("pairing", files, text))
+        if name in images:
+            files, text = images[name], f"{name}: image without label {folder.name}/{name}{suffix}"
+            others = {key: path for key, path in references.items() if key not in images}
+        else:
+            files, text = (references[name],), f"{name}: label without image"
+            others = {key: paths[0] for key, paths in images.items() if key not in references}
+        similar = _similar(name, others)
+        if similar is not None:
+            capitals = "differs only in capitals" if similar.casefold() == name.casefold() else "is similar"
+            text += f"; {others[similar].name} {capitals}"
+        findings.append(Finding("pairing", files, text, SAME_NAME if similar is not None else None))
     both = sorted(images.keys() & references.keys())
     return tuple(Case(name, images[name], references[name]) for name in both), findings
+
+
+def _similar(name: str, others: Iterable[str]) -> str | None:
+    """Return the name that differs in capitals only, begins alike (``a`` and ``a_seg``), or is spelt alike."""
+    plain = {other.casefold(): other for other in others}
+    key = name.casefold()
+    if key in plain:
+        return plain[key]
+    longer = [other for other in plain if other.startswith(key) and not other[len(key)].isalnum()]
+    longer += [other for other in plain if key.startswith(other) and not key[len(other)].isalnum()]
+    similar = longer[0] if longer else suggestion(key, plain)
+    return None if similar is None else plain[similar]
 
 
 def check_numbers(
@@ -111,6 +167,38 @@ def missing_files(cases: Iterable[Case]) -> list[Finding]:
     return findings
 
 
+def shared_files(cases: Iterable[Case]) -> list[Finding]:
+    """Return a finding for every case that has a file twice, and for every label file of several images.
+
+    Registered scans of one patient may share a label: those whose patient is stated are no finding.
+    """
+    findings: list[Finding] = []
+    labels: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        findings += _files_twice(case)
+        if case.label is not None:
+            labels[os.path.realpath(case.label)].append(case)
+    for group in labels.values():
+        one_patient = len({case.patient for case in group}) == 1 and group[0].patient is not None
+        if len({case.images for case in group}) > 1 and not one_patient:
+            label, names = group[0].label, listed([case.id for case in group])
+            assert label is not None  # the cases of labels
+            findings.append(Finding("shared-label", (label,), f"the label of {len(group)} cases: {names}"))
+    return findings
+
+
+def _files_twice(case: Case) -> Iterator[Finding]:
+    """Yield a finding for each file that stands for several channels of a case, or for image and label."""
+    roles: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for number, path in enumerate(case.images):
+        roles[os.path.realpath(path)].append((f"channel {number}", path))
+    if case.label is not None:
+        roles[os.path.realpath(case.label)].append(("the label", case.label))
+    for same in roles.values():
+        if len(same) > 1:
+            yield Finding("same-file", (same[0][1],), f"{case.id}: {' and '.join(role for role, _ in same)}")
+
+
 def others_in(*folders: Path) -> list[Finding]:
     """Return a finding for every entry of some folders that is not read as a scan."""
     return [Finding("passed-over", (path,), "not read as a scan") for folder in folders for path in passed_over(folder)]
@@ -128,10 +216,12 @@ def channel_order(names: Iterable[str], stated: tuple[str, ...] | None, file: Pa
         Names as files or columns have them, and ``"dataset.json"`` or ``"their names"``.
 
     Raises:
-        DataError: ``dataset.json`` states channels that no file is called by.
+        DataError: ``dataset.json`` states channels that no file is called by; or it states none, and a channel is
+            called like a label or a prediction.
     """
     plain = {_plain(name): name for name in names}
     if stated is None or (len(stated) == len(plain) == 1):
+        _refuse_masks([name for key, name in plain.items() if key not in map(_plain, stated or ())], plain, file)
         return tuple(plain.values()), "their names"
     missing = [name for name in stated if _plain(name) not in plain]
     if missing:
@@ -143,6 +233,19 @@ def channel_order(names: Iterable[str], stated: tuple[str, ...] | None, file: Pa
             hint=f"name the channels in dataset.json as the files are called, or {USE_CSV}",
         )
     return tuple(plain[_plain(name)] for name in stated), "dataset.json"
+
+
+def _refuse_masks(candidates: Sequence[str], names: Mapping[str, str], file: Path) -> None:
+    """Refuse channels that are called like labels or predictions; a network that sees the answer learns to copy it."""
+    masks = [name for name in candidates if any(word.lower() in MASK_WORDS for word in WORDS.findall(name))]
+    if masks:
+        raise DataError(
+            "labels or predictions would be channels of the image, by their names",
+            file=file,
+            found=f"{listed(masks)} among {listed([name or '(no suffix)' for name in names.values()])}",
+            expected="scans, and one label",
+            hint='move or remove these files or columns, or state the channels in dataset.json: "channel_names"',
+        )
 
 
 def _plain(name: str) -> str:

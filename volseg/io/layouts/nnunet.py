@@ -30,7 +30,7 @@ def find(root: Path, description: Description | None) -> Found | None:
     for name in ("imagesTr", "labelsTr"):
         findings += _endings(root / name, description)
     images, numbers = _numbered(root / "imagesTr", len(channels))
-    cases, unpaired = paired(images, by_name(root / "labelsTr", findings))
+    cases, unpaired = paired(images, by_name(root / "labelsTr", findings), root / "labelsTr")
     held_out, test_numbers = _numbered(root / "imagesTs", len(channels)) if is_folder(root / "imagesTs") else ({}, [])
     unlabelled = (Case(name, paths, None) for name, paths in held_out.items())
     findings += [*numbers, *test_numbers, *unpaired]

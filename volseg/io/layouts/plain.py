@@ -38,6 +38,6 @@ def find(root: Path, description: Description | None) -> Found | None:
         count = len(description.channels) if description and description.channels else max(map(len, groups.values()))
         files, wrong = check_numbers(groups, count)
         findings += wrong
-    cases, unpaired = paired(files, references)
+    cases, unpaired = paired(files, references, folders[1])
     findings += unpaired
     return Found(without(cases, findings), findings=tuple(findings))
