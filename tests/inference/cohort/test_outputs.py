@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,30 @@ def test_changed_class_files_are_not_replaced_unasked(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_both_forms_of_a_mask_are_remembered(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
-    for split in (False, True):
-        assert set(statuses(predict_folder(predictor, scans, tmp_path, split_classes=split)).values()) == {"done"}
-    for split in (False, True):
-        assert set(statuses(predict_folder(predictor, scans, tmp_path, split_classes=split)).values()) == {"skipped"}
+FORMS: list[dict[str, Any]] = [{}, {"mask_format": "seg.nrrd"}, {"split_classes": True}]
+
+
+@pytest.mark.parametrize(("first", "second"), [*permutations(range(3), 2)])
+def test_a_second_form_of_a_mask_is_refused(
+    first: int, second: int, predictor: Predictor, scans: Path, tmp_path: Path
+) -> None:
+    """Evaluation would find two masks of a case."""
+    out, scan = tmp_path / "out", scans / "plain.nii.gz"
+    predict_folder(predictor, scan, out, **FORMS[first])
+    before = sorted(out.rglob("*"))
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"two of a case(.|\n)*found: plain"):
+            predict_folder(predictor, scan, out, **FORMS[second], overwrite=overwrite)
+    assert sorted(out.rglob("*")) == before
+    assert statuses(predict_folder(predictor, scan, out, **FORMS[first])) == {"plain": "skipped"}
+    find_masks(out)
+
+
+def test_folders_of_scans_are_no_masks(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (scans / "plain.nii.gz").rename(tmp_path / "a/scan.nii.gz")
+    case = Case("a", (tmp_path / "a/scan.nii.gz",), None)
+    assert statuses(predict_folder(predictor, [case], tmp_path)) == {"a": "done"}
 
 
 def test_folders_that_are_not_ours_are_never_replaced(predictor: Predictor, scans: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,26 @@ def test_options_belong_to_the_record(predictor: Predictor, scans: Path, tmp_pat
     assert again() == {"done"}
     assert again(tta=True) == again(skip_air=False) == again(resample_channels=True) == {"failed"}
     assert again(max_memory_bytes=10**9) == {"skipped"}
+
+
+def test_a_refusal_names_what_differs(predictor: Predictor, scans: Path, tmp_path: Path) -> None:
+    def refusal(**changes: Any) -> str:
+        options = PredictOptions(**changes)
+        return (
+            predict_folder(predictor, scans / "plain.nii.gz", tmp_path / "out", options=options).results[0].error or ""
+        )
+
+    assert refusal() == ""
+    assert "found: tta was off, is on\n" in refusal(tta=True)
+    assert "found: resample_channels was off, is on; skip_air was on, is off" in refusal(
+        resample_channels=True, skip_air=False
+    )
+    change_input(predictor, scans, tmp_path / "out")
+    assert re.search(r"found: the scan had SHA-256 \w{12}, has \w{12}\n", refusal())
+    change_model(predictor, scans, tmp_path / "out")
+    assert re.search(r"; the model was one with SHA-256 \w{12}, is \w{12}; tta was off, is on\n", refusal(tta=True))
+    edit_masks(predictor, scans, tmp_path / "out")
+    assert "found: a file that volseg did not write, or that was changed since" in refusal()
 
 
 def test_channels_on_other_grids_are_resampled_on_request(

@@ -63,10 +63,22 @@ def mask_by_hand() -> str:
     return failed()
 
 
+def mask_in_another_format() -> object:
+    scans("a.nii.gz")
+    save_nifti(Path("masks/a.nii.gz"), make_scan(0)[1].astype(np.uint8), LAS)
+    return volseg.predict(NAME, SCANS, "masks", device="cpu", mask_format="mha")
+
+
 def replaced_by_hand() -> str:
     scans("a.nii.gz")
     save_nifti(Path("masks/a.nii.gz"), make_scan(0)[1].astype(np.uint8), LAS)
     return failed(overwrite=True)
+
+
+def other_setting() -> str:
+    scans("a.nii.gz")
+    volseg.predict(NAME, SCANS, "masks", device="cpu")
+    return failed(tta=True)
 
 
 def little_memory() -> str:
@@ -116,6 +128,8 @@ PREDICTION = (
     BadInput("Too little memory", "--max-memory", little_memory),
     BadInput("A mask in DICOM for a scan that is not", "a.nii.gz", dicom_mask),
     BadInput("A mask that was there before", "a.nii.gz", mask_by_hand),
+    BadInput("A mask that was predicted with other settings", "tta", other_setting),
+    BadInput("A mask of the scan in another format", "a.nii.gz", mask_in_another_format),
     BadInput("A mask made by hand, with `--overwrite`", "a.nii.gz", replaced_by_hand),
     BadInput("A mask saved over another, from Python", "mask.nii.gz", saved_twice),
     BadInput("An array without an affine, from Python", "affine", array),

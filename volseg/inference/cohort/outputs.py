@@ -22,10 +22,11 @@ from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
 from volseg.inference.cohort.names import is_file_name
 from volseg.io.atomic import atomic_folder
-from volseg.io.cases import Case
+from volseg.io.cases import Case, list_folder, listed
 from volseg.io.content import file_sha256
 from volseg.io.dicom import is_series
-from volseg.io.volumes import check_grid, check_libraries, has_mask_suffix, write_mask
+from volseg.io.paths import is_folder
+from volseg.io.volumes import check_grid, check_libraries, has_mask_suffix, volume_stem, write_mask
 from volseg.planning.plan import Plan
 
 
@@ -85,7 +86,8 @@ class Outputs:
             ConfigError: The format has no files of single classes.
             MissingExtraError: The format needs a library that is not installed.
             DataError: A case id is not a valid file name.
-            OutputError: The folder holds scans of this run, or an output is a scan, its folder, or another case's.
+            OutputError: The folder holds scans of this run, or a mask of a case in another form, or an output is a
+                scan, its folder, or another case's.
         """
         for ending in {self._ending(case) for case in cases}.intersection(DICOM_ENDINGS):
             check_libraries(f"mask{ending}")
@@ -104,6 +106,8 @@ class Outputs:
                 found=beside[0].name,
                 hint="choose another output folder",
             )
+        if self.file_name is None and is_folder(self.folder):
+            self._check_other_masks(cases, scans_and_folders)
         owners: dict[Path, str] = {}
         for case in cases:
             if not is_file_name(case.id):
@@ -118,6 +122,27 @@ class Outputs:
                         found=f"{owners[path]} and {case.id}",
                         hint="rename one of the scans, or predict them into different folders",
                     )
+
+    def _check_other_masks(self, cases: Sequence[Case], scans_and_folders: set[Path]) -> None:
+        """Refuse a folder that holds masks of the cases in other forms: evaluation would find two of each.
+
+        Args:
+            cases: All cases.
+            scans_and_folders: Files and folders that are no masks.
+        """
+        own = {case.id: self.mask(case) for case in cases}
+        others = [
+            path
+            for path in list_folder(self.folder)
+            if own.get(volume_stem(path), path) != path and _is_mask(path) and path.resolve() not in scans_and_folders
+        ]
+        if others:
+            raise OutputError(
+                "the folder holds masks of these scans in another form, and volseg evaluate would find two of a case",
+                file=self.folder,
+                found=listed([path.name for path in others]),
+                hint="choose another output folder or the --format of these masks, or move them away",
+            )
 
     def check_series(self, case: Case) -> None:
         """Check that the scan is a DICOM series, if the mask has to refer to one.
@@ -200,6 +225,13 @@ def output_sha256(path: Path) -> str:
 def _folders_of(image: Path) -> set[Path]:
     """Return the folder of a scan, that of the file which it links to, and the folder that is a DICOM series."""
     return {image.parent.resolve(), image.resolve().parent, image.resolve()}
+
+
+def _is_mask(path: Path) -> bool:
+    """Return whether an entry of a folder is a mask: a file, or a folder with a file per class."""
+    if not is_folder(path):
+        return has_mask_suffix(path)
+    return not path.name.startswith(".") and any(map(_is_class_file, list_folder(path)))
 
 
 def _is_class_file(path: Path) -> bool:

@@ -112,6 +112,33 @@ class Summary:
         finished = (history.finished.get(case) for history in self._histories.values())
         return [record for record in finished if record is not None and self._is_current(record, input_sha256)]
 
+    def differences(self, case: str, input_sha256: str, name: str, sha256: str) -> str | None:
+        """Return in what an existing output differs from what this run would write; ``None`` if it is not recorded.
+
+        Args:
+            case: Id of the case.
+            input_sha256: Hash of its scan.
+            name: Name of the output.
+            sha256: Hash of the output.
+        """
+        records = (history.finished.get(case, {}) for history in self._histories.values())
+        record = next((one for one in records if one.get("outputs", {}).get(name) == sha256), None)
+        if record is None:
+            return None
+        then, now = ({**one.get("options", {})} for one in (record, self._provenance))
+        parts = [
+            f"{key} was {_setting(then.get(key))}, is {_setting(now.get(key))}"
+            for key in sorted(then.keys() | now.keys())
+            if then.get(key) != now.get(key)
+        ]
+        hashes = (record.get("model_sha256"), self._provenance["model_sha256"])
+        if hashes[0] != hashes[1]:
+            before, after = (", ".join(one[:12] for one in part or ()) or "unknown" for part in hashes)
+            parts.insert(0, f"the model was one with SHA-256 {before}, is {after}")
+        if record.get("input_sha256") != input_sha256:
+            parts.insert(0, f"the scan had SHA-256 {str(record.get('input_sha256'))[:12]}, has {input_sha256[:12]}")
+        return "; ".join(parts) or "a network that is not from a file"
+
     def unfinished(self, case: str, input_sha256: str) -> set[str]:
         """Return the names of the files that a run like this one was writing when it was killed."""
         begun = (history.unfinished.get(case) for history in self._histories.values())
@@ -195,6 +222,11 @@ def mask_provenance(model_files: Sequence[Path], options: Mapping[str, Any]) -> 
     """
     hashes = sorted(file_sha256(file) for file in model_files)  # sorted: the order of an ensemble does not matter
     return {"model_sha256": hashes, "options": dict(options)}
+
+
+def _setting(value: object) -> str:
+    """Return an option as text; those that are off may be absent."""
+    return ("on" if value else "off") if isinstance(value, bool | None) else str(value)
 
 
 def peak_rss_mb() -> float | None:

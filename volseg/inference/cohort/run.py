@@ -314,6 +314,8 @@ class _CaseRun:
             raise OutputError(
                 "an existing file was not written for this scan by this model with these settings",
                 file=existing[0],
+                found=summary.differences(case, scan_sha256, existing[0].name, output_sha256(existing[0]))
+                or "a file that volseg did not write, or that was changed since",
                 hint="give --overwrite, or choose another folder",
             )
         self._earlier_record = record
