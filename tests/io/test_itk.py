@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from volseg.errors import DataError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask
 from volseg.io.itk import segment_values
+from volseg.io.remarks import collect
 from volseg.io.volumes import files_of, read_grid, read_mask, read_volume, volume_stem, write_mask
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -176,6 +178,100 @@ def test_numbers_of_axes_that_the_library_would_not_survive(axes: str, tmp_path:
     (tmp_path / "a.mha").write_bytes(whole.replace(b"NDims = 3", f"NDims = {axes}".encode()))
     with pytest.raises(DataError, match=r"NDims(.|\n)*a\.mha"):
         read_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-left-handed-time", "right-posterior-superior"])
+def test_spaces_that_are_not_those_of_the_patient_are_refused(space: str, tmp_path: Path) -> None:
+    """ITK takes them as LPS."""
+    content = nrrd().replace(b"left-posterior-superior", space.encode())
+    with pytest.raises(DataError, match=rf"space: {space}[\s\S]*expected: left-posterior-superior") as caught:
+        read_grid(written(tmp_path / "a.nrrd", content))
+    assert caught.value.file == str(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(("space", "orientation"), [("LPS", "LPS"), ("right-anterior-superior", "RAS"), ("las", "LAS")])
+def test_spaces_of_the_patient(space: str, orientation: str, tmp_path: Path) -> None:
+    content = nrrd().replace(b"left-posterior-superior", space.encode())
+    assert read_grid(written(tmp_path / "a.nrrd", content)).orientation == orientation
+
+
+UNITS = {
+    '"um" "um" "um"': 1e-3,
+    '"µm" "microns" "Micrometers"': 1e-3,
+    '"cm" "cm" "cm"': 10,
+    '"m" "meters" "metre"': 1000,
+    '"mm" "mm" "mm"': 1,
+    '"" "" ""': 1,
+    '"pixel" "pixel" "pixel"': 1,
+}
+
+
+@pytest.mark.parametrize("units", UNITS)
+@pytest.mark.parametrize("field", ["space units", "units"])  # the second is for files without a space
+def test_units_of_nrrd_are_converted_and_kept_by_masks(field: str, units: str, tmp_path: Path) -> None:
+    content, mm = nrrd(more=f"{field}: {units}\n"), UNITS[units]
+    for line in ("space:", "space directions:", "kinds:", "space origin:") if field == "units" else ():
+        content = re.sub(rb"^" + line.encode() + rb".*\n", b"", content, flags=re.MULTILINE)
+    content = content.replace(b"endian:", b"spacings: 1 1 1\nendian:") if field == "units" else content
+    path = written(tmp_path / "a.nrrd", content.replace(b"(0,0,0)", b"(1,2,3)"))
+    grid = read_grid(path)
+    assert grid.affine[:3, :3].tolist() == np.diag([-mm, -mm, mm]).tolist()
+    assert grid.affine[:3, 3].tolist() == ([-mm, -2 * mm, 3 * mm] if field == "space units" else [0, 0, 0])
+    with collect() as findings:
+        read_volume(path)
+    assert [one.kind for one in findings if one.kind != "no-directions"] == ["unit"] * (mm != 1)
+    for suffix in (".nrrd", ".mha"):
+        write_mask(tmp_path / f"mask{suffix}", Mask(np.ones((2, 2, 2), np.uint8), grid), source=path)
+        assert read_mask(tmp_path / f"mask{suffix}").grid == grid
+        image = SimpleITK.ReadImage(str(tmp_path / f"mask{suffix}"))  # which ignores units, those of the scan, too
+        assert image.GetSpacing() == (1, 1, 1)
+
+
+@pytest.mark.parametrize("units", ['"mm" "mm" "cm"', '"furlong" "furlong" "furlong"', '"um" "um" ""', '"Hz" "mm" "mm"'])
+def test_units_that_are_not_known_or_differ_are_refused(units: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"unit of lengths[\s\S]*a\.nrrd[\s\S]*space units: ") as caught:
+        read_volume(written(tmp_path / "a.nrrd", nrrd(more=f"space units: {units}\n")))
+    assert units.split('"')[1] in str(caught.value)
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("um", 1e-3), ("cm", 10), ("mm", 1), ("?", 1)])
+def test_units_of_metaimage(unit: str, mm: float, tmp_path: Path) -> None:
+    header = META.format(sizes="2 2 2", data="LOCAL").replace(
+        "ElementSpacing", f"DistanceUnits = {unit}\nElementSpacing"
+    )
+    path = written(tmp_path / "a.mha", header.encode() + b"x" * 16)
+    grid = read_grid(path)
+    assert grid.spacing_mm == (mm, mm, mm)
+    write_mask(tmp_path / "mask.mha", Mask(np.ones((2, 2, 2), np.uint8), grid), source=path)
+    assert read_grid(tmp_path / "mask.mha") == grid
+
+
+@pytest.mark.parametrize(
+    ("name", "removed", "text"),
+    [
+        ("a.nrrd", b"space: left-posterior-superior\n", "no space in the header"),
+        ("a.mha", b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", "no TransformMatrix in the header"),
+        ("a.mha", b"", None),
+        ("a.nrrd", b"", None),
+    ],
+)
+def test_directions_that_are_not_stated_are_reported(
+    name: str, removed: bytes, text: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = nrrd() if name == "a.nrrd" else META.format(sizes="2 2 2", data="LOCAL").encode() + b"x" * 16
+    assert removed in whole
+    changed = whole.replace(removed, b"space dimension: 3\n" if name == "a.nrrd" else b"") if removed else whole
+    path = written(tmp_path / name, changed)
+    assert read_volume(path).grid.orientation == "LPS"
+    title = (
+        "the header does not state the directions of the axes; they are taken as left, posterior, superior, as by ITK"
+    )
+    assert caplog.messages == ([] if text is None else [f"{path}: {title}: {text}"])
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])

@@ -154,6 +154,11 @@ KINDS: dict[str, Kind] = {
         "voxel size and directions were probably lost: the header states the default of 1 x 1 x 1 mm",
         "write the right affine into the header; training assumes that 1 mm is true",
     ),
+    "no-directions": Kind(
+        "warning",
+        "the header does not state the directions of the axes; they are taken as left, posterior, superior, as by ITK",
+        "look at the scan with a viewer, and write the directions into the header",
+    ),
     "header-field": Kind(
         "warning",
         "a field of the header is invalid, and was corrected",
@@ -206,6 +211,11 @@ KINDS: dict[str, Kind] = {
     ),
     "modality": Kind(
         "warning", "the values do not look like the modality of the channel", 'state "modality" in dataset.json'
+    ),
+    "unit": Kind(
+        "note",
+        "the header states lengths in another unit than mm, which were converted",
+        "check the voxel size: ITK and 3D Slicer ignore this field",
     ),
     "voxel-order": Kind("note", "labels store the voxels of their image in another order", "nothing to do"),
     "orientation-outlier": Kind(

@@ -16,6 +16,7 @@ from volseg.config.sizes import format_size
 from volseg.errors import DataError, GeometryError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.io.atomic import atomic_file
+from volseg.io.itk_header import HEADER_END, UNITS_MM, check_space, report, text_of, unit_of, with_unit
 from volseg.io.label_table import slicer_fields
 from volseg.io.paths import is_file
 from volseg.io.stored import DEFLATE_RATIO, HINT
@@ -28,7 +29,6 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 HEADER_BYTES = 1 << 20  # a .seg.nrrd with a hundred segments has 80 kB
 LONGEST_FIELD = 500  # the library writes longer ones beyond its buffers (SimpleITK 2.5)
 MOST_AXES = 10  # of MetaImage; with more, memory that is not allocated is written
-HEADER_END = re.compile(rb"\r?\n\r?\n|ElementDataFile[ \t]*=[^\n]*\n")
 DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
 SEGMENTATION = ".seg.nrrd"
 SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
@@ -54,6 +54,7 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
     reader = _header(path)
     grid = _grid(reader, path)
     _check_size(reader, path)
+    report(_header_text(path), path)
     try:
         image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
@@ -138,6 +139,7 @@ def write_voxels(
     if path.suffix.lower() in (".nhdr", ".mhd"):
         raise OutputError("masks are written as one file", file=path, expected=".nrrd or .mha")
     spacing, direction, origin = _affine_parts(path, grid) if source is None else _parts_of(source)
+    unit = "mm" if source is None else unit_of(_header_text(source), source)
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.T))
     image.SetSpacing(spacing)
     image.SetDirection(direction)
@@ -148,7 +150,7 @@ def write_voxels(
             image.SetMetaData(key, text)
     content = _content(image, path)
     if source is not None:
-        content = _with_space_of(source, content)
+        content = with_unit(_with_space_of(source, content), unit)
     with atomic_file(path) as file:
         file.write(content)
 
@@ -231,7 +233,7 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
 
 
 def _grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
-    """Return the grid in RAS+ mm."""
+    """Return the grid in RAS+ mm; units that ITK ignores are converted."""
     shape = reader.GetSize()
     axes, channels = len(shape), reader.GetNumberOfComponents()
     if axes not in (3, 4) or min(shape) < 1 or (axes == 4 and channels > 1):
@@ -246,6 +248,7 @@ def _grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
     affine = np.eye(4)
     affine[:3, :3] = LPS_TO_RAS @ direction * np.array(reader.GetSpacing())[:3]
     affine[:3, 3] = LPS_TO_RAS @ np.array(reader.GetOrigin())[:3]
+    affine[:3] *= UNITS_MM[unit_of(_header_text(path), path)]
     try:
         return Grid((shape[0], shape[1], shape[2]), affine)
     except GeometryError as error:
@@ -280,12 +283,13 @@ def _header_text(path: Path) -> str:
 
 
 def _check_header(header: str, path: Path) -> None:
-    """Refuse a header that the library would not survive: the process would end without a message."""
+    """Refuse a header that the library would not survive, without a message, or whose space it would ignore."""
     if path.suffix.lower() in (".nrrd", ".nhdr"):
         longest = max((len(line) for line in header.splitlines() if ":=" not in line), default=0)
         if longest > LONGEST_FIELD:
             expected = f"at most {LONGEST_FIELD} characters"
             raise DataError("a line of the header is too long", file=path, found=longest, expected=expected, hint=HINT)
+        check_space(header, path)
         return
     for axes in AXES.findall(header):
         if not (axes.isdecimal() and 1 <= int(axes[:9]) <= MOST_AXES):
@@ -294,7 +298,7 @@ def _check_header(header: str, path: Path) -> None:
 
 def _data_path(header: str, path: Path) -> Path:
     """Return the file of the voxels: this one, or the one beside it that the header names."""
-    name = _text(next(iter(DATA_FILE.findall(header)), "LOCAL"))
+    name = text_of(next(iter(DATA_FILE.findall(header)), "LOCAL"))
     if name.upper() in ("LOCAL", ""):  # SimpleITK refuses a name that is empty
         return path
     if name.upper().startswith("LIST") or "%" in name or Path(name).name != name:
@@ -308,14 +312,6 @@ def _data_path(header: str, path: Path) -> Path:
     if not is_file(path.with_name(name)):
         raise DataError("the file of the voxels does not exist", file=path, found=name, hint=HINT)
     return path.with_name(name)
-
-
-def _text(latin: str) -> str:
-    """Return text of a header, which is latin-1 here to keep the bytes, as UTF-8 if it is that."""
-    try:
-        return latin.encode("latin-1").decode("utf-8")
-    except UnicodeDecodeError:
-        return latin
 
 
 def _broken(path: Path, error: Exception) -> DataError:

@@ -192,13 +192,17 @@ OTHER_FORMATS = (
     BadInput("A `.nhdr` header without its file of voxels", "scan.nhdr", voxels_gone(".nhdr")),
     BadInput("A `.mhd` header whose voxels lie in another folder", "scan.mhd", voxels_elsewhere),
     BadInput("A NRRD file of more voxels than it holds", "scan.nrrd", nrrd_with(b"sizes: 3 4 5", b"sizes: 3 4 5000")),
+    BadInput("A NRRD file in the space of a scanner", "scan.nrrd",
+             nrrd_with(b"left-posterior-superior", b"scanner-xyz")),
+    BadInput("A NRRD file in an unknown unit", "scan.nrrd",
+             nrrd_with(b"space origin", b'space units: "mm" "mm" "slices"\nspace origin')),
     BadInput("A `.mha` file that was cut off while copying", "scan.mha", mha_cut_off),
     BadInput("A FreeSurfer volume without directions", "scan.mgz", mgz_without_directions),
     BadInput("A FreeSurfer volume that was cut off while copying", "scan.mgh", mgz_cut_off),
     BadInput("An `.img` file without its `.hdr`", "scan.img", pair_without_header),
     BadInput("Analyze 7.5 images of old SPM or other programs", "scan.hdr", analyze("scan.img")),
     BadInput("The `.hdr` file in place of the `.img`", "scan.hdr", analyze("scan.hdr")),
-)
+)  # fmt: skip
 
 
 def mask_of(values: np.ndarray) -> Callable[[], object]:
