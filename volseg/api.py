@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from volseg.parallel import StageProgress
     from volseg.planning.examine import Examination
     from volseg.planning.plan import Plan
+    from volseg.postprocessing.rules import Postprocessing
     from volseg.training.experiment import Experiment
     from volseg.training.ranks import Ranks
 
@@ -545,6 +546,7 @@ def predict(
     max_memory: int | str | None = None,
     max_device_memory: int | str | None = None,
     precision: str = "auto",
+    postprocess: Sequence[str] | None = None,
     mask_format: str | None = None,
     split_classes: bool = False,
     probabilities: bool = False,
@@ -571,6 +573,8 @@ def predict(
             more if needed.
         max_device_memory: The same for a GPU; default what is free there, less a margin.
         precision: ``32``, ``bf16``, or ``auto``: bf16 on GPUs that compute in it, float32 on CPUs.
+        postprocess: Postprocessing instead of the model's, as ``["largest_component=all", "min_volume_ml=2"]``; ``[]``
+            for none.
         mask_format: Format of the masks, a key of :data:`volseg.config.mask_formats.MASK_FORMATS`; ``None`` takes that
             of each scan (``.nii.gz`` for NIfTI, ``.seg.nrrd`` for NRRD, ``.mha`` for MetaImage, ``.mgz`` for MGH).
         split_classes: Write ``CASE/CLASS.nii.gz`` (0 and 1) instead of ``CASE.nii.gz``.
@@ -587,7 +591,7 @@ def predict(
         What became of each scan; ``count("failed")`` is the number of failures.
 
     Raises:
-        ConfigError: There is no such format, or the output is one file for several scans.
+        ConfigError: There is no such format or postprocessing, or the output is one file for several scans.
         DataError: There is no scan, or two have the same name.
         ModelFileError: A model file cannot be used.
         OutputError: The output folder cannot be written.
@@ -604,9 +608,11 @@ def predict(
     for name, size in (("max_memory", max_memory), ("max_device_memory", max_device_memory)):
         _check_type(name, size, str, int, type(None))
     _check_type("mask_format", mask_format, str, type(None))
+    _check_type("postprocess", postprocess, list, tuple, type(None))
     host, gpu = (None if size is None else parse_size(str(size)) for size in (max_memory, max_device_memory))
+    predictor = model if isinstance(model, Predictor) else Predictor.from_file(model, device, precision)
     return predict_folder(
-        model if isinstance(model, Predictor) else Predictor.from_file(model, device, precision),
+        predictor,
         scans,
         output,
         options=PredictOptions(
@@ -615,6 +621,7 @@ def predict(
             max_memory_bytes=host,
             max_device_memory_bytes=gpu,
             resample_channels=resample_channels,
+            postprocessing=_postprocessing(postprocess, predictor),
         ),
         mask_format=mask_format,
         split_classes=split_classes,
@@ -625,6 +632,17 @@ def predict(
         strict=strict,
         progress=stage_progress(progress, "predict"),
     )
+
+
+def _postprocessing(settings: Sequence[str] | None, predictor: Predictor) -> Postprocessing | None:
+    """Return the postprocessing that is asked for in place of the model's; ``None`` if none is."""
+    from volseg.config.load import load_config
+    from volseg.postprocessing.rules import Postprocessing
+
+    if settings is None:
+        return None
+    config = load_config(None, [f"postprocess.{setting}" for setting in settings])
+    return Postprocessing.from_config(config.postprocess, predictor.plan.label_map)
 
 
 def evaluate(

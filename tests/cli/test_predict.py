@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from volseg.cli import predict
-from volseg.errors import ModelFileError
+from volseg.errors import ConfigError, ModelFileError
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
 from volseg.io.model_file import save_model
@@ -154,3 +154,15 @@ def test_imports() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split("\n")[:2] == ["False", "[]"]
+
+
+def test_postprocessing_instead_of_the_models(model: Path, scans: Path, tmp_path: Path) -> None:
+    options = ("--model", model, "--input", scans / "a.nii.gz", "--device", "cpu", "--output")
+    assert run(*options, tmp_path / "out") == 0
+    assert np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj).any()
+    assert run(*options, tmp_path / "out", "--postprocess", "none") == 0  # what the model does: nothing to change
+    assert run(*options, tmp_path / "out", "--postprocess", "min_volume_ml=1000000", "fill_holes=all") == 2
+    assert run(*options, tmp_path / "out", "--postprocess", "min_volume_ml=1000000", "--overwrite") == 0
+    assert not np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj).any()
+    with pytest.raises(ConfigError, match=r"postprocess\.largest"):
+        run(*options, tmp_path / "out", "--postprocess", "largest=all")

@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same for a GPU (default: what is free, less a margin)",
     )
     add("--precision", default="auto", choices=PRECISIONS, help="of the network; auto is bf16 on GPUs, 32 on CPUs")
+    add(
+        "--postprocess",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="in place of the model's postprocessing, for example largest_component=all min_volume_ml=2; or none",
+    )
     add("--split-classes", action="store_true", help="write CASE/CLASS.nii.gz (0 and 1) instead of CASE.nii.gz")
     add("--probabilities", action="store_true", help="also write the probability of each class (4D NIfTI, large)")
     add("--uncertainty", action="store_true", help="also write a map of the entropy")
@@ -104,6 +110,7 @@ def _predict(args: argparse.Namespace, rank: TorchrunRank | None) -> int:
             max_memory=args.max_memory,
             max_device_memory=args.max_device_memory,
             precision=args.precision,
+            postprocess=[] if args.postprocess == ["none"] else args.postprocess,
             mask_format=args.mask_format,
             split_classes=args.split_classes,
             probabilities=args.probabilities,

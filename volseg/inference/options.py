@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from volseg.postprocessing.rules import Postprocessing
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
@@ -16,6 +18,7 @@ class PredictOptions:
             the smallest possible amount where 4 GB are not enough. Any other value is a hard limit on the estimate.
         max_device_memory_bytes: The same for a GPU. ``None``: what is free there, less a margin.
         resample_channels: Resample channels on other grids onto that of the first; otherwise such a scan fails.
+        postprocessing: Postprocessing of the masks; ``None`` takes that of the model.
     """
 
     tta: bool = False
@@ -23,3 +26,4 @@ class PredictOptions:
     max_memory_bytes: int | None = None
     max_device_memory_bytes: int | None = None
     resample_channels: bool = False
+    postprocessing: Postprocessing | None = None

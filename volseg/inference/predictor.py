@@ -77,7 +77,7 @@ class Predictor:
         device: Device of the networks.
         model_files: Files of the networks; empty for a network in memory.
         autocast: Reduced precision of the networks, ``None`` for float32.
-        postprocessing: Postprocessing of the masks, that of the (first) network.
+        postprocessing: Postprocessing of the masks where the options state no other, that of the (first) network.
         tolerance_mm: Largest distance of the corners of channels that count as one grid, where `read` is given none.
     """
 
@@ -269,8 +269,9 @@ class Predictor:
             if uncertainty is not None:
                 outputs.append(files.enter_context(uncertainty_file(uncertainty, trace, regions=regions)))
             labels = restore_mask(members, self.plan.mask_values, outputs, regions=regions)
+        postprocessing = self.postprocessing if options.postprocessing is None else options.postprocessing
         with timer.stage("postprocess"):
-            mask, removed = self.postprocessing.apply(Mask(labels, trace.source), self.plan.labels)
+            mask, removed = postprocessing.apply(Mask(labels, trace.source), self.plan.labels)
         seconds = {name: timer.seconds.get(name, 0.0) for name in STAGES}
         return Segmentation(mask=mask, seconds=seconds, counts=counts.summary(), removed=removed)
 

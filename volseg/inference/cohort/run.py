@@ -106,6 +106,8 @@ def predict_folder(
     changing: dict[str, object] = {"tta": options.tta, "skip_air": options.skip_air}
     if options.resample_channels:  # absent otherwise, as in the records of earlier versions
         changing["resample_channels"] = True
+    if options.postprocessing not in (None, predictor.postprocessing):
+        changing["postprocess"] = options.postprocessing.to_dict()
     if predictor.autocast is not None:
         changing["precision"] = "bf16"
     provenance = mask_provenance(predictor.model_files, changing)
