@@ -28,15 +28,31 @@ from tests.made.dicom_files import (
     write_series,
 )
 from volseg.errors import DataError, VolsegError
+from volseg.io.remarks import collect
 from volseg.io.volumes import read_grid, read_volume
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def two_echoes(number: int, dataset: Dataset) -> None:
+def two_phases(number: int, dataset: Dataset) -> None:
     x, y, z = dataset.ImagePositionPatient
     dataset.ImagePositionPatient = [x, y, float(z) - 2.5 * (number % 2)]
-    dataset.EchoTime = 2.3 if number % 2 else 4.6
+    dataset.TemporalPositionIdentifier = number % 2 + 1
+
+
+def every_second(**tags: object) -> Change:
+    """Return a change of tags of slices 1 and 3."""
+
+    def change(number: int, dataset: Dataset) -> None:
+        if number % 2:
+            put(**tags)(number, dataset)
+
+    return change
+
+
+def some_scaled(number: int, dataset: Dataset) -> None:
+    if number != 2:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
 
 
 def header_only(number: int, dataset: Dataset) -> None:
@@ -61,7 +77,36 @@ WRONG: dict[str, tuple[Change, str]] = {
         move(1, (0, 0, -2.5)),
         r"same position[\s\S]*5 slices at 4 positions; 1 hold[\s\S]*I00[45].dcm, I00[45].dcm",
     ),
-    "two echoes": (two_echoes, r"5 slices at 3 positions; 2 hold several[\s\S]*EchoTime [24]\.[36], [24]\.[36]"),
+    "two phases": (two_phases, r"5 slices at 3 positions; 2 hold several[\s\S]*TemporalPositionIdentifier [12], [12]"),
+    "two patients": (
+        every_second(PatientID="someone else"),
+        r"different patients \(PatientID\)[\s\S]*3 slices: made, such as I00[135][\s\S]*2 slices: someone else, such",
+    ),
+    "two studies": (
+        every_second(StudyInstanceUID="1.2.9"),
+        r"different studies[\s\S]*3 slices: 1\.2\.3, [\s\S]*1\.2\.9,",
+    ),
+    "two frames of reference": (put(1, FrameOfReferenceUID="1.2.9"), r"different frames of reference[\s\S]*1\.2\.9"),
+    "two modalities": (
+        put(4, Modality="PT"),
+        r"different modalities[\s\S]*1 slices: PT, such as I001[\s\S]*4 slices: CT",
+    ),
+    "two echoes": (
+        lambda number, dataset: setattr(dataset, "EchoTime", 2.3 if number % 2 else 4.6),
+        r"different echo times \(EchoTime\)[\s\S]*3 slices: 4\.6, such as I00[135][\s\S]*2 slices: 2\.3",
+    ),
+    "two units": (
+        lambda number, dataset: setattr(dataset, "Units", "CNTS" if number == 3 else "BQML"),
+        r"different units of the values \(Units\)[\s\S]*1 slices: CNTS, such as I002",
+    ),
+    "a scaling in some slices": (
+        some_scaled,
+        r"no RescaleIntercept[\s\S]*1 of 5 slices without it, such as I003\.dcm; -1024 in I00[1245]\.dcm",
+    ),
+    "a slope in some slices": (
+        lambda number, dataset: setattr(dataset, "RescaleSlope", 2) if number else None,
+        r"no RescaleSlope[\s\S]*1 of 5 slices without it, such as I005\.dcm; 2 in",
+    ),
     "another size": (
         put(3, Rows=2, Columns=3),
         r"different sizes[\s\S]*4 slices: 4, 6[\s\S]*1 slices: 2, 3, such as I002",
@@ -114,6 +159,75 @@ def test_within_the_tolerances_a_series_is_read(tmp_path: Path) -> None:
     rounded = [10.0, 12.52, 14.98, 17.5, 20.0]
     write_series(tmp_path, change=lambda n, d: setattr(d, "ImagePositionPatient", [-30.05, 20, rounded[n]]))
     assert read_volume(tmp_path).grid.spacing_mm == pytest.approx((1.25, 0.75, 2.5))
+
+
+def uid_of_each_file(number: int, dataset: Dataset) -> None:
+    dataset.FrameOfReferenceUID = dataset.StudyInstanceUID = f"1.9.{number}"
+
+
+ALIKE: dict[str, Change] = {
+    "acquisitions": lambda number, dataset: setattr(dataset, "AcquisitionNumber", number // 2),
+    "echo times that are rounded": lambda number, dataset: setattr(dataset, "EchoTime", 2.46 + 0.001 * number),
+    "slices without a patient": every_second(PatientID=""),
+    "slices without a study": put(1, StudyInstanceUID=None),
+    "UIDs anonymised file by file": uid_of_each_file,
+    "a scaling that changes nothing in some slices": every_second(RescaleSlope=1, RescaleIntercept=0),
+    "names with spaces": every_second(PatientID="made "),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_slices_of_one_scan_may_differ(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stored = stored_values()
+    write_series(tmp_path, stored, change=ALIKE[kind])
+    assert np.array_equal(read_volume(tmp_path).data[0], stored.T)
+    assert caplog.messages == []
+
+
+def every_other(**tags: float) -> Change:
+    """Return a change of tags that leaves out every second slice; they are numbered in the order of the scan."""
+
+    def change(number: int, dataset: Dataset) -> bool:
+        put(**{"InstanceNumber": number + 1, "SliceThickness": None, **tags})(number, dataset)
+        return number % 2 == 0
+
+    return change
+
+
+def thin(number: int, dataset: Dataset) -> None:
+    dataset.InstanceNumber, dataset.SliceThickness = 9 - number, 1.25
+
+
+GAPS: dict[str, tuple[Change, str | None]] = {
+    "stated distance": (
+        every_other(SpacingBetweenSlices=2.5),
+        "slices 5 mm apart; SpacingBetweenSlices: 2.5 mm; InstanceNumber: 1, 3, 5",
+    ),
+    "stated against the normal": (every_other(SpacingBetweenSlices=-2.5), "SpacingBetweenSlices: 2.5 mm"),
+    "thickness and holes in the numbers": (
+        every_other(SliceThickness=2.5),
+        "slices 5 mm apart; SliceThickness: 2.5 mm; InstanceNumber: 1, 3, 5",
+    ),
+    "no multiple of the thickness": (every_other(SliceThickness=1.5), None),
+    "missing numbers": (put(SliceThickness=1.25, InstanceNumber=None), "SliceThickness: 1.25 mm; InstanceNumber: none"),
+    "thin slices with gaps": (thin, None),
+    "the right distance": (put(SpacingBetweenSlices=2.5, SliceThickness=1.25), None),
+    "overlap": (put(SliceThickness=5), None),
+}
+
+
+@pytest.mark.parametrize("kind", GAPS)
+def test_distances_that_are_multiples_of_what_is_stated_are_reported(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change, message = GAPS[kind]
+    write_series(tmp_path, change=change)
+    with collect() as findings:
+        read_volume(tmp_path)
+    assert [one.kind for one in findings] == ["slice-gap"] * (message is not None)
+    assert message is None or message in findings[0].message
+    read_grid(tmp_path)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("uid", ["1.2.3.4", "1.9.9"])

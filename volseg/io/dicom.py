@@ -29,10 +29,11 @@ from volseg.io.dicom_files import (
     shows_dicom,
 )
 from volseg.io.dicom_frames import Frame, read_frames
-from volseg.io.dicom_geometry import arrange
+from volseg.io.dicom_geometry import arrange, doubtful_distance
 from volseg.io.dicom_headers import Header, read_header
 from volseg.io.dicom_pixels import read_stack
 from volseg.io.paths import is_file, is_folder
+from volseg.io.remarks import remark
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -95,6 +96,9 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
         for names, text in ((series.skipped, "not slices of a volume"), (series.unknown, "not DICOM")):
             if names:
                 logger.info("%s: skipped, %s: %s", path, text, _listed(names))
+        doubt = doubtful_distance(series.frames, series.grid.spacing_mm[2])
+        if doubt is not None:
+            remark("slice-gap", path, doubt)
         stack = read_stack(series.frames, path)  # (slices, rows, columns)
     return np.transpose(stack, (2, 1, 0))[None], series.grid
 

@@ -43,9 +43,10 @@ class Frame:
         position_mm: Centre of the first pixel, LPS+, ``(3,)``.
         orientation: Directions in which columns and rows are counted, LPS+, ``(2, 3)``.
         spacing_mm: Distance of the rows, and of the columns.
-        thickness_mm: Distance of the slices or, where that is not stated, their thickness.
-        slope: Factor from stored to real values.
-        intercept: What is added to them.
+        distance_mm: Stated distance of the slices (``SpacingBetweenSlices``).
+        thickness_mm: Stated thickness.
+        stated_slope: Factor from stored to real values.
+        stated_intercept: What is added to them.
     """
 
     header: Header
@@ -54,9 +55,20 @@ class Frame:
     position_mm: FloatArray
     orientation: FloatArray
     spacing_mm: tuple[float, float]
+    distance_mm: float | None
     thickness_mm: float | None
-    slope: float
-    intercept: float
+    stated_slope: float | None
+    stated_intercept: float | None
+
+    @property
+    def slope(self) -> float:
+        """The stated factor, or 1."""
+        return 1.0 if self.stated_slope is None else self.stated_slope
+
+    @property
+    def intercept(self) -> float:
+        """The stated number, or 0."""
+        return 0.0 if self.stated_intercept is None else self.stated_intercept
 
     @property
     def name(self) -> str:
@@ -103,12 +115,8 @@ def _frame(header: Header, number: int, shape: tuple[int, int], values: _Values)
     spacing_mm = values.numbers("PixelSpacing", 2)
     if spacing_mm.min() <= 0:
         raise invalid("PixelSpacing", spacing_mm.tolist(), member, "two positive numbers")
-    thickness_mm = values.number("SpacingBetweenSlices", None)
-    if not thickness_mm:
-        thickness_mm = values.number("SliceThickness", None)
-    slope = values.number("RescaleSlope", 1.0)
-    intercept = values.number("RescaleIntercept", 0.0)
-    if not slope or intercept is None:
+    slope = values.number("RescaleSlope")
+    if slope == 0:
         raise invalid("RescaleSlope", slope, member, "a number other than 0")
     return Frame(
         header=header,
@@ -117,9 +125,10 @@ def _frame(header: Header, number: int, shape: tuple[int, int], values: _Values)
         position_mm=values.numbers("ImagePositionPatient", 3),
         orientation=values.numbers("ImageOrientationPatient", 6).reshape(2, 3),
         spacing_mm=(float(spacing_mm[0]), float(spacing_mm[1])),
-        thickness_mm=abs(thickness_mm) if thickness_mm else None,  # some scanners count against the normal
-        slope=slope,
-        intercept=intercept,
+        distance_mm=abs(values.number("SpacingBetweenSlices") or 0) or None,  # some scanners count against the normal
+        thickness_mm=abs(values.number("SliceThickness") or 0) or None,
+        stated_slope=slope,
+        stated_intercept=values.number("RescaleIntercept"),
     )
 
 
@@ -149,9 +158,9 @@ class _Values:
             raise invalid(keyword, value, self._member, f"{count} finite number{'s' * (count > 1)}")
         return numbers
 
-    def number(self, keyword: str, default: float | None) -> float | None:
-        """Return the number of a tag, or the default if it is missing."""
-        return default if self._find(keyword) is None else float(self.numbers(keyword, 1)[0])
+    def number(self, keyword: str) -> float | None:
+        """Return the number of a tag, or ``None`` if it is missing."""
+        return None if self._find(keyword) is None else float(self.numbers(keyword, 1)[0])
 
     def _find(self, keyword: str) -> Any:
         """Return the value of a tag; of the frame's groups, then of those of all frames, then of the file."""

@@ -11,6 +11,7 @@ import numpy as np
 from volseg.errors import DataError, GeometryError
 from volseg.geometry.grid import Grid
 from volseg.io.dicom_frames import FloatArray, Frame
+from volseg.io.dicom_one_scan import check_one_scan
 from volseg.io.dicom_tags import TRAITS
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -38,9 +39,10 @@ def arrange(frames: Sequence[Frame], path: Path) -> tuple[list[Frame], Grid]:
         The slices in order, and the grid of ``(columns, rows, slices)`` in RAS+ mm.
 
     Raises:
-        DataError: Slices differ in size, spacing or orientation, lie at the same position, are missing, or are not
-            stacked along their normal.
+        DataError: Slices are of several scans, differ in size, spacing or orientation, lie at the same position, are
+            missing, or are not stacked along their normal.
     """
+    check_one_scan(frames, path)
     for name, value, tolerance in _properties(frames[0]):
         _check_alike(frames, name, value, tolerance, path)
     row, column, normal = _axes(frames[0], path)
@@ -113,7 +115,8 @@ def _axes(frame: Frame, path: Path) -> tuple[FloatArray, FloatArray, FloatArray]
 
 
 def _thickness(frame: Frame, path: Path) -> float:
-    if frame.thickness_mm is None:
+    step_mm = frame.distance_mm or frame.thickness_mm
+    if step_mm is None:
         raise DataError(
             "the series has a single slice of unknown thickness",
             file=path,
@@ -121,7 +124,7 @@ def _thickness(frame: Frame, path: Path) -> float:
             expected="several slices, or one with SliceThickness or SpacingBetweenSlices",
             hint="give the folder of the whole series",
         )
-    return frame.thickness_mm
+    return step_mm
 
 
 def _check_positions(frames: Sequence[Frame], along: FloatArray, path: Path) -> None:
@@ -200,6 +203,33 @@ def _check_even(frames: Sequence[Frame], along: FloatArray, path: Path) -> None:
         expected=f"{usual_mm:.4g} mm between neighbours, every slice within {UNEVEN:.0%} of that from its place",
         hint="export all slices again, or resample the series to even slices",
     )
+
+
+def doubtful_distance(frames: Sequence[Frame], step_mm: float) -> str | None:
+    """Return why slices may be missing from an even stack: their distance is a multiple of what they state.
+
+    Args:
+        frames: The slices in order.
+        step_mm: Their distance by their positions.
+    """
+    if len(frames) < 2 or len({frame.header.member for frame in frames}) < len(frames):
+        return None  # frames of one file are not lost
+    name, stated = "SpacingBetweenSlices", [frame.distance_mm for frame in frames if frame.distance_mm is not None]
+    if not stated and not _is_numbered(frames):  # gaps between thin slices are usual, and are numbered without gaps
+        name, stated = "SliceThickness", [frame.thickness_mm for frame in frames if frame.thickness_mm is not None]
+    multiple = step_mm / float(np.median(stated)) if stated else 1.0
+    if round(multiple) < 2 or abs(multiple - round(multiple)) > UNEVEN * multiple:
+        return None
+    numbers = ", ".join(frame.header.text("InstanceNumber")[:10] or "none" for frame in frames[:LISTED])
+    more = " ..." if len(frames) > LISTED else ""
+    return f"slices {step_mm:.4g} mm apart; {name}: {np.median(stated):.4g} mm; InstanceNumber: {numbers}{more}"
+
+
+def _is_numbered(frames: Sequence[Frame]) -> bool:
+    """Return whether the slices in order have consecutive instance numbers."""
+    texts = [frame.header.text("InstanceNumber") for frame in frames]
+    numbers = [int(text[:10]) for text in texts if text.isdecimal()]
+    return len(numbers) == len(frames) and set(np.diff(numbers).tolist()) in ({1}, {-1})
 
 
 def _place(frame: Frame) -> str:

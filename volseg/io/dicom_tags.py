@@ -23,7 +23,7 @@ JPEG = "1.2.840.10008.1.2.4."
 COMPRESSED = (*(JPEG + end for end in ("50", "51", "57", "70", "80", "81", "90", "91")), "1.2.840.10008.1.2.5")
 """JPEG, JPEG-LS, JPEG 2000 and RLE, which GDCM decodes."""
 GRAY = ("MONOCHROME1", "MONOCHROME2")
-TRAITS = ("EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime", "ImageType")
+TRAITS = ("TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime", "ImageType")
 """What usually differs between two slices at one position."""
 PLANE = {
     "ImagePositionPatient": "PlanePositionSequence",
@@ -35,12 +35,26 @@ PLANE = {
     "RescaleIntercept": "PixelValueTransformationSequence",
 }
 """Where multi-frame objects hold what a single slice states (DICOM PS3.3, C.7.6.16.2)."""
+ONE_SCAN = {
+    "PatientID": "patients",
+    "StudyInstanceUID": "studies",
+    "FrameOfReferenceUID": "frames of reference",
+    "Modality": "modalities",
+    "EchoTime": "echo times",
+    "Units": "units of the values",
+    "RescaleType": "units of the values",
+}
+"""Tags that all slices of a scan share, and what different values stand for.
+
+Others differ within a scan: AcquisitionNumber by rotation of the tube, bed position or concatenation, and the kernel,
+kV and thickness of heads that were scanned in two parts.
+"""
 TAGS = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "InstanceNumber", "NumberOfFrames"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation"),
     *("BitsAllocated", "BitsStored", "HighBit", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *(*PLANE, *TRAITS),
+    *(*PLANE, *TRAITS, *ONE_SCAN),
 )
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF

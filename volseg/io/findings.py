@@ -154,6 +154,11 @@ KINDS: dict[str, Kind] = {
         "voxel size and directions were probably lost: the header states the default of 1 x 1 x 1 mm",
         "write the right affine into the header; training assumes that 1 mm is true",
     ),
+    "slice-gap": Kind(
+        "warning",
+        "slices may be missing: their distance is a multiple of what the header states",
+        "compare the number of slices with the archive; ignore this if the scan has gaps",
+    ),
     "no-directions": Kind(
         "warning",
         "the header does not state the directions of the axes; they are taken as left, posterior, superior, as by ITK",

@@ -6,6 +6,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from pydicom import Dataset
+
 from tests.made.bad_inputs.cases import BadInput
 from tests.made.bad_inputs.scans import read_scan
 from tests.made.dicom_files import SCREENSHOT, Change, move, put, slice_dataset, stored_values, tilt, write_series
@@ -63,6 +65,11 @@ def zip_in_zip() -> None:
     read_scan("series.zip")
 
 
+def lost_scaling(number: int, dataset: Dataset) -> None:
+    if number != 2:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+
+
 def two_series() -> None:
     write_series(Path(SERIES))
     scout = put(0, SeriesInstanceUID="1.2.3.9", SeriesDescription="scout")
@@ -77,6 +84,11 @@ DICOM = (
     BadInput("A slice that was copied as an empty file", "I003.dcm", slice_copied_empty),
     BadInput("Two series in one folder", SERIES, two_series),
     BadInput("Several phases or echoes in one series", SERIES, series_with(move(1, (0, 0, -2.5)))),
+    BadInput("Slices of two patients in one series", SERIES, series_with(put(1, PatientID="someone else"))),
+    BadInput("Slices of two echoes in one series", SERIES,
+             series_with(lambda number, dataset: setattr(dataset, "EchoTime", 2.3 if number % 2 else 4.6))),
+    BadInput("A slice that lost its scaling", SERIES,
+             series_with(lost_scaling)),
     BadInput("A tilted gantry", SERIES, series_with(tilt)),
     BadInput("A slice that was moved in its plane", SERIES, series_with(move(2, (3, 0, 0)))),
     BadInput("Slices of different pixel size", SERIES, series_with(put(1, PixelSpacing=[0.8, 1.25]))),
