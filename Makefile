@@ -34,7 +34,7 @@ test: lint
 demo: install
 	rm -rf $(DEMO)
 	$(PY) -m volseg.cli.main phantom $(DEMO)/data --train 16 --test 4
-	$(PY) tools/train.py --config configs/demo.yaml data.root=$(DEMO)/data output=$(DEMO)/run
+	$(PY) tools/train.py --config demo data.root=$(DEMO)/data output=$(DEMO)/run
 	$(PY) tools/predict.py --model $(DEMO)/run/model.safetensors --input $(DEMO)/data/imagesTs --output $(DEMO)/masks
 	$(PY) tools/evaluate.py --pred $(DEMO)/masks --ref $(DEMO)/data/labelsTs --images $(DEMO)/data/imagesTs \
 		--dataset $(DEMO)/data/dataset.json --out $(DEMO)/scores

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from shared.arguments import check_choices, make_parser, words
-from shared.record import HIPPOCAMPUS, RESULTS, Record, portable_argument, write_json, write_page
+from shared.record import CPU_CONFIG, RESULTS, Record, portable_argument, write_json, write_page
 from shared.text import table
 from training.runs import finished_run, machine_text, read_cases, write_csv
 from volseg.io.datasets import read_dataset
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="data set folder")
     parser.add_argument("--models", type=words, default=list(MODELS), help=", ".join(MODELS))
     parser.add_argument("--budget-minutes", type=float, required=True, help="training time of each model")
-    parser.add_argument("--config", type=Path, default=HIPPOCAMPUS, help="settings shared by all (%(default)s)")
+    parser.add_argument("--config", type=Path, default=CPU_CONFIG, help="settings shared by all (%(default)s)")
     parser.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="run folders (%(default)s)")

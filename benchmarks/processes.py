@@ -1,6 +1,6 @@
 """Samples per second of a training with one and with several processes of torchrun, each with one thread.
 
-    python benchmarks/processes.py                          # phantoms, configs/demo.yaml, 1 and 2 processes
+    python benchmarks/processes.py                          # phantoms, the configuration demo, 1 and 2 processes
     python benchmarks/processes.py --data DATASET --processes 1 4 device=cuda train.batch_size=8
 
 The batch of all processes together is the same. The numbers of processes take turns; the ratio is the median over the
@@ -50,7 +50,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(__doc__, "processes")
-    parser.add_argument("--config", default=ROOT / "configs" / "demo.yaml", type=Path, help="settings (%(default)s)")
+    parser.add_argument("--config", default="demo", help="settings (%(default)s)")
     parser.add_argument("--data", type=Path, help="data set (default: generated phantoms)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")

@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\]\(|src=\"|href=\")(?![a-z]+:|#|/)([^)\s#\"]+)")
-COPIED = ("benchmarks", "examples", "configs")
+COPIED = ("benchmarks", "examples", "volseg/configs")
 """Folders whose tables, pictures and files are part of the site; sources of the package are not."""
 COPIED_TYPES = (".md", ".png", ".json", ".jsonl", ".csv", ".yaml", ".py")
 

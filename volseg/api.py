@@ -204,7 +204,8 @@ def plan_dataset(
         dataset: Data set folder, or a CSV of cases (:func:`volseg.io.datasets.read_dataset` lists the layouts).
         overrides: Fields of the plan that are set by hand: ``["plan.token_stride=4"]`` or ``{"token_stride": 4}``. As
             text, also settings of the network, whose memory is estimated.
-        config: YAML file or configuration with the settings of the network; ``None`` takes the defaults.
+        config: YAML file, name of a configuration of the package (``gpu``) or configuration with the settings of the
+            network; ``None`` takes the defaults.
         memory: Limit of the memory of a training step, such as ``"8GB"``, the same as ``plan.memory``.
         out: File to write the plan to; the picture of the data set is written beside it, with the ending ``.png``.
         grid_tolerance_mm: As the setting ``data.grid_tolerance_mm``.
@@ -334,7 +335,8 @@ def train(
     In a script that ``torchrun`` started, its processes train one model together.
 
     Args:
-        config: YAML file, nested mapping or configuration; ``None`` starts from the defaults, or from the resumed run.
+        config: YAML file, name of a configuration of the package (``gpu``, ``cpu``), nested mapping or configuration;
+            ``None`` starts from the defaults, or from the resumed run.
         overrides: ``key=value`` strings that override it, such as ``data.root=DIR`` or ``train.max_minutes=30``.
         resume: Continue the interrupted run in this folder, or with ``True`` in the folder ``output``. What is not
             given is taken from the run.

@@ -15,7 +15,7 @@ Record = dict[str, Any]
 BENCHMARKS = Path(__file__).resolve().parents[1]
 ROOT = BENCHMARKS.parent
 RESULTS = BENCHMARKS / "results"
-HIPPOCAMPUS = ROOT / "configs" / "hippocampus.yaml"
+CPU_CONFIG = ROOT / "volseg" / "configs" / "cpu.yaml"
 PACKAGES = ("volseg", "torch", "numpy", "scipy", "nibabel", "monai", "torchio", "lightning-fabric", "safetensors")
 PEERS = ("transformers", "xformers", "MedPy", "surface-distance")  # recorded where they are installed
 

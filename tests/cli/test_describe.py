@@ -11,7 +11,7 @@ from volseg.planning.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = str(ROOT / "benchmarks" / "results" / "hippocampus" / "run_60min" / "plan.json")
-CONFIG = str(ROOT / "configs" / "hippocampus.yaml")
+CONFIG = "cpu"
 
 
 def described(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, list[str]], str]:

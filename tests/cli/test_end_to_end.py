@@ -29,8 +29,7 @@ SMALL += ["plan.patch_size=[8,32,32]", "train.validate_every=4", "train.validate
 
 
 def train(data: Path, output: Path, *extra: str) -> int:
-    config = str(ROOT / "configs" / "demo.yaml")
-    return main(["train", "--config", config, f"data.root={data}", f"output={output}", *SMALL, *extra])
+    return main(["train", "--config", "demo", f"data.root={data}", f"output={output}", *SMALL, *extra])
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pytest
 
 from volseg.cli.main import main
 
-ROOT = Path(__file__).resolve().parents[2]
 Break = Callable[[Path], None]
 
 
@@ -104,7 +103,7 @@ def test_a_bad_data_set_is_refused_and_the_case_named(
 ) -> None:
     root = make_dataset(tmp_path / "data")
     damage(root)
-    config = ["--config", str(ROOT / "configs" / "demo.yaml"), f"output={tmp_path / 'run'}", "data.workers=0"]
+    config = ["--config", "demo", f"output={tmp_path / 'run'}", "data.workers=0"]
     arguments = {
         "plan": ["plan", str(root), "--check-only", "--workers", "0"],
         "train": ["train", *config, f"data.root={root}"],
@@ -155,7 +154,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     out = str(blocked / "out")
-    config = str(ROOT / "configs" / "demo.yaml")
+    config = "demo"
     labels = str(root / "labelsTr")
     arguments = {
         "train": ["train", "--config", config, f"data.root={root}", f"output={out}"],

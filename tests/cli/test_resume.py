@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -54,9 +55,15 @@ def test_a_run_goes_on_by_its_folder_alone_and_records_it(run: Path, capsys: pyt
     assert "train.lr: the run has 0.001, given 0.002" in capsys.readouterr().err
 
 
-def test_a_configuration_or_a_run_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "train.max_steps=1"]) == 2
-    assert "no configuration is given" in capsys.readouterr().err
+def test_without_a_configuration_or_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for command in ("train", "crossval", "describe"):
+        assert main([command, "device=cpu"]) == 2
+        assert "the configuration cpu is taken" in caplog.text
+        assert "data.root" in capsys.readouterr().err
+        caplog.clear()
     assert main(["train", "--resume", str(tmp_path)]) == 2
     assert "there is no run in this folder" in capsys.readouterr().err
 

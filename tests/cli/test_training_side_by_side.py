@@ -12,7 +12,6 @@ from tests.made.datasets import write_dataset
 from volseg.cli.main import main
 from volseg.io.locks import LOCK_NAME, folder_lock
 
-ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
@@ -22,7 +21,7 @@ def arguments(tmp_path: Path) -> list[str]:
     label[1, 1, 1] = 1
     data = write_dataset(tmp_path / "data", [label.astype(np.float32)] * 2, [label] * 2, names=("background", "organ"))
     settings = [f"data.root={data}", f"output={tmp_path / 'run'}", "model.encoder=identity", "train.max_steps=1"]
-    return ["train", "--config", str(ROOT / "configs" / "demo.yaml"), *settings, "device=cpu"]
+    return ["train", "--config", "demo", *settings, "device=cpu"]
 
 
 @pytest.mark.parametrize("extra", [[], ["--resume"]])

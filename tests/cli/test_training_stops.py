@@ -22,7 +22,6 @@ from volseg.training import loop
 from volseg.training.checkpoint import load_checkpoint
 from volseg.training.state import TrainingState
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["model.encoder=identity", "model.features=4", "train.batch_size=1", "device=cpu", "train.max_steps=6"]
 SETTINGS += ["plan.patch_size=[8,32,32]", "train.validate_every=3", "train.validate_cases=1", "data.workers=1"]
 SETTINGS += ["train.checkpoint_every=4"]
@@ -67,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(data: Path, output: Path) -> list[str]:
-    config = str(ROOT / "configs" / "demo.yaml")
+    config = "demo"
     return ["train", "--config", config, f"data.root={data}", f"output={output}", *SETTINGS]
 
 

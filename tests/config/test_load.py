@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from volseg.config import packaged
 from volseg.config.load import config_from_dict, config_to_dict, config_to_yaml, load_config
 from volseg.config.schema import Config
 from volseg.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+CHAOS = Path(__file__).resolve().parents[2] / "benchmarks" / "chaos_mr.yaml"
 
 
 def test_without_a_file_the_defaults_hold() -> None:
@@ -71,7 +72,7 @@ def test_saved_and_stored_configurations_come_back(tmp_path: Path) -> None:
     assert config_from_dict(config_to_dict(config)) == config
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_ready_configurations_are_valid(path: Path) -> None:
-    config = load_config(path)
+@pytest.mark.parametrize("source", [*packaged.names(), CHAOS], ids=str)
+def test_the_ready_configurations_are_valid(source: str | Path) -> None:
+    config = load_config(source)
     assert (config.train.max_steps is None) != (config.train.max_minutes is None)

@@ -13,7 +13,6 @@ import pytest
 from tests.made.datasets import save_nifti
 from volseg.cli.main import main
 
-ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (24, 22, 12)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 TINY = ["model.encoder=identity", "model.features=4", "model.max_features=8", "plan.patch_size=[8,16,16]"]
@@ -57,7 +56,7 @@ def run(data: Path) -> Path:
 
 
 def train(folder: Path, *settings: str) -> int:
-    return main(["train", f"--config={ROOT / 'configs/default.yaml'}", f"output={folder}", *TINY, *settings])
+    return main(["train", "--config=gpu", f"output={folder}", *TINY, *settings])
 
 
 def voxels(path: Path) -> np.ndarray:

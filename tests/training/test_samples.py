@@ -24,7 +24,6 @@ from volseg.training.frozen_encoder import FrozenEncoder, pack_taps, unpack_taps
 from volseg.training.samples import token_samples
 from volseg.training.state import TrainingState
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAN = made_plan(patch_size=(4, 8, 12), modality="mri", mirror_axes=(0, 2), labels={"background": 0, "a": 1, "b": 2})
 MODEL = ModelConfig(encoder="tiny", weights="random", adaptation="frozen", features=4, max_features=8)
 FROZEN = ["model.adaptation=frozen", "data.cache_tokens=true"]
@@ -174,7 +173,7 @@ def train(data: Path, output: Path, *extra: str) -> int:
     small = ["model.encoder=tiny", "model.features=4", "train.batch_size=1", "data.workers=0", "device=cpu"]
     small += ["plan.patch_size=[8,48,48]", "plan.token_stride=8", "train.validate_cases=1", "train.checkpoint_every=1"]
     small += ["train.max_steps=2", "data.token_variants=2", *FROZEN, *extra]
-    config = str(ROOT / "configs" / "demo.yaml")
+    config = "demo"
     return main(["train", "--config", config, f"data.root={data}", f"output={output}", *small])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from volseg.api import crossval
+from volseg.cli.default_config import CONFIG_HELP, default_config
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = "The same command continues: finished folds are kept, interrupted ones resume."
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, for example configs/default.yaml")
+    parser.add_argument("--config", metavar="NAME", help=CONFIG_HELP)
     parser.add_argument("--folds", metavar="N,N", help="these folds only, for example 0,1 (default: all)")
     parser.add_argument(
         "--jobs",
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--jobs and --collect exclude each other", hint="the last line of --jobs collects")
     folds = _numbers(args.folds)
     reuse_freed_memory()
+    if args.config is None:
+        args.config = default_config(args.overrides)
     command = shlex.join(["volseg", "crossval", *_arguments(args)])
     try:
         with stops_in_order(f"continue with: {command}"), progress_bars() as progress:

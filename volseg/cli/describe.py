@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volseg.api import plan_dataset
+from volseg.cli.default_config import CONFIG_HELP, default_config
 from volseg.cli.progress import progress_bars
 from volseg.errors import ConfigError
 
@@ -28,7 +30,7 @@ training step: about {total} at its peak in float32: {activations} of activation
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/default.yaml")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help=CONFIG_HELP)
     parser.add_argument("--plan", metavar="FILE", help="plan file (default: derive the plan of data.root)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example data.root=DIR")
 
@@ -37,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the table and its notes."""
     from volseg.config.load import load_config
 
-    config = load_config(args.config, args.overrides)
+    if args.config is not None and "=" in args.config and not Path(args.config).is_file():
+        args.overrides, args.config = [args.config, *args.overrides], None
+    config = load_config(args.config or default_config(args.overrides), args.overrides)
 
     from volseg.config.sizes import format_size
     from volseg.models.describe import describe_model

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read cases (%(default)s)")
     parser.add_argument("--memory", metavar="SIZE", help="patch and batch fill this memory in training, such as 8GB")
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the network whose memory is counted")
+    parser.add_argument("--config", metavar="NAME", help="configuration of the network whose memory is counted (gpu)")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example plan.token_stride=4 model.encoder=identity"
     )

@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 from volseg.api import train
+from volseg.cli.default_config import CONFIG_HELP, default_config
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
 from volseg.cli.signals import exit_after, stops_in_order
-from volseg.errors import ConfigError
 from volseg.inference.cohort.shard import torchrun_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = "All settings, their defaults and meanings: volseg settings [WORD]"
-    parser.add_argument("--config", metavar="FILE", help="YAML file, for example configs/default.yaml")
+    parser.add_argument("--config", metavar="NAME", help=CONFIG_HELP)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -49,12 +49,11 @@ def run(args: argparse.Namespace) -> int:
     is_first = rank is None or rank.shard[0] == 0
     if isinstance(args.resume, str) and "=" in args.resume and not Path(args.resume).is_dir():
         args.overrides, args.resume = [args.resume, *args.overrides], True  # --resume key=value
-    if args.config is None and not args.resume:
-        hint = "for example --config configs/default.yaml, or --resume RUN"
-        raise ConfigError("no configuration is given", expected="--config FILE", hint=hint)
     reuse_freed_memory()
     if not is_first:
         logging.getLogger().setLevel(logging.WARNING)
+    if args.config is None and not args.resume:
+        args.config = default_config(args.overrides)
     try:
         processes = None if rank is None else os.environ.get("LOCAL_WORLD_SIZE")
         advice = f"continue with: {resuming_command(args, processes)}"

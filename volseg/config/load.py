@@ -13,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from volseg.config.keys import check_keys
+from volseg.config.packaged import config_file, hint_of_missing
 from volseg.config.reference import settings
 from volseg.config.schema import Config
-from volseg.errors import ConfigError, missing_hint
+from volseg.errors import ConfigError
 
 DEEPEST = 64
 """Most levels of nested lists and mappings."""
@@ -32,7 +33,8 @@ _STOPS = ("max_steps", "max_minutes")
 
 
 Source = str | Path | Mapping[str, Any] | Config | None
-"""A YAML file, a nested mapping or a configuration; ``None`` is the defaults."""
+"""A YAML file or the name of a configuration of the package, a nested mapping, or a configuration; ``None`` is the
+defaults."""
 
 
 def load_config(source: Source, overrides: Sequence[str] = (), *, base: Config | None = None) -> Config:
@@ -41,8 +43,8 @@ def load_config(source: Source, overrides: Sequence[str] = (), *, base: Config |
     An override of ``train.max_steps`` also replaces ``train.max_minutes`` of the file, and vice versa.
 
     Args:
-        source: YAML file, nested mapping or configuration, of which a file or mapping holds only what differs from the
-            defaults; ``None`` starts from the defaults.
+        source: YAML file, name of a configuration of the package (``gpu``), nested mapping or configuration; a file or
+            mapping holds only what differs from the defaults. ``None`` starts from the defaults.
         overrides: ``key=value`` strings with values in YAML syntax.
         base: Configuration in place of the defaults.
 
@@ -53,7 +55,7 @@ def load_config(source: Source, overrides: Sequence[str] = (), *, base: Config |
         ConfigError: The file is missing or unreadable, a key is unknown (a similar one is suggested), or a value is
             invalid.
     """
-    origin = source if isinstance(source, str | Path) else None
+    origin = config_file(source) if isinstance(source, str | Path) else None
     values = _source_values(source)
     merged = _merged(values, origin, overrides, {} if base is None else config_to_dict(base))
     try:
@@ -70,13 +72,14 @@ def given_values(source: Source, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing or unreadable, or a key is unknown.
     """
-    return _merged(_source_values(source), source if isinstance(source, str | Path) else None, overrides, {})
+    origin = config_file(source) if isinstance(source, str | Path) else None
+    return _merged(_source_values(source), origin, overrides, {})
 
 
 def _source_values(source: Source) -> Mapping[str, Any]:
     if isinstance(source, Config):
         return config_to_dict(source)
-    return source if isinstance(source, Mapping) else _read_yaml(Path(source)) if source is not None else {}
+    return source if isinstance(source, Mapping) else _read_yaml(config_file(source)) if source is not None else {}
 
 
 def _merged(
@@ -154,7 +157,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         _check_tokens(text)
         values = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
     except FileNotFoundError as error:
-        raise ConfigError("the configuration file does not exist", file=path, hint=missing_hint(path)) from error
+        raise ConfigError("the configuration file does not exist", file=path, hint=hint_of_missing(path)) from error
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(
             "the configuration file cannot be read as YAML",
