@@ -24,6 +24,13 @@ TWO = [
 ]
 
 
+def test_intervals_of_few_cases_get_a_note() -> None:
+    few = summarize(evaluation_of({"one": ONE}, CLASSES), resamples=10)["convention"]
+    assert few.endswith("Intervals of fewer than 5 cases are too narrow to rely on (liver: 3, spleen: 2).")
+    many = summarize(evaluation_of({"one": [ONE[0]] * 5}, CLASSES), resamples=10)["convention"]
+    assert many.endswith("[95% bootstrap interval over cases]")
+
+
 def test_counts_and_means_by_hand() -> None:
     summary = summarize(evaluation_of({"one": ONE}, CLASSES), resamples=200)
     method = summary["methods"]["one"]

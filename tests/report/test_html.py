@@ -160,7 +160,7 @@ def test_the_command_writes_all_files_and_returns_its_status(
     assert main(["evaluate", "--pred", str(good), *common]) == 0
     printed = capsys.readouterr().out
     assert "| liver" in printed
-    assert printed.rstrip().endswith("interval over cases]")
+    assert printed.rstrip().endswith("too narrow to rely on (liver: 2, spleen: 2).")
     names = {"cases.csv", "scores.json", "scores.md", "report.html", "good_worst.png", "good_best.png"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
     assert main(["evaluate", "--pred", f"x={good}", "--pred", f"y={bad}", *common, "--nsd-tolerance", "liver=3"]) == 1

@@ -16,6 +16,8 @@ from volseg.metrics.table import HEADLINE, METRIC
 from volseg.version import __version__
 
 FORMAT = 1
+FEW_CASES = 5
+"""Intervals of fewer cases get a note: from four values the bootstrap draws at most 35 different means."""
 
 
 def summarize(evaluation: Evaluation, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:
@@ -59,8 +61,19 @@ def convention(evaluation: Evaluation) -> str:
         "Dice: one mask empty 0, both empty not defined. "
         f"HD95: {hd95}, mm; one empty: image diagonal. "
         f"NSD: surface area within {', '.join(f'{t:g}' for t in tolerances)} mm (DeepMind); one empty 0. "
-        "Missing predictions count as empty. [95% bootstrap interval over cases]"
+        f"Missing predictions count as empty. [95% bootstrap interval over cases]{_few_cases(evaluation)}"
     )
+
+
+def _few_cases(evaluation: Evaluation) -> str:
+    """Return the note on classes that so few cases score that their intervals are too narrow."""
+    scored = [np.isfinite(evaluation.values(method, "dice")).sum(axis=0) for method in evaluation.methods]
+    counts = dict(zip(evaluation.classes, np.min(scored, axis=0), strict=True))
+    few = [f"{name}: {n}" for name, n in counts.items() if 1 < n < FEW_CASES]
+    if not few:
+        return ""
+    named = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
+    return f". Intervals of fewer than {FEW_CASES} cases are too narrow to rely on ({named})."
 
 
 def _method(evaluation: Evaluation, method: str, resamples: int, seed: int) -> dict[str, Any]:
