@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +19,20 @@ def data_root() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the real scans are not at {DATA}")
     return DATA
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Pictures stay empty: in runs of a few steps they take more time than all the rest."""
+
+    from matplotlib.figure import Figure
+
+    def savefig(figure: Figure, file: Any, *, format: str, **_: Any) -> None:
+        if format == "svg":
+            file.write("<svg></svg>")
+        else:
+            file.write(b"no picture")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield

@@ -17,6 +17,8 @@ from volseg.errors import ConfigError, DataError
 from volseg.io.volumes import read_mask
 from volseg.phantom import write_phantoms
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = {
     "device": "cpu",
     "data": {"workers": 0},

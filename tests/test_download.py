@@ -9,7 +9,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from monai.apps import DecathlonDataset
 
 from volseg import api
 from volseg.cli.main import main
@@ -34,6 +33,7 @@ def archive(path: Path, content: dict[str, bytes], *extra: tarfile.TarInfo) -> P
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch):
     """Offer a file at the address of the task."""
+    from monai.apps import DecathlonDataset
 
     def offer(file: Path) -> None:
         monkeypatch.setitem(DecathlonDataset.resource, TASK, file.as_uri())
@@ -55,6 +55,8 @@ def test_the_folder_of_the_data_set_is_the_result(tmp_path: Path, serve, capsys:
 
 
 def test_without_a_network(tmp_path: Path, serve, capsys: pytest.CaptureFixture[str]) -> None:
+    from monai.apps import DecathlonDataset
+
     serve(tmp_path / "gone.tar")
     assert main(["download", f"msd:{TASK}", str(tmp_path)]) == 2
     output = capsys.readouterr()
@@ -69,6 +71,8 @@ def test_without_a_network(tmp_path: Path, serve, capsys: pytest.CaptureFixture[
 
 
 def test_an_archive_that_was_downloaded_by_hand(tmp_path: Path, serve) -> None:
+    from monai.apps import DecathlonDataset
+
     own = archive(tmp_path / f"{TASK}.tar", CONTENT)
     serve(own)
     DecathlonDataset.resource[TASK] = "http://127.0.0.1:9/never.tar"

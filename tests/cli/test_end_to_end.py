@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import volseg
+from tests.made.datasets import write_small_dataset
 from volseg.cli.main import main
 from volseg.io.atomic import atomic_folder
 from volseg.io.model_file import read_model
@@ -25,7 +26,7 @@ from volseg.training import experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["model.encoder=tiny", "model.features=4", "train.batch_size=1", "data.workers=0", "device=cpu"]
-SMALL += ["plan.patch_size=[8,32,32]", "train.validate_every=4", "train.validate_cases=1", "train.checkpoint_every=2"]
+SMALL += ["plan.patch_size=[8,16,16]", "train.validate_every=4", "train.validate_cases=1", "train.checkpoint_every=2"]
 
 
 def train(data: Path, output: Path, *extra: str) -> int:
@@ -35,14 +36,19 @@ def train(data: Path, output: Path, *extra: str) -> int:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms") / "data"
-    assert main(["phantom", str(folder), "--train", "5", "--test", "2"]) == 0
+    assert main(["phantom", str(folder), "--train", "3", "--test", "1"]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_dataset(tmp_path_factory.mktemp("made") / "data")
 
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "a"
-    assert train(data, output, "train.max_steps=4") == 0
+    assert train(data, output, "train.max_steps=4", "plan.patch_size=[8,48,48]") == 0
     return output
 
 
@@ -60,16 +66,16 @@ def test_a_run_folder_holds_what_it_should(run: Path) -> None:
     }
     assert names >= {"checkpoint", "model.safetensors", "validation"}
     split = json.loads((run / "splits.json").read_text())
-    assert len(split["train"]) == 4
+    assert len(split["train"]) == 2
     assert len(split["val"]) == 1
     scores = run / "validation" / "scores"
     with (scores / "cases.csv").open() as file:
         assert {row["case"] for row in csv.DictReader(file)} == set(split["val"])
     _, metadata = read_model(run / "model.safetensors")
     assert metadata["training"]["step"] == 4
-    assert metadata["plan"]["patch_size"] == [8, 32, 32]
+    assert metadata["plan"]["patch_size"] == [8, 48, 48]
     assert metadata["plan"]["cases"] == []
-    assert len(json.loads((run / "plan.json").read_text())["cases"]) == 5
+    assert len(json.loads((run / "plan.json").read_text())["cases"]) == 3
 
 
 def test_a_second_run_into_the_same_folder_is_refused(
@@ -80,7 +86,7 @@ def test_a_second_run_into_the_same_folder_is_refused(
 
 
 def test_a_run_that_was_refused_may_be_given_again(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What no data could hint is said before anything is read; later refusals leave a folder that is taken again."""
     weights = tmp_path / "other.pth"
@@ -88,15 +94,15 @@ def test_a_run_that_was_refused_may_be_given_again(
     late, early = [f"model.weights={weights}"], ["model.weights=null"]
     no_end, no_field = ["train.max_steps=null", "train.max_minutes=null"], ["plan.token_strid=8"]
     for wrong, started in ((early, False), (no_end, False), (no_field, False), (late, True)):
-        assert train(data, tmp_path / "run", "train.max_steps=4", *wrong) == 2
+        assert train(small_data, tmp_path / "run", "train.max_steps=4", *wrong) == 2
         assert (tmp_path / "run" / "plan.json").exists() == started
     assert "cls_token is (2,)" in capsys.readouterr().err
-    assert train(data, tmp_path / "run", "train.max_steps=1") == 0
+    assert train(small_data, tmp_path / "run", "train.max_steps=1") == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_case_is_named_by_a_worker_too(
-    data: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intact = experiment.cache_dataset
 
@@ -108,7 +114,7 @@ def test_a_damaged_case_is_named_by_a_worker_too(
 
     monkeypatch.setattr(experiment, "cache_dataset", damage_later)
     cache = f"data.cache={tmp_path / 'cache'}"
-    assert train(data, tmp_path / "run", "train.max_steps=1", cache, f"data.workers={workers}") == 2
+    assert train(small_data, tmp_path / "run", "train.max_steps=1", cache, f"data.workers={workers}") == 2
     error = capsys.readouterr().err
     assert "image.npy" in error
     assert "Traceback" not in error
@@ -134,15 +140,16 @@ def test_a_job_that_is_told_to_stop_leaves_nothing_half_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_ends_like_an_unbroken_one(data: Path, run: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_like_an_unbroken_one(small_data: Path, tmp_path: Path) -> None:
     """The run is stopped after step 2, with its checkpoint written and its model not, as a killed run would be."""
-    restarted = tmp_path / "restarted"
+    whole, restarted = tmp_path / "whole", tmp_path / "restarted"
+    assert train(small_data, whole, "train.max_steps=4") == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("volseg.training.loop.write_model", _stop)
         patch.setattr("volseg.training.schedule.Budget.progress", lambda self, step, elapsed_s: step / 4 + (step == 2))
-        assert train(data, restarted, "train.max_steps=4") == 2
-    assert train(data, restarted, "train.max_steps=4", "--resume") == 0
-    expected, _ = read_model(run / "model.safetensors")
+        assert train(small_data, restarted, "train.max_steps=4") == 2
+    assert train(small_data, restarted, "train.max_steps=4", "--resume") == 0
+    expected, _ = read_model(whole / "model.safetensors")
     found, _ = read_model(restarted / "model.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -222,36 +229,36 @@ def test_an_unexpected_exception_is_not_taken_for_failed_cases(
     assert "unexpected ZeroDivisionError" in errors
 
 
-def test_training_does_not_score_masks_of_somebody_else(data: Path, tmp_path: Path) -> None:
+def test_training_does_not_score_masks_of_somebody_else(small_data: Path, tmp_path: Path) -> None:
     """They lie where its own would; the case is not scored, and the exit code says so."""
-    reference = sorted((data / "labelsTr").glob("*.nii.gz"))
+    reference = sorted((small_data / "labelsTr").glob("*.nii.gz"))
     run = tmp_path / "run"
-    assert train(data, run, "train.max_steps=1") == 0
+    assert train(small_data, run, "train.max_steps=1") == 0
     for label in reference:
         mask = run / "validation" / "masks" / label.name
         if mask.exists():
             mask.write_bytes(label.read_bytes())
-    assert train(data, run, "train.max_steps=1", "--resume") == 2  # no case is left
+    assert train(small_data, run, "train.max_steps=1", "--resume") == 2  # no case is left
     rows = [row.split(",") for row in (run / "validation" / "scores" / "cases.csv").read_text().splitlines()[1:]]
     assert not any(row[4] == "1.0" for row in rows)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint", "dataset.json", "notes.txt"])
 def test_a_new_run_goes_into_an_empty_folder(
-    name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_text("mine")
-    assert train(data, tmp_path) == 2
+    assert train(small_data, tmp_path) == 2
     problem = "there is a run" if name in ("model.safetensors", "checkpoint") else "holds other files"
     assert problem in capsys.readouterr().err
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
-def test_a_plan_replaces_only_a_plan(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(data), "--out", str(tmp_path / "plan.json")]) == 0
-    assert main(["plan", str(data), "--out", str(tmp_path / "plan.json")]) == 0
+def test_a_plan_replaces_only_a_plan(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(small_data), "--out", str(tmp_path / "plan.json")]) == 0
+    assert main(["plan", str(small_data), "--out", str(tmp_path / "plan.json")]) == 0
     (tmp_path / "dataset.json").write_text("{}")
-    assert main(["plan", str(data), "--out", str(tmp_path / "dataset.json")]) == 2
+    assert main(["plan", str(small_data), "--out", str(tmp_path / "dataset.json")]) == 2
     assert "is no plan and is not replaced" in capsys.readouterr().err
     assert (tmp_path / "dataset.json").read_text() == "{}"
 

@@ -24,7 +24,7 @@ from volseg.planning.plan import Plan
 
 @pytest.fixture
 def model(tmp_path: Path, make_plan: Callable[..., Plan], build: Callable[..., nn.Module]) -> Path:
-    plan = make_plan()
+    plan = make_plan(spacing_mm=(4.0, 4.0, 4.0))  # few windows
     settings: dict[str, Any] = {"encoder": "identity", "features": 4, "max_features": 8}
     metadata = {"config": {"model": settings}, "plan": plan.to_dict(), "labels": plan.labels}
     save_model(tmp_path / "model.safetensors", build(plan, **settings).state_dict(), metadata)

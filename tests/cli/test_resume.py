@@ -7,13 +7,14 @@ import logging
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.made.datasets import write_dataset
+from tests.made.datasets import write_small_dataset
 from volseg.cli.main import main
 from volseg.config.load import load_config
 from volseg.io.model_file import read_metadata
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SETTINGS = ["model.encoder=identity", "model.weights=random", "model.features=4", "train.batch_size=1", "device=cpu"]
 SETTINGS += ["plan.patch_size=[8,16,16]", "plan.token_stride=8", "data.workers=0", "train.max_steps=1"]
@@ -21,10 +22,7 @@ SETTINGS += ["plan.patch_size=[8,16,16]", "plan.token_stride=8", "data.workers=0
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng, label = np.random.default_rng(0), np.zeros((16, 16, 8), np.uint8)
-    label[4:9, 5:11, 2:6] = 1
-    images = [rng.normal(size=label.shape).astype(np.float32) + 3 * label for _ in range(3)]
-    return write_dataset(tmp_path_factory.mktemp("made") / "data", images, [label] * 3, names=("background", "organ"))
+    return write_small_dataset(tmp_path_factory.mktemp("made") / "data")
 
 
 @pytest.fixture

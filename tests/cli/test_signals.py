@@ -66,7 +66,7 @@ sys.exit(main(sys.argv[1:]))
 def arguments(
     tmp_path: Path, make_plan: Callable[..., Plan], build: Callable[..., nn.Module], scan: nibabel.Nifti1Image
 ) -> list[str]:
-    plan = make_plan()
+    plan = make_plan(spacing_mm=(4.0, 4.0, 4.0))  # few windows
     settings: dict[str, Any] = {"encoder": "identity", "features": 4, "max_features": 8}
     metadata = {"config": {"model": settings}, "plan": plan.to_dict(), "labels": plan.labels}
     save_model(tmp_path / "model.safetensors", build(plan, **settings).state_dict(), metadata)

@@ -16,14 +16,17 @@ from typing import Any
 import pytest
 import torch
 
+from tests.made.datasets import write_small_dataset
 from volseg.cli.main import main
 from volseg.io.model_file import read_model
 from volseg.training import loop
 from volseg.training.checkpoint import load_checkpoint
 from volseg.training.state import TrainingState
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SETTINGS = ["model.encoder=identity", "model.features=4", "train.batch_size=1", "device=cpu", "train.max_steps=6"]
-SETTINGS += ["plan.patch_size=[8,32,32]", "train.validate_every=3", "train.validate_cases=1", "data.workers=1"]
+SETTINGS += ["plan.patch_size=[8,16,16]", "train.validate_every=3", "train.validate_cases=1", "data.workers=1"]
 SETTINGS += ["train.checkpoint_every=4"]
 
 HOLD = '''
@@ -36,6 +39,7 @@ optimizer_step, validate, done = state.WeightAverage.update, loop.validate, []
 loop.LOG_EVERY = 2
 
 def hold():
+    assert "monai" not in sys.modules  # its import takes longer than all others
     print("here", flush=True)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -60,9 +64,7 @@ sys.exit(main(sys.argv[3:]))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantoms") / "data"
-    assert main(["phantom", str(folder), "--train", "3", "--test", "0"]) == 0
-    return folder
+    return write_small_dataset(tmp_path_factory.mktemp("made") / "data")
 
 
 def arguments(data: Path, output: Path) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import volseg
-from tests.made.datasets import write_dataset
+from tests.made.datasets import write_small_dataset
 from volseg.cli.main import main
 from volseg.config.load import load_config
 from volseg.crossvalidation.results import store_choice
@@ -26,6 +26,8 @@ from volseg.io.labels import LabelMap
 from volseg.io.locks import folder_lock
 from volseg.io.model_file import model_files_of, read_metadata, read_model
 from volseg.postprocessing.rules import Postprocessing
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SETTINGS = ["model.encoder=identity", "model.weights=random", "model.features=4", "train.batch_size=1", "device=cpu"]
 SETTINGS += ["plan.patch_size=[8,16,16]", "plan.token_stride=8", "data.workers=0", "train.validate_cases=0"]
@@ -40,10 +42,8 @@ class KilledError(BaseException):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration with made data: four cases in two folds."""
-    folder, rng, label = tmp_path_factory.mktemp("made"), np.random.default_rng(0), np.zeros((16, 16, 8), np.uint8)
-    label[4:9, 5:11, 2:6] = 1
-    images = [rng.normal(size=label.shape).astype(np.float32) + 3 * label for _ in range(4)]
-    root = write_dataset(folder / "data", images, [label] * 4, names=("background", "organ"))
+    folder = tmp_path_factory.mktemp("made")
+    root = write_small_dataset(folder / "data", cases=4)
     (folder / "folds.json").write_text(json.dumps(FOLDS))
     (folder / "config.yaml").write_text(f"data:\n  root: {root}\n  splits: {folder / 'folds.json'}\n")
     return folder / "config.yaml"

@@ -184,6 +184,21 @@ def test_the_bias_field_is_smooth_positive_and_shared_by_channels() -> None:
     assert float(field.std()) > 0.02
 
 
+def test_the_logarithm_of_the_bias_field_is_a_polynomial_of_degree_3() -> None:
+    image = torch.ones((1, 6, 8, 9))
+    image[0, 0, 0, 0] = 0
+    log_field = augment.bias_field(image, seed=3)[0].double().flatten()[1:].log()
+    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in (6, 8, 9)), indexing="ij")
+    products = np.polynomial.legendre.legvander3d(*axes, (4, 4, 4)).reshape(-1, 5**3)[1:]
+    coefficients = np.linalg.lstsq(products, log_field.numpy(), rcond=None)[0].reshape(5, 5, 5)
+    high = np.indices((5, 5, 5)).sum(axis=0) > 3
+    assert np.abs(coefficients[high]).max() < 1e-5
+    low, top = augment.BIAS_COEFFICIENTS
+    assert low < coefficients.min() < 0.7 * low
+    assert 0.7 * top < coefficients.max() < top
+    assert np.count_nonzero(np.abs(coefficients) > 1e-4) == 20
+
+
 def test_ct_has_no_bias_field(patch: tuple[Tensor, Tensor]) -> None:
     assert torch.equal(build_augmentation(made_plan(modality="ct"), config(bias_field=1.0))(*patch)[0], patch[0])
 

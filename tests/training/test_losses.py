@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.losses.dice import DiceLoss
-from monai.losses.focal_loss import FocalLoss
 
 from tests.made.plans import StubPlan
 from volseg.config.load import load_config
@@ -59,6 +57,9 @@ def test_dice_of_a_batch_and_of_each_patch() -> None:
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("batch", [True, False])
 def test_the_losses_are_those_of_monai_and_torch(batch: bool, weights: tuple[float, ...] | None) -> None:
+    from monai.losses.dice import DiceLoss
+    from monai.losses.focal_loss import FocalLoss
+
     logits, target = made()
     one_hot = F.one_hot(target, 3).movedim(-1, 1).float()
     class_weights = torch.ones(3) if weights is None else torch.tensor(weights)
@@ -80,6 +81,9 @@ REGIONS = ((1, 2), (2,))
 
 @pytest.mark.parametrize("weights", [None, (1.0, 3.0)])
 def test_the_losses_of_regions_are_those_of_monai_and_torch(weights: tuple[float, ...] | None) -> None:
+    from monai.losses.dice import DiceLoss
+    from monai.losses.focal_loss import FocalLoss
+
     logits, target = made()
     logits = logits[:, :2]
     truth = torch.stack([target > 0, target == 2], dim=1).float()

@@ -15,6 +15,8 @@ from volseg.errors import ConfigError
 from volseg.planning.plan import Plan
 from volseg.training.experiment import prepare
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = {"encoder": "tiny", "weights": "random", "features": 4, "max_features": 8}
 
 

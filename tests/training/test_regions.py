@@ -13,6 +13,8 @@ import pytest
 from tests.made.datasets import save_nifti
 from volseg.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SHAPE = (24, 22, 12)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 TINY = ["model.encoder=identity", "model.features=4", "model.max_features=8", "plan.patch_size=[8,16,16]"]

@@ -19,6 +19,8 @@ from volseg.training.experiment import prepare
 from volseg.training.loop import train
 from volseg.training.losses import SegmentationLoss
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 MODEL = [
     "model.encoder=tiny",
     "model.weights=random",

@@ -24,6 +24,8 @@ from volseg.training.frozen_encoder import FrozenEncoder, pack_taps, unpack_taps
 from volseg.training.samples import token_samples
 from volseg.training.state import TrainingState
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PLAN = made_plan(patch_size=(4, 8, 12), modality="mri", mirror_axes=(0, 2), labels={"background": 0, "a": 1, "b": 2})
 MODEL = ModelConfig(encoder="tiny", weights="random", adaptation="frozen", features=4, max_features=8)
 FROZEN = ["model.adaptation=frozen", "data.cache_tokens=true"]

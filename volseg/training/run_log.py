@@ -43,6 +43,7 @@ class RunLog:
         self._path = folder / "metrics.jsonl"
         self._picture = folder / "progress.png"
         self._rows = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
+        self._drawn = -1  # rows in the picture
         self._writes = writes
         self._tracker = tracker
         if writes:
@@ -76,7 +77,7 @@ class RunLog:
         text = "step {step}: validation Dice {val_dice:.4f}, HD95 {val_hd95:.2f} mm ({val_cases} cases)"
         self._say(text.format(**row))
         if self._writes:
-            draw_progress(self._rows, self._picture)
+            self._draw()
 
     def is_validated(self, step: int) -> bool:
         """Return whether there is a validation of a step."""
@@ -91,9 +92,14 @@ class RunLog:
 
     def close(self) -> None:
         """Draw the last picture and close the tracker."""
-        draw_progress(self._rows, self._picture)
+        self._draw()
         if self._tracker is not None:
             self._tracker.finalize("success")
+
+    def _draw(self) -> None:
+        if self._drawn != len(self._rows):
+            draw_progress(self._rows, self._picture)
+            self._drawn = len(self._rows)
 
     def _say(self, text: str) -> None:
         logger.info("%s", text)

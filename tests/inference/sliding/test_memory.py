@@ -49,19 +49,19 @@ def noise(shape: tuple[int, int, int], channels: int = 1) -> NDArray[np.float32]
     return np.random.default_rng(1).standard_normal((channels, *shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.mark.parametrize("depth", [11, 4, 3], ids=["the last window is moved back", "one window", "padded"])
 @pytest.mark.parametrize("axes", [(), (0, 2)], ids=["plain", "mirrored"])
 @pytest.mark.parametrize("adjacent", [1, 3])
 def test_slabs_equal_the_whole(
-    schedule: Schedule, axes: tuple[int, ...], adjacent: int, make_plan: MakePlan, build: Build
+    depth: int, axes: tuple[int, ...], adjacent: int, make_plan: MakePlan, build: Build
 ) -> None:
     plan = make_plan()
     model = build(plan, adjacent_slices=adjacent)
-    for depth in (15, 4, 3):  # the last window is moved back; one window; padded
-        image = noise((depth, 20, 24))
-        whole = predict_logits(model, image, plan, tta_axes=axes)
+    image = noise((depth, 20, 24))
+    whole = predict_logits(model, image, plan, tta_axes=axes)
+    for name, schedule in SCHEDULES.items():
         slabs = predict_logits(model, image, plan, tta_axes=axes, schedule=schedule)
-        torch.testing.assert_close(slabs, whole, atol=1e-4, rtol=0)
+        assert torch.allclose(slabs, whole, atol=1e-4, rtol=0), name
 
 
 @pytest.mark.parametrize(("schedule", "expected"), [(SCHEDULES["one window"], 1.0), (Schedule(), 1.0)])
