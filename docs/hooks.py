@@ -26,7 +26,15 @@ COPIED_TYPES = (".md", ".png", ".json", ".jsonl", ".csv", ".yaml", ".py")
 
 # The modules of the Python reference, by topic.
 MODULES = {
-    "Training, prediction and evaluation in one call each": ["volseg.api"],
+    "Training, prediction and evaluation in one call each": [
+        "volseg.api.planning",
+        "volseg.api.training",
+        "volseg.api.crossvalidation",
+        "volseg.api.prediction",
+        "volseg.api.evaluation",
+        "volseg.api.datasets",
+        "volseg.api.results",
+    ],
     "Prediction": ["volseg.inference.predictor", "volseg.inference.options"],
     "Geometry": ["volseg.geometry.grid", "volseg.geometry.volume"],
     "Data sets and plans": ["volseg.io.datasets", "volseg.io.labels", "volseg.planning.plan"],
