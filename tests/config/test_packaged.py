@@ -38,6 +38,8 @@ def test_files_and_folders_of_the_user(tmp_path: Path, monkeypatch: pytest.Monke
     ("source", "words"),
     [
         ("gpus", "no such configuration(.|\\n)*expected: cpu, demo, gpu, or the path(.|\\n)*did you mean gpu"),
+        ("x" * 5000, "no such configuration"),
+        ("a\0b", "no such configuration"),
         ("default", "did you mean gpu"),
         ("hippocampus", "did you mean cpu"),
         ("configs/default.yaml", "does not exist(.|\\n)*give gpu, without folder"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from volseg.errors import ConfigError, missing_hint, suggestion
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
+FOUND_LENGTH = 200
 RENAMED = {"default": "gpu", "hippocampus": "cpu", "chaos_mr": "cpu"}
 """Names of earlier versions -> those of today."""
 
@@ -27,15 +28,23 @@ def config_file(source: str | Path) -> Path:
         return path
     if text in names():
         return FOLDER / f"{text}.yaml"
-    if path.is_file():
+    if _is_file(path):
         return path
     new = RENAMED.get(text) or suggestion(text, names())
     raise ConfigError(
         "there is no such configuration",
-        found=text,
+        found=text[:FOUND_LENGTH],
         expected=f"{', '.join(names())}, or the path of a YAML file",
         hint=f"did you mean {new}?" if new else None,
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path leads to a file; one that is too long or holds a NUL does not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def hint_of_missing(path: Path) -> str:

@@ -36,7 +36,7 @@ AIR_WINDOW_HU = -500.0
 AIR_CUBE_MM = 20.0
 """Edge of the cubes of air that are searched for labels: skipping windows of air would lose such labels."""
 
-UNUSABLE = {"constant", "not-finite"}
+UNUSABLE = {"constant", "not-finite", "too-large-value"}
 """Kinds of errors whose images are not compared with others."""
 
 Triple = tuple[float, float, float]

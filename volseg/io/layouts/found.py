@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import DataError, suggestion
-from volseg.io.cases import Case, case_name, find_volumes, listed, passed_over
+from volseg.io.cases import LISTED, Case, case_name, find_volumes, listed, passed_over
 from volseg.io.findings import Finding, errors_of
 from volseg.io.labels import LabelMap
 from volseg.io.modality import UNKNOWN
@@ -97,19 +97,21 @@ def paired(
         folder: That of the labels, for the message.
 
     Returns:
-        The pairs, and a finding for every image and every label without its partner.
+        The pairs, and a finding for every image and every label without its partner; the first ones name a file that is
+        called alike.
     """
-    findings = []
-    others: dict[str, Path]
+    findings: list[Finding] = []
+    without_label = {key: paths[0] for key, paths in images.items() if key not in references}
+    without_image = {key: path for key, path in references.items() if key not in images}
     suffix = next((path.name.removeprefix(name) for name, path in references.items()), ".nii.gz")
     for name in sorted(images.keys() ^ references.keys()):
         if name in images:
             files, text = images[name], f"{name}: image without label {folder.name}/{name}{suffix}"
-            others = {key: path for key, path in references.items() if key not in images}
+            others = without_image
         else:
             files, text = (references[name],), f"{name}: label without image"
-            others = {key: paths[0] for key, paths in images.items() if key not in references}
-        similar = _similar(name, others)
+            others = without_label
+        similar = _similar(name, others) if len(findings) < LISTED else None
         if similar is not None:
             capitals = "differs only in capitals" if similar.casefold() == name.casefold() else "is similar"
             text += f"; {others[similar].name} {capitals}"
