@@ -26,13 +26,15 @@ lint: install
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	$(PY) -m codespell_lib
 
-# Two processes of one thread each fill two cores.
+# Two processes of one thread each fill two cores. worksteal leaves the tests of a file, and what they share, together.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	$(PYTEST)
 
 # The same tests, and the share of the package that they run, which may not fall; it takes about 1.5 times as long.
 coverage: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 # Generated CT scans -> trained model -> masks of the held-out cases -> scores and a picture.
 demo: install

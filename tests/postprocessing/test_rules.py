@@ -221,10 +221,10 @@ def test_every_order_of_the_voxels_gives_the_same() -> None:
 
 def test_memory_follows_the_slab(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the new mask, much less than a byte a voxel."""
-    monkeypatch.setattr(components_module, "SLAB_VOXELS", 2 * 128 * 128)
-    labels = np.zeros((200, 128, 128), np.uint8)
-    labels[:, 4:124, 4:124] = 1
-    labels[10:190, 50:60, 50:60] = 0
+    monkeypatch.setattr(components_module, "SLAB_VOXELS", 2 * 64 * 64)
+    labels = np.zeros((200, 64, 64), np.uint8)
+    labels[:, 4:60, 4:60] = 1
+    labels[10:190, 25:30, 25:30] = 0
     labels[:, 0, 0] = 1
     mask, do = mask_of(labels), Postprocessing(largest_component=("a",), min_volume_ml={"a": 1.0}, fill_holes=("a",))
     do.apply(mask_of(labels[:4].copy()), {"background": 0, "a": 1})  # imports
@@ -232,7 +232,7 @@ def test_memory_follows_the_slab(monkeypatch: pytest.MonkeyPatch) -> None:
     after, _ = do.apply(mask, {"background": 0, "a": 1})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert np.count_nonzero(after.labels) == 200 * 120 * 120
+    assert np.count_nonzero(after.labels) == 200 * 56 * 56
     assert peak < 1.5 * labels.size
 
 

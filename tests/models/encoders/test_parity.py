@@ -72,8 +72,10 @@ def assert_same_features(theirs: nn.Module, ours: DinoV2, height: int, width: in
 def test_features_of_the_whole_family_equal_transformers(name: str) -> None:
     torch.manual_seed(0)
     entry = replace(CATALOGUE[name], depth=2)
+    if entry.width > 400:  # fewer positions, or most of the time goes into attention
+        entry = replace(entry, grid=9)
     theirs = independent(entry)
-    assert_same_features(theirs, ours_like(theirs, entry), 518, 518)
+    assert_same_features(theirs, ours_like(theirs, entry), 14 * entry.grid, 14 * entry.grid)
 
 
 def official_position(pos_embed: torch.Tensor, *, registers: bool) -> Callable[..., torch.Tensor]:
