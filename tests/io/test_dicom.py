@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,15 @@ from tests.made.dicom_files import (
     REPORT,
     SCREENSHOT,
     compressed,
+    put,
     slice_dataset,
     stored_values,
     write_enhanced,
     write_series,
 )
+from volseg.errors import DataError
 from volseg.io.dicom import series_files, series_headers
+from volseg.io.remarks import collect
 from volseg.io.volumes import count_channels, read_grid, read_volume
 
 
@@ -109,6 +113,90 @@ def test_bits_above_the_stored_ones_are_no_part_of_the_value(tmp_path: Path) -> 
 
     write_series(tmp_path, values, change=twelve_bits)
     assert np.array_equal(read_volume(tmp_path).data[0], values.clip(-2048, 2047).T)
+
+
+@pytest.mark.parametrize("compressor", [None, "RLE", "JPEG"])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])
+def test_values_beyond_the_stored_bits_are_reported(
+    dtype: type[np.generic], compressor: str | None, tmp_path: Path
+) -> None:
+    """They are ignored, as by ITK, and an overlay there is no cause for it."""
+    values = stored_values((3, 16, 20), dtype).clip(max=2047)
+
+    def twelve_bits(number: int, dataset: Dataset) -> None:
+        if compressor:
+            compressed(dataset, compressor, tmp_path)
+        dataset.BitsStored, dataset.HighBit = 12, 11
+
+    write_series(tmp_path / "fits", values, change=twelve_bits)
+    values[1, 2, 3] = 5000
+    write_series(tmp_path / "beyond", values, change=twelve_bits)
+    write_series(tmp_path / "overlay", values, change=lambda n, d: (twelve_bits(n, d), d.add_new(0x60000102, "US", 12)))
+    for name in ("fits", "beyond", "overlay"):
+        with collect() as findings:
+            volume = read_volume(tmp_path / name)
+        texts = ["BitsStored 12; 1 slices, such as I002.dcm"] if name == "beyond" else []
+        assert [(one.kind, one.message) for one in findings] == [("unused-bits", text) for text in texts]
+        assert name == "fits" or volume.data[0, 3, 2, 1] == 5000 - 4096
+
+
+def test_bits_below_the_stored_ones(tmp_path: Path) -> None:
+    """Values at the upper end of their bytes are read where the bits below are empty."""
+    values = stored_values(dtype=np.uint16).clip(0, 4095)
+    write_series(tmp_path / "left", values << 4, change=put(BitsStored=12, HighBit=15))
+    assert np.array_equal(read_volume(tmp_path / "left").data[0], values.T)
+    write_series(tmp_path / "wrong", values, change=put(BitsStored=12, HighBit=15))
+    with pytest.raises(
+        DataError, match=r"not where the header says[\s\S]*lowest 4 bits of 16; BitsStored 12, HighBit 15"
+    ):
+        read_volume(tmp_path / "wrong")
+
+
+def corners(shape: tuple[int, ...]) -> np.ndarray:
+    """Return which pixels lie outside of a circle, as in slices of CT."""
+    rows, columns = np.indices(shape[1:]) - np.array([[[7.5]], [[9.5]]])
+    return np.broadcast_to(rows**2 + columns**2 > 90, shape)
+
+
+PADDING: dict[str, tuple[type[np.generic], int, int, dict[str, Any], int | None]] = {
+    "below the image": (np.int16, -2000, -1024, {}, None),
+    "stated as unsigned": (np.int16, -2000, -1024, {"PixelPaddingValue": 63536}, None),
+    "as water": (np.int16, 0, 0, {}, -900),
+    "as metal": (np.uint16, 4095, -1024, {}, -924),
+    "a range": (np.uint16, 4090, -1024, {"PixelPaddingValue": 4000, "PixelPaddingRangeLimit": 4095}, -924),
+    "beyond the stored bits": (np.uint16, 63536, -1024, {"BitsStored": 12, "HighBit": 11}, -924),
+    "air": (np.uint16, 0, -1024, {}, None),
+    "of another value": (np.uint16, 4095, -1024, {"PixelPaddingValue": 5}, None),
+    "MR, zero": (np.int16, 0, 0, {"Modality": "MR"}, None),
+    "MR, above the image": (np.int16, 32767, 0, {"Modality": "MR"}, -900),
+}
+
+
+@pytest.mark.parametrize("kind", PADDING)
+def test_padding_does_not_look_like_tissue(kind: str, tmp_path: Path) -> None:
+    dtype, padding, intercept, tags, filler = PADDING[kind]
+    stored = stored_values((3, 16, 20), dtype).clip(100 if dtype is np.uint16 else None)
+    stored[0, 8, 10] = -900 if dtype is np.int16 else 100
+    outside = corners(stored.shape)
+    stored[outside] = stored[:, 8, 8] = padding  # the last is a pixel of the image
+    stated = {"PixelPaddingValue": padding, **tags}
+
+    def change(number: int, dataset: Dataset) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, intercept
+        for keyword, value in stated.items():
+            if keyword.startswith("Pixel"):
+                dataset.add_new(keyword, "US" if value > 32767 else "SS", value)
+            else:
+                setattr(dataset, keyword, value)
+
+    write_series(tmp_path, stored, change=change)
+    with collect() as findings:
+        values = read_volume(tmp_path).data[0].T
+    real = (stored & 0x0FFF if "BitsStored" in tags else stored).astype(np.int64) + intercept
+    if filler is not None:
+        real[outside] = filler
+    assert np.array_equal(values, real)
+    assert [one.kind for one in findings] == ["padding"] * (filler is not None)
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])

@@ -13,6 +13,7 @@ from volseg.io.dicom_files import Member, is_index
 from volseg.io.dicom_tags import (
     DEFLATED,
     LONG_VRS,
+    OVERLAY_POSITIONS,
     RT_DOSE,
     SLICE_CLASSES,
     STANDARD,
@@ -88,6 +89,15 @@ class Header:
         """Whether it states a position, as slices of any kind do."""
         return "ImagePositionPatient" in self.dataset
 
+    @cached_property
+    def has_overlay(self) -> bool:
+        """Whether an overlay lies in bits of the pixels that their values leave unused."""
+        present = [tag for tag in OVERLAY_POSITIONS if tag in self.dataset]
+        try:
+            return any(self.dataset[tag].value for tag in present)
+        except Exception:  # of damaged tags; see `text`
+            return False
+
     def text(self, keyword: str) -> str:
         """Return the value of a tag as text; empty if it is missing or has no valid value."""
         try:
@@ -119,6 +129,7 @@ def read_header(member: Member) -> Header:
     """
     from pydicom import Dataset
     from pydicom.filereader import dcmread, read_dataset, read_preamble
+    from pydicom.tag import Tag
 
     hide_warnings()
     with member.open() as stream:
@@ -130,7 +141,8 @@ def read_header(member: Member) -> Header:
                 raise unsupported(member, syntax)
             return Header(member, Dataset(), meta_class, syntax, False, None)
         stream.seek(0)
-        dataset = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(TAGS))
+        tags = [*map(Tag, TAGS), *map(Tag, OVERLAY_POSITIONS)]
+        dataset = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags)
         little = dataset.original_encoding[1] is not False
         header = Header(member, dataset, "", syntax, not little, _pixel_element(stream, little))
         header = replace(header, sop_class=header.text("SOPClassUID") or meta_class)

@@ -15,7 +15,9 @@ from volseg.config.sizes import format_size
 from volseg.errors import DataError
 from volseg.io.dicom_frames import Frame
 from volseg.io.dicom_headers import Header, hide_warnings
-from volseg.io.dicom_tags import COMPRESSED
+from volseg.io.dicom_tags import COMPRESSED, JPEG_2000, RLE
+from volseg.io.dicom_values import beyond, fill_padding, padding, significant
+from volseg.io.remarks import remark
 
 Array = NDArray[Any]
 
@@ -45,13 +47,27 @@ def read_stack(frames: Sequence[Frame], path: Path) -> Array:
     whole = all(_is_whole(frame) for frame in frames)
     stack: Array = np.empty((len(frames), *frames[0].shape), np.int16 if whole else np.float32)
     indices = sorted(range(len(frames)), key=lambda index: (frames[index].header.member.name, frames[index].number))
+    masks: dict[int, Array] = {}  # index -> packed bits of the padding
+    wrapped: list[int] = []
     with tempfile.TemporaryDirectory(prefix="volseg_") as scratch:
         for _, group in groupby(indices, key=lambda index: frames[index].header.member.name):
             numbers = list(group)
             header = frames[numbers[0]].header
             stored = _stored(header, [frames[index].number for index in numbers], frames[0].shape, Path(scratch))
-            for index, pixels in zip(numbers, stored, strict=True):
+            for index, raw in zip(numbers, stored, strict=True):
+                pixels = significant(raw, header)
+                mask = padding(raw, pixels, header)
+                if mask is not None:
+                    masks[index] = np.packbits(mask)
+                above = beyond(raw, pixels, header)
+                if (above if mask is None else above & ~mask).any():
+                    wrapped.append(index)
                 stack = _with_values(stack, index, pixels, frames[index])
+    if wrapped:
+        first = frames[min(wrapped)]
+        text = f"BitsStored {first.header.text('BitsStored')}; {len(wrapped)} slices, such as {first.name}"
+        remark("unused-bits", path, text)
+    fill_padding(stack, masks, frames[0].header.text("Modality"), path)
     return stack
 
 
@@ -103,21 +119,12 @@ def _stored(header: Header, numbers: Sequence[int], shape: tuple[int, int], scra
             content = stream.read(size)
             if len(content) < size:
                 raise EOFError(f"frame {number + 1} has {len(content)} of {size} bytes")
-            yield _significant(np.frombuffer(content, dtype).reshape(shape), header)
+            yield np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _stored_type(header: Header) -> np.dtype[Any]:
     kind = "i" if header.integer("PixelRepresentation", 0) else "u"
     return np.dtype(f"{'>' if header.big_endian else '<'}{kind}{header.integer('BitsAllocated') // 8}")
-
-
-def _significant(pixels: Array, header: Header) -> Array:
-    """Return pixels without the bits above and below the stored ones, which may hold an overlay."""
-    bits = header.integer("BitsAllocated")
-    stored = header.integer("BitsStored", bits)
-    high = header.integer("HighBit", stored - 1)
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-    return pixels if stored == bits else (pixels << (bits - 1 - high)) >> (bits - stored)
 
 
 def _decoded(
@@ -152,7 +159,11 @@ def _decode(frame: bytes, header: Header, shape: tuple[int, int], scratch: Path)
     from pydicom.encaps import encapsulate
     from pydicom.uid import UID
 
-    _check_codestream(frame, shape)
+    size, precision = _codestream(frame)
+    if size is not None and size != shape:
+        raise ValueError(
+            f"the compressed image has {size[0]} rows and {size[1]} columns, not {shape[0]} and {shape[1]}"
+        )
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(header.transfer_syntax)
@@ -161,6 +172,10 @@ def _decode(frame: bytes, header: Header, shape: tuple[int, int], scratch: Path)
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated = header.integer("BitsAllocated")
     dataset.BitsStored = header.integer("BitsStored", dataset.BitsAllocated)
+    if header.transfer_syntax == RLE or (
+        precision == dataset.BitsAllocated and header.transfer_syntax not in JPEG_2000
+    ):
+        dataset.BitsStored = dataset.BitsAllocated  # GDCM would cut off the others; see `significant`
     dataset.HighBit = dataset.BitsStored - 1
     dataset.PixelRepresentation = header.integer("PixelRepresentation", 0)
     dataset.PixelData = encapsulate([frame])
@@ -176,30 +191,24 @@ def _decode(frame: bytes, header: Header, shape: tuple[int, int], scratch: Path)
     return pixels
 
 
-def _check_codestream(frame: bytes, shape: tuple[int, int]) -> None:
-    """Compare the size in a JPEG or JPEG 2000 codestream with the header's, before a decoder takes memory for it."""
-    size = _codestream_size(frame)
-    if size is not None and size != shape:
-        raise ValueError(
-            f"the compressed image has {size[0]} rows and {size[1]} columns, not {shape[0]} and {shape[1]}"
-        )
+def _codestream(frame: bytes) -> tuple[tuple[int, int] | None, int | None]:
+    """Return rows and columns, and bits of JPEG and JPEG-LS, by the first markers of a codestream.
 
-
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Return rows and columns by the first markers of JPEG 2000, JPEG and JPEG-LS; ``None`` without one."""
+    They are compared with the header's, before a decoder takes memory. ``None`` where there is no such marker.
+    """
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(frame[at : at + size], "big")
 
     if frame[:4] == b"\xff\x4f\xff\x51":  # its length, capabilities, width, height, and offsets of both
-        return number(12, 4) - number(20, 4), number(8, 4) - number(16, 4)
+        return (number(12, 4) - number(20, 4), number(8, 4) - number(16, 4)), None
     at = 2
     while frame[:2] == b"\xff\xd8" and at + 9 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker == 0xFF:  # padding
             at += 1
         elif (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return number(at + 5, 2), number(at + 7, 2)
+            return (number(at + 5, 2), number(at + 7, 2)), frame[at + 4]
         else:
             at += 2 + number(at + 2, 2)
-    return None
+    return None, None

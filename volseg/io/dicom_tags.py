@@ -20,7 +20,9 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", BIG_ENDIAN)
 JPEG = "1.2.840.10008.1.2.4."
-COMPRESSED = (*(JPEG + end for end in ("50", "51", "57", "70", "80", "81", "90", "91")), "1.2.840.10008.1.2.5")
+JPEG_2000 = (JPEG + "90", JPEG + "91")
+RLE = "1.2.840.10008.1.2.5"
+COMPRESSED = (*(JPEG + end for end in ("50", "51", "57", "70", "80", "81", "90", "91")), RLE)
 """JPEG, JPEG-LS, JPEG 2000 and RLE, which GDCM decodes."""
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 TRAITS = ("TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime", "ImageType")
@@ -49,13 +51,16 @@ ONE_SCAN = {
 Others differ within a scan: AcquisitionNumber by rotation of the tube, bed position or concatenation, and the kernel,
 kV and thickness of heads that were scanned in two parts.
 """
-TAGS = (
+TAGS: tuple[str, ...] = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "InstanceNumber", "NumberOfFrames"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation"),
     *("BitsAllocated", "BitsStored", "HighBit", "ModalityLUTSequence"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(*PLANE, *TRAITS, *ONE_SCAN),
 )
+OVERLAY_POSITIONS = tuple(group << 16 | 0x0102 for group in range(0x6000, 0x6020, 2))
+"""OverlayBitPosition: above 0 for overlays in unused bits of the pixels, as old scanners wrote them."""
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
 LONG_VRS = (b"OB", b"OW", b"UN")

@@ -159,6 +159,11 @@ KINDS: dict[str, Kind] = {
         "slices may be missing: their distance is a multiple of what the header states",
         "compare the number of slices with the archive; ignore this if the scan has gaps",
     ),
+    "unused-bits": Kind(
+        "warning",
+        "pixels hold something above the bits that BitsStored states; it is ignored, as by ITK",
+        "compare the values with a viewer; if large values are wrong, correct BitsStored and HighBit",
+    ),
     "no-directions": Kind(
         "warning",
         "the header does not state the directions of the axes; they are taken as left, posterior, superior, as by ITK",
@@ -221,6 +226,11 @@ KINDS: dict[str, Kind] = {
         "note",
         "the header states lengths in another unit than mm, which were converted",
         "check the voxel size: ITK and 3D Slicer ignore this field",
+    ),
+    "padding": Kind(
+        "note",
+        "padding outside of the image (PixelPaddingValue) had values of tissue, and was set to the lowest ones",
+        "nothing to do",
     ),
     "voxel-order": Kind("note", "labels store the voxels of their image in another order", "nothing to do"),
     "orientation-outlier": Kind(

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from pydicom import Dataset
 
 from tests.made.bad_inputs.cases import BadInput
@@ -70,6 +71,11 @@ def lost_scaling(number: int, dataset: Dataset) -> None:
         dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
 
 
+def wrong_high_bit() -> None:
+    write_series(Path(SERIES), stored_values(dtype=np.uint16).clip(0, 4095), change=put(BitsStored=12, HighBit=15))
+    read_scan(SERIES)
+
+
 def two_series() -> None:
     write_series(Path(SERIES))
     scout = put(0, SeriesInstanceUID="1.2.3.9", SeriesDescription="scout")
@@ -89,6 +95,7 @@ DICOM = (
              series_with(lambda number, dataset: setattr(dataset, "EchoTime", 2.3 if number % 2 else 4.6))),
     BadInput("A slice that lost its scaling", SERIES,
              series_with(lost_scaling)),
+    BadInput("A wrong HighBit", "I001.dcm", wrong_high_bit),
     BadInput("A tilted gantry", SERIES, series_with(tilt)),
     BadInput("A slice that was moved in its plane", SERIES, series_with(move(2, (3, 0, 0)))),
     BadInput("Slices of different pixel size", SERIES, series_with(put(1, PixelSpacing=[0.8, 1.25]))),
