@@ -257,6 +257,15 @@ def test_folders_without_a_series(tmp_path: Path) -> None:
         read_volume(tmp_path / "report")
 
 
+def test_archives_in_a_folder_without_a_series_are_named(tmp_path: Path) -> None:
+    (tmp_path / "slices.tar.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"holds no DICOM series[\s\S]*another archive in it: slices\.tar\.gz"):
+        read_volume(tmp_path)
+    slice_dataset(stored_values()[0], SCREENSHOT).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"no series[\s\S]*a\.dcm \(Sec[\s\S]*not DICOM: slices\.tar\.gz"):
+        read_volume(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 60, 400, -1])
 def test_a_file_cut_off_is_named(kept: int, tmp_path: Path) -> None:
     files = write_series(tmp_path)

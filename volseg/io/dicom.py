@@ -176,7 +176,7 @@ def _series(path: Path) -> Iterator[Series]:
             slices = _of_file(path, slices)
         skipped = [f"{header.member.short_name} ({_kind(header)})" for header in headers if not header.is_slice]
         if not slices:
-            raise _no_series(path, skipped)
+            raise _no_series(path, skipped, unknown)
         if len(slices) > 1:
             raise _several_series(path, slices)
         frames = [frame for header in next(iter(slices.values())) for frame in read_frames(header)]
@@ -230,8 +230,10 @@ def without_series(path: Path) -> DataError:
     return DataError(f"the {what} holds no DICOM series", file=path, found=found, hint=hint)
 
 
-def _no_series(path: Path, skipped: Sequence[str]) -> DataError:
+def _no_series(path: Path, skipped: Sequence[str], unknown: Sequence[str]) -> DataError:
     found = f"{len(skipped)} other DICOM objects: {', '.join(skipped[:5])}" if skipped else "no DICOM file"
+    if unknown:
+        found += f"; not DICOM: {', '.join(unknown[:5])}"
     return DataError("there is no series of CT, MR or PET slices", file=path, found=found, expected=EXPECTED)
 
 
