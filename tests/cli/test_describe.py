@@ -12,6 +12,7 @@ from volseg.planning.plan import Plan
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = str(ROOT / "benchmarks" / "results" / "hippocampus" / "run_60min" / "plan.json")
 CONFIG = "cpu"
+TINY = ["model.encoder=tiny", "model.weights=random"]
 
 
 def described(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, list[str]], str]:
@@ -33,8 +34,8 @@ def test_the_table_of_a_config_and_a_plan(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
-    before, _ = described(capsys, CONFIG, "--plan", PLAN, "model.decoder=linear", "train.batch_size=1")
-    overrides = ["model.decoder=linear", "plan.patch_size=[40, 56, 80]", "train.batch_size=2"]
+    before, _ = described(capsys, CONFIG, "--plan", PLAN, *TINY, "model.decoder=linear", "train.batch_size=1")
+    overrides = [*TINY, "model.decoder=linear", "plan.patch_size=[40, 56, 80]", "train.batch_size=2"]
     after, printed = described(capsys, CONFIG, "--plan", PLAN, *overrides)
     assert "40 x 56 x 80" in printed
     assert float(after["decoder"][2]) == pytest.approx(2 * float(before["decoder"][2]), rel=0.01)
@@ -42,21 +43,21 @@ def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[s
 
 
 def test_what_depends_on_an_override_follows_it(capsys: pytest.CaptureFixture[str]) -> None:
-    fine, printed = described(capsys, CONFIG, "--plan", PLAN, "plan.token_stride=4")
+    fine, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "plan.token_stride=4")
     assert "token stride 4" in printed
     assert fine["encoder"][4] == "1x4x4"
-    _, printed = described(capsys, CONFIG, "--plan", PLAN, "plan.token_stride=16")
+    _, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "plan.token_stride=16")
     assert "patch 40 x 64 x 48 voxels" in printed  # rounded up to the new strides
 
 
 def test_without_a_plan_it_makes_that_of_the_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["phantom", str(tmp_path / "data"), "--train", "2", "--test", "0"]) == 0
-    data = [f"data.root={tmp_path / 'data'}", "data.workers=0"]
+    data = [f"data.root={tmp_path / 'data'}", "data.workers=0", *TINY]
     assert main(["plan", str(tmp_path / "data"), "--out", str(tmp_path / "plan.json"), "--workers", "0"]) == 0
     capsys.readouterr()
     rows, printed = described(capsys, CONFIG, *data)
     assert f"patch {' x '.join(map(str, Plan.load(tmp_path / 'plan.json').patch_size))} voxels" in printed
-    assert rows == described(capsys, CONFIG, "--plan", str(tmp_path / "plan.json"))[0]
+    assert rows == described(capsys, CONFIG, "--plan", str(tmp_path / "plan.json"), *TINY)[0]
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,9 @@ def test_imports() -> None:
     """Looking at the command costs nothing; predicting does not import what only training needs."""
     code = (
         "import sys, volseg.cli.predict; print('torch' in sys.modules);"
-        "import volseg.inference.cohort.run;"
-        "print([m for m in ('monai', 'torchio', 'lightning', 'matplotlib', 'omegaconf') if m in sys.modules])"
+        "import volseg.inference.cohort.run, volseg.inference.predictor, volseg.preprocessing.preprocess;"
+        "heavy = ('monai', 'torchio', 'lightning', 'lightning_fabric', 'matplotlib', 'omegaconf');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split("\n")[:2] == ["False", "[]"]
