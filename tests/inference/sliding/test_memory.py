@@ -61,7 +61,8 @@ def test_slabs_equal_the_whole(
     whole = predict_logits(model, image, plan, tta_axes=axes)
     for name, schedule in SCHEDULES.items():
         slabs = predict_logits(model, image, plan, tta_axes=axes, schedule=schedule)
-        assert torch.allclose(slabs, whole, atol=1e-4, rtol=0), name
+        assert slabs.shape == whole.shape
+        assert (slabs - whole).abs().max() < 1e-4, name
 
 
 @pytest.mark.parametrize(("schedule", "expected"), [(SCHEDULES["one window"], 1.0), (Schedule(), 1.0)])
