@@ -26,8 +26,9 @@ class SegmentationLoss(nn.Module):
 
     The loss of a voxel is cross-entropy or focal loss; its mean is weighted by the weight of each voxel's true class,
     as in `torch.nn.CrossEntropyLoss`. The mean of Dice is weighted by class, too. Ignored voxels are left out of all
-    sums. The weight of each coarser level is half that of the level before. The loss is computed in float32 in every
-    precision of the network, or in float64.
+    sums: they are masked here, because MONAI's own ``ignore_index`` divides the focal loss by another number with it
+    than without. The weight of each coarser level is half that of the level before. The loss is computed in float32 in
+    every precision of the network, or in float64.
 
     Several processes each compute the part of the loss that their samples add, and its gradients: both add up to those
     of all samples together. The overlaps of ``batch_dice`` are summed over all processes, and so must be ``totals``.
@@ -69,7 +70,10 @@ class SegmentationLoss(nn.Module):
             weights = weights / weights.mean()
         self.register_buffer("class_weights", weights)
         self.register_buffer("members", None if exclusive else _membership(region_indices))
-        self._focal_gamma = focal_gamma
+        if "focal" in self._terms:
+            from monai.losses.focal_loss import FocalLoss  # takes longer to import than all else of a training
+
+            self._focal = FocalLoss(use_softmax=exclusive, gamma=focal_gamma, weight=weights, reduction="none")
 
     def forward(
         self, outputs: Sequence[Tensor], target: Tensor, share: float = 1.0, totals: Tensor | None = None
@@ -163,16 +167,7 @@ class SegmentationLoss(nn.Module):
 
     def _focal_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted focal loss of each voxel (B, D, H, W)."""
-        truth = self._truth(logits, target)
-        if self.members is None:
-            log_probabilities = logits.log_softmax(dim=1)
-            losses = -((1 - log_probabilities.exp()) ** self._focal_gamma) * log_probabilities * truth
-        else:
-            log_wrong = F.logsigmoid(logits * (1 - 2 * truth))  # log(1 - p), p being the probability of the truth
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            losses = (self._focal_gamma * log_wrong).exp() * cross_entropy
-        if self.class_weights is not None:
-            losses = losses * self.class_weights.view(-1, 1, 1, 1)
+        losses: Tensor = self._focal(logits, self._truth(logits, target))  # (B, K, D, H, W)
         return losses.sum(dim=1) if self.members is None else losses.mean(dim=1)
 
     def _truth(self, logits: Tensor, target: Tensor) -> Tensor:
