@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from volseg.geometry.volume import Mask, Volume
 from volseg.io.cases import Case, listed
 from volseg.io.findings import Finding
 from volseg.io.itk import segment_values
+from volseg.io.label_content import check_is_label_map, check_not_negative
 from volseg.io.labels import LabelMap, check_segment_names, value_counts
 from volseg.io.remarks import collect
 from volseg.io.volumes import as_mask, image_errors, read_mask, read_volume, stack_channels
@@ -23,7 +24,6 @@ ROUNDING_MM = 1e-3
 """Grids whose corners differ by less are the same: the affines of files are rounded."""
 SHEAR = 0.01
 """Cosine of the angle of two axes above which a grid is sheared: 0.6 degrees from a right angle."""
-
 CaseError = DataError | GeometryError
 
 
@@ -165,13 +165,20 @@ def _label(path: Path, label_map: LabelMap, errors: list[CaseError]) -> tuple[Ma
         errors.append(error)
         return Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid), False
     try:
-        check_label_values(mask, label_map, path)
-    except DataError as error:
+        check_is_label_map(mask, path)
+    except DataError as error:  # its values would be as many further errors
         errors.append(error)
-    try:
-        check_segment_names(segment_values(path), label_map, path)
-    except DataError as error:
-        errors.append(error)
+        return mask, False
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: check_not_negative(mask, path),
+        lambda: check_label_values(mask, label_map, path),
+        lambda: check_segment_names(segment_values(path), label_map, path),
+    )
+    for check in checks:
+        try:
+            check()
+        except DataError as error:
+            errors.append(error)
     return mask, True
 
 
@@ -243,17 +250,14 @@ def check_channels(volume: Volume, channels: Sequence[str], file: str | Path | N
 
 
 def check_label_values(mask: Mask, label_map: LabelMap, file: str | Path) -> None:
-    """Check that a label file holds only values of the data set.
+    """Check that a label file holds only values of the data set; :func:`check_not_negative` finds negative ones.
 
     Raises:
         DataError: It holds another value; the message counts its voxels.
     """
     known = label_map.known_values
-    unknown = [
-        f"{value} ({count} voxel{'s' * (count != 1)})"
-        for value, count in value_counts(mask.labels).items()
-        if value not in known
-    ]
+    values = {value: count for value, count in value_counts(mask.labels).items() if value not in known and value >= 0}
+    unknown = [f"{value} ({count} voxel{'s' * (count != 1)})" for value, count in values.items()]
     if unknown:
         raise DataError(
             "the label holds a value that the data set does not declare",

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from volseg.errors import DataError, VolsegError, missing_hint
 from volseg.io.cases import Case, GridRule, case_name, list_images, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.findings import Finding, errors_of, refuse_errors, report
-from volseg.io.labels import LabelMap, check_trainable, make_label_map
+from volseg.io.label_content import check_is_label_map, check_not_negative
+from volseg.io.labels import LabelMap, check_trainable, make_label_map, value_counts
 from volseg.io.layouts import bids, case_folders, listed, nnunet, plain, table
 from volseg.io.layouts.found import USE_CSV, Found, shared_files, without
 from volseg.io.modality import UNKNOWN
 from volseg.io.paths import is_file, is_folder
+from volseg.io.remarks import collect
 from volseg.io.volumes import count_channels, read_mask
 
 logger = logging.getLogger(__name__)
@@ -218,16 +218,23 @@ def _channel_count(cases: Sequence[Case], *, strict: bool) -> int:
 
 
 def _discovered_labels(cases: Iterable[Case], *, strict: bool) -> LabelMap:
-    """Return a class for every value in the label files; those that cannot be read are reported with their cases."""
+    """Return a class for every value in the label files.
+
+    Those that cannot be read, hold no labels or negative values are reported with their cases.
+    """
     values: set[int] = set()
     errors: list[VolsegError] = []
     for path in (case.label for case in cases if case.label is not None):
         try:
-            values |= set(map(int, np.unique(read_mask(path).labels)))
+            mask = read_mask(path)
+            with collect():  # what is doubtful is reported with the cases
+                check_is_label_map(mask, path)
+            check_not_negative(mask, path)
+            values |= set(value_counts(mask.labels)) - {0}
         except VolsegError as error:
             errors.append(error)
     if not values and not strict:
         return LabelMap({})
     if errors and not values:
         raise errors[0]
-    return make_label_map({f"label_{value}": value for value in sorted(values - {0})})
+    return make_label_map({f"label_{value}": value for value in sorted(values)})

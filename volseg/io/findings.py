@@ -88,10 +88,20 @@ KINDS: dict[str, Kind] = {
         "the label holds a value that the data set does not declare",
         "correct the label file, or name the value in dataset.json",
     ),
+    "negative-value": Kind(
+        "error",
+        "the label holds a negative value",
+        "renumber the labels, or export them in an unsigned type (in int8, 200 becomes -56)",
+    ),
     "label-not-integer": Kind(
         "error",
         "the label holds values that are not integers",
         "export labels without interpolation, as an integer type",
+    ),
+    "label-is-image": Kind(
+        "error",
+        "the label holds values in a continuous range: it is an image, or a map of probabilities",
+        "check that images and labels are not swapped; make a label map of probabilities by a threshold",
     ),
     "label-too-large": Kind("error", "the label holds a value that is too large", "renumber the labels"),
     "no-foreground": Kind(
@@ -173,6 +183,11 @@ KINDS: dict[str, Kind] = {
         "warning",
         "a field of the header is invalid, and was corrected",
         "write a valid value into the header; check voxel size and directions with a viewer",
+    ),
+    "label-scattered": Kind(
+        "warning",
+        "the label holds many values that are scattered among others: was it interpolated, or stored as JPEG?",
+        "export labels without interpolation, in a format without loss; look at them with a viewer",
     ),
     "background-name": Kind(
         "warning",

@@ -135,6 +135,9 @@ DATASETS = (
              table("image,label,fold\na.nii.gz,a_label.nii.gz,first\n")),
     BadInput("A label on another grid than its image", "labelsTr/c1.nii.gz", label_is(labels(), spacing_mm=2.5)),
     BadInput("A label value without a name", "labelsTr/c1.nii.gz", label_is(7 * labels())),
+    BadInput("Negative values in a label file", "labelsTr/c1.nii.gz", label_is(-labels().astype(np.int8))),
+    BadInput("An image, or probabilities from 0 to 255, as label", "labelsTr/c1.nii.gz",
+             label_is(np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8))),
     BadInput("A label of another size than its image", "labelsTr/c1.nii.gz", label_is(labels()[:, :, :9])),
 )  # fmt: skip
 
