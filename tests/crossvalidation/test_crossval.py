@@ -20,7 +20,7 @@ from volseg.cli.main import main
 from volseg.config.load import load_config
 from volseg.crossvalidation.results import store_choice
 from volseg.crossvalidation.setup import prepare_folds
-from volseg.errors import DataError, ModelFileError, OutputError
+from volseg.errors import ConfigError, DataError, ModelFileError, OutputError
 from volseg.evaluation.choose_postprocessing import Choice
 from volseg.io.labels import LabelMap
 from volseg.io.locks import folder_lock
@@ -201,3 +201,21 @@ def test_chosen_postprocessing_is_stored_in_all_models(copy: Path, config: Path)
     with prepare_folds(settings, None, collect=True) as crossval:
         store_choice(crossval, Choice(postprocessing=Postprocessing(), cases=8))
     assert volseg.load(copy, "cpu").postprocessing == Postprocessing()
+
+
+def test_folds_that_do_not_go_together_are_no_ensemble(copy: Path, config: Path, tmp_path: Path) -> None:
+    """A cross-validation that was extended in part: one fold is longer, and has no chosen postprocessing yet."""
+    settings = load_config(config, [f"output={copy}", *SETTINGS])
+    with prepare_folds(settings, None, collect=True) as crossval:
+        store_choice(crossval, Choice(postprocessing=Postprocessing(largest_component=("organ",)), cases=8))
+    scan = next((config.parent / "data").glob("images*/c0*"))
+    folds = [copy / "fold_0", copy / "fold_1"]
+    volseg.predict(folds, scan, tmp_path / "one", device="cpu")
+    assert volseg.predict(folds[::-1], scan, tmp_path / "one", device="cpu").count("skipped") == 1
+    assert main(["train", "--resume", str(folds[0]), "train.max_steps=3"]) == 0
+    with pytest.raises(ConfigError, match=r"different ends(.|\n)*fold_0: train.max_steps=3; fold_1: train.max_steps=2"):
+        volseg.load(copy, "cpu")
+    with pytest.raises(ConfigError, match="different postprocessing"):
+        volseg.predict(folds, scan, tmp_path / "two", device="cpu")
+    assert not (tmp_path / "two").exists()
+    assert volseg.predict(folds, scan, tmp_path / "two", device="cpu", postprocess=[]).count("done") == 1

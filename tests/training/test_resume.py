@@ -19,6 +19,7 @@ from volseg.training.resume import (
     config_to_resume,
     log_changes,
     refuse_changes,
+    refuse_earlier_end,
     save_config,
 )
 
@@ -127,3 +128,16 @@ def test_the_log_says_what_becomes_of_the_learning_rate(caplog: pytest.LogCaptur
     caplog.clear()
     log_changes([Change("data.workers", 2, 0)], before, before, step=10, elapsed_s=1.0)
     assert "learning rate" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("end", "done", "hint"),
+    [("train.max_steps=4", (5, 1.0), "train.max_steps=5"), ("train.max_minutes=1", (5, 61.0), "train.max_minutes=1.1")],
+)
+def test_an_end_before_what_is_done_is_refused(end: str, done: tuple[int, float], hint: str) -> None:
+    before, after = load_config(None, OWN), load_config(None, [*OWN, "train.max_steps=null", end])
+    found = changes(before, after)
+    with pytest.raises(ConfigError, match=f"beyond this end(.|\\n)*{hint} ends it here"):
+        refuse_earlier_end(found, after, *done)
+    refuse_earlier_end(found, after, 4, 60.0)
+    refuse_earlier_end([], before, 11, 60.0)  # minutes are exceeded by a part of a step

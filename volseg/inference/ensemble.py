@@ -25,11 +25,19 @@ HINT = "copy the model file again from its source; if that does not help, train 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A trained network with its plan and the postprocessing of its masks."""
+    """A trained network.
+
+    Attributes:
+        model: The network.
+        plan: Its plan.
+        postprocessing: Postprocessing of its masks.
+        end: The end of its training as configured: ``train.max_steps=250``.
+    """
 
     model: SegmentationNetwork
     plan: Plan
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
+    end: str = ""
 
 
 def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Network:
@@ -60,7 +68,9 @@ def read_network(path: Path, device: torch.device, dtype: torch.dtype) -> Networ
     state, _ = read_model(path)
     check_fit(state, expected, path, PROBLEM, HINT)
     model.load_state_dict(state, strict=True)
-    return Network(model.eval(), plan, postprocessing)
+    train = metadata["config"].get("train", {})
+    ends = [f"train.{key}={train[key]}" for key in ("max_steps", "max_minutes") if train.get(key) is not None]
+    return Network(model.eval(), plan, postprocessing, " ".join(ends))
 
 
 def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
@@ -84,6 +94,28 @@ def check_ensemble(networks: Sequence[Network], paths: Sequence[Path]) -> None:
                     found=value,
                     expected=f"{expected}, as in {paths[0]}",
                 )
+
+
+def check_folds(folds: Sequence[Network], paths: Sequence[Path]) -> None:
+    """Check that the folds of one cross-validation are trained to the same end: it may have been extended only partly.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    if len({fold.end for fold in folds}) > 1:
+        raise ConfigError(
+            "the folds of the cross-validation are trained to different ends",
+            file=paths[0].parents[1],
+            found="; ".join(f"{path.parent.name}: {fold.end}" for fold, path in zip(folds, paths, strict=True)),
+            expected="one end for all",
+            hint="finish volseg crossval with the later end, or give the models of single folds",
+        )
+
+
+def common_postprocessing(networks: Sequence[Network]) -> Postprocessing | None:
+    """Return the postprocessing of all networks; ``None`` if they differ."""
+    first = networks[0].postprocessing
+    return first if all(network.postprocessing == first for network in networks) else None
 
 
 def _in_order(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:

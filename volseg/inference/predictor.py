@@ -18,7 +18,14 @@ from volseg.device import choose_device, prediction_dtype
 from volseg.errors import ConfigError, DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
-from volseg.inference.ensemble import Network, check_ensemble, group_networks, read_network
+from volseg.inference.ensemble import (
+    Network,
+    check_ensemble,
+    check_folds,
+    common_postprocessing,
+    group_networks,
+    read_network,
+)
 from volseg.inference.maps import probability_file, uncertainty_file
 from volseg.inference.options import PredictOptions
 from volseg.inference.predicted_mask import PredictedMask
@@ -77,7 +84,7 @@ class Predictor:
         device: Device of the networks.
         model_files: Files of the networks; empty for a network in memory.
         autocast: Reduced precision of the networks, ``None`` for float32.
-        postprocessing: Postprocessing of the masks where the options state no other, that of the (first) network.
+        postprocessing: Postprocessing of the masks where the options state no other; ``None`` if the networks' differ.
         tolerance_mm: Largest distance of the corners of channels that count as one grid, where `read` is given none.
     """
 
@@ -94,7 +101,7 @@ class Predictor:
             raise ConfigError("there is no such precision", found=precision, expected=", ".join(PRECISIONS))
         self.tolerance_mm = tolerance_mm
         self.plan = networks[0].plan
-        self.postprocessing = networks[0].postprocessing
+        self.postprocessing = common_postprocessing(networks)
         self.device = choose_device(device)
         self.model_files = tuple(model_files)
         dtype = prediction_dtype(precision, self.device)
@@ -118,12 +125,17 @@ class Predictor:
 
         Raises:
             ModelFileError: A file is missing, damaged, not a model file, or inconsistent.
-            ConfigError: The device or precision is not available, or the models have different classes or channels.
+            ConfigError: The device or precision is not available, the models have different classes or channels, or the
+                folds of a cross-validation are trained to different ends.
         """
         given = [path] if isinstance(path, str | Path) else path
-        paths = [file for one in given for file in model_files_of(Path(one))]
+        files = [model_files_of(Path(one)) for one in given]
         device = choose_device(device)
-        networks = [read_network(one, device, prediction_dtype(precision, device)) for one in paths]
+        networks, paths = list[Network](), list[Path]()
+        for members in files:
+            folds = [read_network(one, device, prediction_dtype(precision, device)) for one in members]
+            check_folds(folds, members)
+            networks, paths = networks + folds, paths + members
         check_ensemble(networks, paths)
         return cls(networks, device=device, precision=precision, model_files=paths)
 
@@ -156,7 +168,8 @@ class Predictor:
             DataError: The scan cannot be read, has other channels than the model, or is constant or not finite.
             GeometryError: The affine is invalid, the channels have different grids, or the voxels are of another order
                 of magnitude than the plan's.
-            ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`.
+            ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`, or the models of an ensemble
+                have different postprocessing.
         """
         _check_affine(scan, affine)
         paths = [] if isinstance(scan, np.ndarray) else self._files_of(scan)
@@ -238,6 +251,21 @@ class Predictor:
                 self._less_memory = limit // 2
                 torch.cuda.empty_cache()
 
+    def postprocessing_of(self, options: PredictOptions) -> Postprocessing:
+        """Return the postprocessing that the options state, or that of the networks.
+
+        Raises:
+            ConfigError: The networks' differ, and the options state none.
+        """
+        chosen = self.postprocessing if options.postprocessing is None else options.postprocessing
+        if chosen is None:
+            raise ConfigError(
+                "the models of the ensemble have different postprocessing",
+                found=", ".join(map(str, self.model_files)),
+                hint="finish volseg crossval, which stores one in all folds, or choose: --postprocess none",
+            )
+        return chosen
+
     def _device_limit(self, options: PredictOptions) -> int:
         """Return the limit on the GPU's memory: what is free or given, or less after it was too much."""
         given = options.max_device_memory_bytes
@@ -269,7 +297,7 @@ class Predictor:
             if uncertainty is not None:
                 outputs.append(files.enter_context(uncertainty_file(uncertainty, trace, regions=regions)))
             labels = restore_mask(members, self.plan.mask_values, outputs, regions=regions)
-        postprocessing = self.postprocessing if options.postprocessing is None else options.postprocessing
+        postprocessing = self.postprocessing_of(options)
         with timer.stage("postprocess"):
             mask, removed = postprocessing.apply(Mask(labels, trace.source), self.plan.labels)
         seconds = {name: timer.seconds.get(name, 0.0) for name in STAGES}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ MAY_CHANGE = {
     "train.max_minutes": "the end of a run; the learning rate follows the schedule of the new length",
     "train.validate_every": "validation changes no weights",
     "train.validate_cases": "validation changes no weights; the best score starts anew",
-    "train.keep_best": "it writes one file more",
+    "train.keep_best": "it writes one file more; switched on, the best score starts anew",
     "train.stop_after": "the end of a run; weights up to there are the same",
     "train.logger": "it copies the log",
     "train.checkpoint_every": "checkpoints change no weights",
@@ -43,6 +44,7 @@ MAY_CHANGE = {
 }
 """The settings that a resumed run may change, and why; everything else decides what the weights or scores mean."""
 VALIDATED = "train.validate_cases"
+KEEP_BEST = "train.keep_best"
 ENDS = ("train.max_steps", "train.max_minutes")
 HINT = "leave these settings out to continue with those of the run, or start a new run with another output="
 
@@ -133,6 +135,35 @@ def refuse_changes(found: Sequence[Change], file: Path) -> None:
     if refused:
         lines = "\n    ".join([f"{len(refused)}:", *map(str, refused)])
         raise ConfigError("the settings are not those of the run that is resumed", file=file, found=lines, hint=HINT)
+
+
+def refuse_earlier_end(found: Sequence[Change], config: Config, step: int, elapsed_s: float) -> None:
+    """Check that a new end of the run is not before what it has done: its settings would not be those of its weights.
+
+    Args:
+        found: The changes.
+        config: Configuration from here on.
+        step: Finished steps.
+        elapsed_s: Seconds of training and validation so far.
+
+    Raises:
+        ConfigError: The end is earlier.
+    """
+    if not any(change.key in ENDS for change in found):
+        return
+    end = config.train
+    if end.max_steps is not None and step > end.max_steps:
+        given, done = f"train.max_steps={end.max_steps}", f"train.max_steps={step}"
+    elif end.max_minutes is not None and elapsed_s > 60 * end.max_minutes:
+        given, done = f"train.max_minutes={end.max_minutes:g}", f"train.max_minutes={math.ceil(elapsed_s / 6) / 10:g}"
+    else:
+        return
+    raise ConfigError(
+        "the run is beyond this end already",
+        found=given,
+        expected=f"at least {done}",
+        hint=f"{done} ends it here; for a shorter run start a new one with another output=",
+    )
 
 
 def log_changes(found: Sequence[Change], before: Config, after: Config, step: int, elapsed_s: float) -> None:

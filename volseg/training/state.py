@@ -26,7 +26,15 @@ from volseg.training.ema import WeightAverage
 from volseg.training.frozen_encoder import training_inputs
 from volseg.training.losses import build_loss
 from volseg.training.ranks import ALONE, Ranks
-from volseg.training.resume import VALIDATED, Change, changes, log_changes, refuse_changes
+from volseg.training.resume import (
+    KEEP_BEST,
+    VALIDATED,
+    Change,
+    changes,
+    log_changes,
+    refuse_changes,
+    refuse_earlier_end,
+)
 from volseg.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -168,7 +176,8 @@ class TrainingState:
         """Load the checkpoint, or its predecessor if it is damaged, and return the progress of the run.
 
         Raises:
-            ConfigError: The checkpoint is of a run with other settings, of those that may not change.
+            ConfigError: The checkpoint is of a run with other settings, of those that may not change, or the new end of
+                the run is before it.
             ModelFileError: There is none, or all are damaged.
         """
         with self._ranks.first_goes_ahead():  # it renames a damaged file
@@ -177,6 +186,7 @@ class TrainingState:
         before = config_from_dict(checkpoint.config, origin=folder)
         found = changes(before, self._config)
         refuse_changes(found, folder)
+        refuse_earlier_end(found, self._config, checkpoint.progress.step, checkpoint.progress.elapsed_s)
         try:
             self.model.load_state_dict(checkpoint.model)
             self.average.model.load_state_dict(checkpoint.average)
@@ -193,7 +203,9 @@ class TrainingState:
             log_changes(found, before, self._config, progress.step, progress.elapsed_s)
         except ConfigError as error:  # the former configuration has no end
             raise error.in_file(folder) from error
-        best_dice = -1.0 if any(change.key == VALIDATED for change in found) else progress.best_dice
+        # other cases, or weights that were not kept
+        starts_anew = any(change.key == VALIDATED or (change.key == KEEP_BEST and change.after) for change in found)
+        best_dice = -1.0 if starts_anew else progress.best_dice
         return replace(progress, best_dice=best_dice, losses=[loss.to(self.device) for loss in progress.losses])
 
 

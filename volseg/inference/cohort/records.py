@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from volseg.errors import OutputError
 from volseg.inference.cohort.history import WRITING, append_line, read_history, repair
 from volseg.io.atomic import atomic_file, free_name
-from volseg.io.content import file_sha256
 from volseg.io.paths import exists, is_file
 from volseg.version import __version__
 
@@ -67,7 +66,8 @@ class Summary:
     Args:
         folder: Folder of the masks.
         model_files: The model's files.
-        provenance: What the masks depend on, see :func:`mask_provenance`.
+        provenance: What the masks depend on beside their scans: ``model_sha256``, in the order of the files, and
+            ``options``. A network in memory has no file, and its masks never count as current.
         shard: ``(i, n)`` of a run that predicts every n-th case; each shard has its own files.
         file_stem: Name of the only mask without its ending, where one file is written instead of a folder.
         labels: Class name -> value in the masks.
@@ -211,17 +211,6 @@ class Summary:
             raise OutputError(
                 f"{case} cannot be recorded", file=self._records_path, found=error.strerror or error
             ) from error
-
-
-def mask_provenance(model_files: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a mask depends on beside its scan.
-
-    Args:
-        model_files: The model's files. A network in memory has none, and its masks never count as current.
-        options: Settings that change a mask.
-    """
-    hashes = sorted(file_sha256(file) for file in model_files)  # sorted: the order of an ensemble does not matter
-    return {"model_sha256": hashes, "options": dict(options)}
 
 
 def _setting(value: object) -> str:

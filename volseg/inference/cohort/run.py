@@ -22,7 +22,6 @@ from volseg.inference.cohort.records import (
     CaseRecord,
     Status,
     Summary,
-    mask_provenance,
     peak_device_mb,
     peak_rss_mb,
 )
@@ -30,7 +29,7 @@ from volseg.inference.cohort.shard import Shard, shard_of
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor, Segmentation
 from volseg.io.atomic import remove_stale, scratch_folder
-from volseg.io.content import scan_sha256
+from volseg.io.content import file_sha256, scan_sha256
 from volseg.io.datasets import Case, list_images
 from volseg.io.locks import LOCK_NAME, folder_lock
 
@@ -82,7 +81,8 @@ def predict_folder(
         A record of each case.
 
     Raises:
-        ConfigError: There is no such format, or a file is given for several scans, classes or shards.
+        ConfigError: There is no such format, a file is given for several scans, classes or shards, or the models of an
+            ensemble have different postprocessing and none is chosen.
         DataError: No scan was found, or two scans have the same name.
         OutputError: The output folder is not writable, holds the scans, or is held by another process; two cases would
             write the same file; or a class name is not a valid file name.
@@ -106,15 +106,18 @@ def predict_folder(
     changing: dict[str, object] = {"tta": options.tta, "skip_air": options.skip_air}
     if options.resample_channels:  # absent otherwise, as in the records of earlier versions
         changing["resample_channels"] = True
-    if options.postprocessing not in (None, predictor.postprocessing):
-        changing["postprocess"] = options.postprocessing.to_dict()
+    postprocessing = predictor.postprocessing_of(options)
+    if postprocessing != predictor.postprocessing:
+        changing["postprocess"] = postprocessing.to_dict()
     if predictor.autocast is not None:
         changing["precision"] = "bf16"
-    provenance = mask_provenance(predictor.model_files, changing)
+    # in the order of the hashes, because the order of an ensemble does not change a mask
+    models = sorted((file_sha256(file), file) for file in predictor.model_files)
+    provenance = {"model_sha256": [sha256 for sha256, _ in models], "options": changing}
     with _locked_output(folder, shard, str(provenance), file_name) as staging:
         summary = Summary(
             folder,
-            predictor.model_files,
+            [file for _, file in models],
             provenance,
             shard,
             file_stem=outputs.file_stem,
