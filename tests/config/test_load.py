@@ -28,6 +28,25 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     assert (config.train.max_steps, config.train.max_minutes) == (None, 5.0)
 
 
+@pytest.mark.parametrize(
+    "text", ["run #2", "0123", "1e3", "on", "1:30", "2024_01", "%d", "!t", "a: b", "[x", "a=b", "it's", " x "]
+)
+def test_texts_are_taken_as_they_stand(text: str) -> None:
+    config = load_config(None, [f"output={text}", f"data.root={text}", f"plan.file={text}", "plan.token_stride=4"])
+    assert config.output == config.data.root == config.plan["file"] == text
+    assert config.plan["token_stride"] == 4
+
+
+def test_quotes_around_a_text_and_texts_that_are_none() -> None:
+    config = load_config(
+        {"data": {"root": "x", "cache": "y"}}, ["output='null'", 'model.weights="1 #"', "data.root=null"]
+    )
+    assert (config.output, config.model.weights, config.data.root) == ("null", "1 #", None)
+    assert load_config(config, ["data.cache=", "output=None"]).data.cache is None
+    with pytest.raises(ConfigError, match="output"):
+        load_config(None, ["output="])
+
+
 def test_the_later_stop_rule_replaces_the_earlier(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("train:\n  max_minutes: 5\n")

@@ -30,7 +30,12 @@ _OPENING = (
 _OUTER = (yaml.StreamStartToken, yaml.StreamEndToken, yaml.DirectiveToken, yaml.DocumentStartToken)
 _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _STOPS = ("max_steps", "max_minutes")
-
+TEXT = ("str", "str | None")
+"""Types of settings whose overrides are not YAML."""
+PLAN_TEXT = ("plan.file", "plan.from", "plan.memory")
+"""Settings of the section ``plan`` that are text; its others are fields of a plan."""
+NULLS = ("~", "null", "Null", "NULL", "None")
+"""What an override of a text writes for ``None``."""
 
 Source = str | Path | Mapping[str, Any] | Config | None
 """A YAML file or the name of a configuration of the package, a nested mapping, or a configuration; ``None`` is the
@@ -45,7 +50,8 @@ def load_config(source: Source, overrides: Sequence[str] = (), *, base: Config |
     Args:
         source: YAML file, name of a configuration of the package (``gpu``), nested mapping or configuration; a file or
             mapping holds only what differs from the defaults. ``None`` starts from the defaults.
-        overrides: ``key=value`` strings with values in YAML syntax.
+        overrides: ``key=value`` strings. Texts, such as paths, are taken as they stand after ``=`` (``null`` is none);
+            other values are in YAML syntax.
         base: Configuration in place of the defaults.
 
     Returns:
@@ -190,16 +196,33 @@ def _check_tokens(text: str) -> None:
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the nested values of ``key=value`` strings: text as it stands, other values read as YAML."""
+    texts = {setting.key: setting.type for setting in settings() if setting.type in TEXT}
+    texts |= dict.fromkeys(PLAN_TEXT, TEXT[1])
+    merged = OmegaConf.create({})
     for item in overrides:
-        if not item.partition("=")[1] or item.startswith("="):
+        key, _, value = item.partition("=")
+        if not key or "=" not in item:
             raise ConfigError(
                 "an override is not of the form key=value", found=item, expected="for example train.max_minutes=20"
             )
-    try:
-        return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
-    except (YAMLError, OmegaConfBaseException, IndexError, ValueError, RecursionError) as error:
-        found = " ".join(overrides)[:FOUND_LENGTH]
-        raise ConfigError("an override cannot be read", found=found, expected="YAML syntax") from error
+        try:
+            if key in texts:
+                OmegaConf.update(merged, key, _text(value, optional=texts[key] != TEXT[0]))
+            else:
+                merged.merge_with_dotlist([item])
+        except (YAMLError, OmegaConfBaseException, IndexError, ValueError, RecursionError) as error:
+            found = item[:FOUND_LENGTH]
+            raise ConfigError("an override cannot be read", found=found, expected="YAML syntax") from error
+    return cast("dict[str, Any]", OmegaConf.to_container(merged))
+
+
+def _text(value: str, *, optional: bool) -> str | None:
+    """Return a text without the quotes around it; ``None`` for nothing, and for ``null`` where that is a value."""
+    if not value or (optional and value in NULLS):
+        return None
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
 
 
 def _clear_other_stop(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
