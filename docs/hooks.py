@@ -117,8 +117,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "Every key of a configuration file. The part before the dot is the section of the file. On the command line,",
-        "`key=value` overrides the file: values of type `str` as they stand, others in YAML. The defaults of `plan` are derived",
-        "from the data set.",
+        "`key=value` overrides the file: values of type `str` as they stand, others in YAML. The defaults of `plan`",
+        "come from the data set.",
     ]
     for section, rows in sections.items():
         lines += ["", f"## {section}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows]

@@ -80,9 +80,15 @@ class MissingExtraError(ConfigError):
     """A setting asks for an optional library that is not installed."""
 
 
-def suggestion(name: object, choices: Iterable[str]) -> str | None:
-    """Return the choice that is spelt most like a name, or ``None`` if none is similar."""
-    return next(iter(difflib.get_close_matches(str(name), list(choices), n=1)), None)
+def suggestion(name: object, choices: Iterable[str], alike: float = 0.6) -> str | None:
+    """Return the choice that is spelt most like a name, or ``None`` if none is similar.
+
+    Args:
+        name: The name.
+        choices: Those that it may mean.
+        alike: How similar a choice must be, from 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(str(name), list(choices), n=1, cutoff=alike)), None)
 
 
 def missing_hint(path: Path) -> str:

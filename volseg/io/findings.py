@@ -36,7 +36,10 @@ KINDS: dict[str, Kind] = {
     "pairing": Kind(
         "error", "images and labels do not pair up", "add the missing files, or move these to another folder"
     ),
-    "case-name": Kind("error", "several files have the same case name", "rename or remove all but one of each"),
+    "row": Kind("error", "rows of the table are not valid", "correct the rows; quote paths that hold the separator"),
+    "case-name": Kind(
+        "error", "several files or entries have the same case name", "rename or remove all but one of each"
+    ),
     "missing-file": Kind("error", "listed files do not exist", "restore the files, or remove the cases from the list"),
     "same-file": Kind(
         "error", "a file is given twice in one case", "give every channel and the label a file of its own"
@@ -132,6 +135,9 @@ KINDS: dict[str, Kind] = {
         "warning",
         "the list of cases in dataset.json is not used: none of its files exists",
         "correct the paths of the list, or remove it",
+    ),
+    "not-read": Kind(
+        "warning", "a name is not known, and is almost one that is read", "correct the name, or ignore this"
     ),
     "unlabelled": Kind("warning", "scans without a label are left out", "add their labels, or ignore this"),
     "no-image": Kind("warning", "labels without a scan are left out", "add their scans, or ignore this"),

@@ -1,4 +1,7 @@
-"""Questions about paths that never raise: a path that is too long, holds a NUL, or may not be read is not there."""
+"""Paths in lists, and questions about paths that never raise.
+
+A path that is too long, holds a NUL, or may not be read is not there.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +38,15 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def listed_path(text: str, folder: Path) -> Path:
+    """Return a path of a list; backslashes of Windows count as slashes where that leads to something.
+
+    Args:
+        text: The path, as the list has it.
+        folder: What it is relative to.
+    """
+    path = folder / text
+    other = folder / text.replace("\\", "/")
+    return other if other != path and exists(other) and not exists(path) else path

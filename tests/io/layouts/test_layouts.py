@@ -93,6 +93,16 @@ def test_lists_of_another_form(tmp_path: Path, entry: object) -> None:
     refused(describe(tmp_path, dataset={"a": entry}), '"dataset": {"case":')
 
 
+def test_a_case_that_is_listed_twice_does_not_hide_the_others(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "b.nii", "l.nii", "m.nii")
+    pairs = [{"image": f"{image}.nii", "label": f"{label}.nii"} for image, label in ("al", "bm", "al")]
+    root = describe(tmp_path, training=pairs, modality={"0": "CT"})
+    refused(root, "several files or entries have the same case name", "a: entry 1, entry 3")
+    dataset = read_dataset(root, strict=False)
+    assert [case.id for case in dataset.cases] == ["b"]
+    assert [one.kind for one in dataset.findings] == ["case-name"]
+
+
 def test_test_scans_are_known_where_they_exist(tmp_path: Path) -> None:
     touch(tmp_path, "i.nii", "l.nii", "t.nii", "u/1.nii", "u/2.nii")
     test = ["t.nii", {"image": ["u/1.nii", "u/2.nii"]}, "gone.nii"]

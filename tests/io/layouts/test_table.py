@@ -99,20 +99,64 @@ def test_one_file_for_two_channels_or_for_image_and_label(tmp_path: Path) -> Non
         ("", ["no rows", "an empty file", "label"]),
         ("image,label\n", ["no rows"]),
         ("image,label,label\ni.nii,l.nii,l.nii\n", ["stand twice", "label"]),
-        ("image,label\ni.nii\n", ["exactly 2 columns", "row 2: 1"]),
-        ("image,label\n,l.nii\n", ["without an image", "row 2: image"]),
-        (f"image,label,fold\ni.nii,l.nii,{'9' * 5000}\n", ["the fold is not a number"]),
+        ("image,label\ni.nii\n", ["row 2: 1 columns; the headers have 2"]),
+        ("image,label\n,l.nii\n", ["row 2: no file in image"]),
+        (f"image,label,fold\ni.nii,l.nii,{'9' * 5000}\n", ["row 2: the fold", "is not a whole number"]),
         ("image_0,image_2,label\ni.nii,i.nii,l.nii\n", ["columns of images are missing", "image_0, image_2"]),
         ("scan,label\ni.png,l.nii\n", ["no column of images", "scan, label"]),
         ("image,label,id\ni.nii,l.nii,../x\n", ["cannot be file names", "../x"]),
         ("image,label\ni.nii,l.nii\ni.nii,l.nii\n", ["same case name", "i"]),
         ('image,label\n"i.nii,l.nii\n', ["cannot be read", "UTF-8"]),
         ("image,label\ni.nii,\n", ["no labelled cases"]),
+        ("image,Mask\ni.nii,l.nii\n", ["hint: call the column Mask label"]),
+        ("T1,image,label\nl.nii,i.nii,l.nii\n", ["hold scans, too", "T1 beside image"]),
+        ("T1,image_0,label\nl.nii,i.nii,l.nii\n", ["T1 beside image_0"]),
     ],
 )
 def test_tables_that_are_refused(tmp_path: Path, text: str, words: list[str]) -> None:
     touch(tmp_path, "i.nii", "l.nii")
     refused(table(tmp_path, text, modality="CT"), *words)
+
+
+@pytest.mark.parametrize("name", ["Patient_ID", "subject", "subject_id", "patients", "participant-id", "PatientID"])
+def test_columns_of_patients_and_folds_in_other_words(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a.nii", "b.nii", "l.nii", "m.nii")
+    text = f"image,label,{name},patient_age,Folds\na.nii,l.nii,p1,70,0.0\nb.nii,m.nii,p2,71,\n"
+    cases = read_dataset(table(tmp_path, text, modality="CT")).cases
+    assert [(case.patient, case.fold) for case in cases] == [("p1", 0), ("p2", None)]
+
+
+def test_the_column_patient_counts_where_others_could_mean_it(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "l.nii")
+    (case,) = read_dataset(table(tmp_path, "image,label,subject,patient\na.nii,l.nii,s,p\n", modality="CT")).cases
+    assert case.patient == "p"
+
+
+def test_a_misspelt_column_is_a_warning_and_others_are_left_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "l.nii")
+    others = "age,patient_age,old,folder,inpatient,scanner,manual_path,source\n"
+    row = "a.nii,l.nii,p,1,2,0,x,1,GE,l.nii,/archive/a.nii\n"
+    (finding,) = read_dataset(table(tmp_path, f"image,label,patiant,{others}{row}", modality="CT")).findings
+    assert (finding.kind, finding.severity) == ("not-read", "warning")
+    assert finding.message == 'the column "patiant"; did you mean "patient"?'
+
+
+def test_all_faults_of_a_table_are_reported_together(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "b.nii", "l.nii", "m.nii", "n.nii")
+    rows = ["a,a.nii,l.nii,x", "b,gone.nii,m.nii,0", "c,,m.nii,1", "a,b.nii,n.nii,1", "e,a.nii"]
+    file = table(tmp_path, "id,image,label,fold\n" + "\n".join(rows))
+    words = ["5 errors", "row 2: the fold", "b: does not exist", "row 4: no file in image", "a: row 2, row 5"]
+    refused(file, *words, "row 6: 2 columns")
+    assert {one.kind for one in read_dataset(file, strict=False).findings} == {"row", "missing-file", "case-name"}
+
+
+def test_backslashes_between_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "im/a.nii", "lab/a.nii", "lab/b\\c.nii")
+    text = "image,label\nim\\a.nii,lab\\a.nii\n"
+    (case,) = read_dataset(table(tmp_path, text, modality="CT")).cases
+    assert (case.id, case.images, case.label) == ("a", (tmp_path / "im/a.nii",), tmp_path / "lab/a.nii")
+    text = "image,label\nim/a.nii,lab/b\\c.nii\n"  # a name that holds one
+    assert read_dataset(table(tmp_path, text, modality="CT")).cases[0].label == tmp_path / "lab/b\\c.nii"
 
 
 def test_a_table_that_is_no_text(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def table(text: str) -> Callable[[], object]:
     """Return an attempt to read a CSV of cases."""
 
     def attempt() -> object:
-        files("a.nii.gz", "a_label.nii.gz")
+        files("a.nii.gz", "a_label.nii.gz", "c.nii.gz", "c_label.nii.gz")
         (ROOT / "cases.csv").write_text(text)
         return read_dataset(ROOT / "cases.csv")
 
@@ -130,6 +130,14 @@ DATASETS = (
              table("image,label\na.nii.gz,a_label.nii.gz\nb.nii.gz,a_label.nii.gz\n")),
     BadInput("Masks in a column that would become a channel", "cases.csv",
              table("T1,prediction,label\na.nii.gz,a_label.nii.gz,a_label.nii.gz\n")),
+    BadInput("A column of scans beside the column `image`", "cases.csv",
+             table("T1,image,label\nc.nii.gz,a.nii.gz,a_label.nii.gz\n")),
+    BadInput("A table with several faults", "cases.csv",
+             table("id,image,label,fold\na,a.nii.gz,a_label.nii.gz,1\na,c.nii.gz,c_label.nii.gz,2\n"
+                   "b,,a_label.nii.gz,first\nd,c.nii.gz,c_label.nii.gz\n")),
+    BadInput("A case that is listed twice", "data",
+             layout("a.nii.gz", "a_label.nii.gz", labels=CLASSES, modality="CT",
+                    training=[{"image": "a.nii.gz", "label": "a_label.nii.gz"}] * 2)),
     BadInput("One file for two channels", "a.nii.gz", table("T1,T2,label\na.nii.gz,a.nii.gz,a_label.nii.gz\n")),
     BadInput("A table with a fold that is not a number", "cases.csv",
              table("image,label,fold\na.nii.gz,a_label.nii.gz,first\n")),

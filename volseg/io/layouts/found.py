@@ -156,6 +156,28 @@ def without(cases: Iterable[Case], findings: Iterable[Finding]) -> tuple[Case, .
     return tuple(case for case in cases if files.isdisjoint((*case.images, case.label)))
 
 
+def repeated_names(cases: Sequence[Case], entries: Sequence[str]) -> list[Finding]:
+    """Return a finding for every name that several cases have.
+
+    Args:
+        cases: The cases of a list.
+        entries: Where each stands in the list, for the message.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, case in enumerate(cases):
+        groups[case.id].append(number)
+    return [
+        Finding(
+            "case-name",
+            tuple(dict.fromkeys(path for number in group for path in cases[number].images)),
+            f"{name}: {listed([entries[number] for number in group])}",
+            "give every case a name of its own, and list it once",
+        )
+        for name, group in groups.items()
+        if len(group) > 1
+    ]
+
+
 def missing_files(cases: Iterable[Case]) -> list[Finding]:
     """Return a finding for every case whose files do not all exist."""
     findings = []

@@ -9,7 +9,7 @@ from volseg.errors import DataError
 from volseg.io.cases import Case, case_name, find_volumes, group_channels
 from volseg.io.description import Description
 from volseg.io.findings import Finding
-from volseg.io.layouts.found import Found, missing_files, others_in, without
+from volseg.io.layouts.found import Found, missing_files, others_in, repeated_names, without
 from volseg.io.layouts.plain import FOLDERS
 from volseg.io.paths import is_file, is_folder
 
@@ -20,7 +20,7 @@ def find(root: Path, description: Description | None) -> Found | None:
     """Return the listed cases; ``None`` if none are listed, or none of them exists beside ``images/`` and ``labels/``.
 
     The listed files count: names and folders of image and label may differ, and other files are left alone. Findings
-    are listed files that do not exist.
+    are listed files that do not exist, and cases that are listed twice.
     """
     if description is None or description.cases is None:
         return None
@@ -37,7 +37,8 @@ def find(root: Path, description: Description | None) -> Found | None:
                 hint="correct the paths, with / between folders, or remove the list",
             )
         return None  # the description of the same cases in another layout
-    findings: list[Finding] = [*missing_files(cases), *_unlisted(cases)]
+    entries = [f"entry {number}" for number in range(1, len(cases) + 1)]
+    findings: list[Finding] = [*missing_files(cases), *repeated_names(cases, entries), *_unlisted(cases)]
     test = (replace(case, images=_channel_files(case.images)) for case in description.unlabelled)
     return Found(
         without(cases, findings),
