@@ -263,10 +263,8 @@ def test_directions_that_are_not_stated_are_reported(
     changed = whole.replace(removed, b"space dimension: 3\n" if name == "a.nrrd" else b"") if removed else whole
     path = written(tmp_path / name, changed)
     assert read_volume(path).grid.orientation == "LPS"
-    title = (
-        "the header does not state the directions of the axes; they are taken as left, posterior, superior, as by ITK"
-    )
-    assert caplog.messages == ([] if text is None else [f"{path}: {title}: {text}"])
+    title, taken = "the header does not state the directions of the axes", "left, posterior, superior, as by ITK"
+    assert caplog.messages == ([] if text is None else [f"{path}: {title}: {text}; taken as {taken}"])
 
 
 def written(path: Path, content: bytes) -> Path:

@@ -353,7 +353,7 @@ BROKEN = {
     "not compressed": (lambda f: save(f / "a.nii").rename(f / "scan.nii.gz"), "not compressed"),
     "compressed": (lambda f: save(f / "a.nii.gz").rename(f / "scan.nii"), "is compressed"),
     "2D": (lambda f: array(f / "scan.nii.gz", RAMP[:, :, 0]), r"2D[\s\S]*\(5, 4\)"),
-    "5D": (lambda f: array(f / "scan.nii.gz", RAMP[:, :, :, None, None]), "5D"),
+    "5D": (lambda f: array(f / "scan.nii.gz", np.zeros((5, 4, 3, 2, 2), np.int16)), "5D"),
     "colours": (lambda f: array(f / "scan.nii.gz", RGB), "plain numbers"),
     "complex": (lambda f: array(f / "scan.nii.gz", RAMP.astype(np.complex64)), "plain numbers"),
     "NaN affine": (lambda f: with_affine(f / "scan.nii", np.full((3, 4), np.nan)), "affine"),
@@ -403,3 +403,35 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(DataError, match="reading the file is not permitted") as error:
         read_volume(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1), ("unknown", 1), ("meter", 1000), ("micron", 0.001)])
+def test_units_other_than_mm_are_converted_with_a_note(unit: str, mm: float, tmp_path: Path) -> None:
+    affine = np.diag([0.002, 0.003, 0.004, 1.0])
+    path = save(tmp_path / "scan.nii.gz", sform=affine, unit=unit)
+    with collect() as findings:
+        spacing = read_volume(path).grid.spacing_mm
+    np.testing.assert_allclose(spacing, np.array([0.002, 0.003, 0.004]) * mm, rtol=1e-6)
+    assert [one.kind for one in findings] == ["unit"] * (mm != 1)
+
+
+def test_voxels_of_metres_were_meant_in_mm(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii.gz", sform=LAS, unit="meter")
+    with pytest.raises(DataError, match=r"unit of lengths(.|\n)*xyzt_units: metre(.|\n)*write 2 into xyzt_units"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (0, 0)])
+def test_a_header_without_directions_is_reported(codes: tuple[int, int], tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii.gz", sform=LAS, qform=LAS, codes=codes)
+    with collect() as findings:
+        assert read_volume(path).grid.orientation == "LAS"
+    assert [one.kind for one in findings] == ["no-directions"] * (codes == (0, 0))
+
+
+@pytest.mark.parametrize("axes", [(1,), (1, 1), (1, 1, 1, 1), (2,), (1, 2)])
+def test_axes_of_length_one_do_not_count(axes: tuple[int, ...], tmp_path: Path) -> None:
+    """ITK writes channels as the fifth axis."""
+    data = np.arange(60 * max(axes), dtype=np.int16).reshape(*SHAPE, *axes)
+    volume = read_volume(save(tmp_path / "scan.nii.gz", data, sform=LAS))
+    np.testing.assert_array_equal(volume.data, np.moveaxis(data.reshape(*SHAPE, -1), -1, 0))

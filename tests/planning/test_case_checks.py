@@ -102,6 +102,41 @@ def test_a_class_in_one_case_only(tmp_path: Path) -> None:
     assert [one.message for one in kinds["rare-class"]] == ["lesion (2) is in 1 of 12 cases"]
 
 
+def test_labels_unlike_those_of_the_other_cases(tmp_path: Path) -> None:
+    images, labels = scans(6)
+    labels[1] = 2 - labels[1]
+    labels[2] = labels[2].copy()
+    labels[2][9, 8, 7] = 3
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE)
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, "labels": {**content["labels"], "3": "other"}}))
+    kinds = {kind: [(one.files[0].name, one.message) for one in ones] for kind, ones in found(root).items()}
+    assert kinds == {
+        "class-size-outlier": [("c1.nii.gz", "95.6% of the voxels are foreground; median of the cases: 13.3%")],
+        "few-voxels": [("c2.nii.gz", "other (3): 1 voxel in 1 of 6 cases, none elsewhere")],
+    }
+
+
+def test_two_values_swapped_in_one_case(tmp_path: Path) -> None:
+    images, labels = scans(6)
+    labels = [np.where(np.indices(label.shape)[0] > 6, 0, label) for label in labels]  # 64 and 16 voxels
+    labels[4] = np.array([0, 2, 1])[labels[4]]
+    kinds = found(write_dataset(tmp_path, images, [label.astype(np.uint8) for label in labels], affine=AFFINE))
+    assert list(kinds) == ["class-size-outlier"]
+    assert [one.files[0].name for one in kinds["class-size-outlier"]] == ["c4.nii.gz"]
+    assert "as if they were swapped; medians of the cases: 0.384 and 0.096 ml" in kinds["class-size-outlier"][0].message
+
+
+def test_a_ct_scan_among_mri(tmp_path: Path) -> None:
+    images, labels = scans(6, low=0, high=900)
+    images[3] = scans(1)[0][0]
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE, modality="MRI")
+    findings = found(root)
+    assert list(findings) == ["modality"]
+    assert [one.files[0].name for one in findings["modality"]] == ["c3.nii.gz"]
+    assert "is it CT?" in findings["modality"][0].message
+
+
 def test_damaged_cases_do_not_hide_the_others(tmp_path: Path) -> None:
     images, labels = scans(3)
     root = write_dataset(tmp_path, images, labels, affine=AFFINE)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volseg.planning.outliers import MIN_CASES, outlying
+from volseg.planning.outliers import MIN_CASES, odd_shares, outlying, swapped
 
 
 def which(values: list[float] | np.ndarray, floor: float = 1.0) -> list[int]:
@@ -39,3 +39,31 @@ def test_the_order_of_the_cases_does_not_matter() -> None:
     values = np.concatenate([rng.normal(0, 0.1, 40), [4.0, -3.0]])
     order = rng.permutation(len(values))
     np.testing.assert_array_equal(outlying(values[order], 1.0), outlying(values, 1.0)[order])
+
+
+def test_a_label_that_is_inverted_or_filled() -> None:
+    shares = np.array([0.1, 0.12, 0.08, 0.1, 0.15, 0.11])
+    assert not odd_shares(shares).any()
+    for share in (0.9, 1.0):
+        assert np.flatnonzero(odd_shares(np.append(shares, share))).tolist() == [6]
+    assert not odd_shares(np.append(shares, 0.0)).any()  # an empty label is another finding
+    assert not odd_shares(np.array([0.5, 0.6, 0.8, 0.4, 0.9, 0.55])).any()  # crops
+    assert not odd_shares(np.append(shares, 0.45)).any()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([100, 5], [5, 100], True),
+        ([5, 5], [5, 100], False),  # a part of the first
+        ([100, 100], [5, 100], False),  # a large lesion
+        ([100, 900], [5, 0.5], False),
+        ([100, 30], [5, 100], False),  # the first is not like the second
+        ([100, 150], [100, 30], False),  # left and right
+        ([100, 5], [0, 100], False),  # the second is in one case only
+    ],
+)
+def test_two_classes_swapped_in_one_case(first: list[float], second: list[float], expected: bool) -> None:
+    noise = np.random.default_rng(0).lognormal(0, 0.2, (2, 9))
+    volumes = [np.append(usual * noise[row], one) for row, (usual, one) in enumerate((first, second))]
+    assert swapped(*volumes).tolist() == [False] * 9 + [expected]

@@ -88,7 +88,7 @@ def check_zoom(
             file=file,
             found=f"{stored} voxels of {before} mm, which would become {resampled:.4g} of {after} mm",
             expected=f"spacings within a factor {LARGEST_ZOOM:g}, and at most {LARGEST_GROWTH:g} times as many voxels",
-            hint="correct the voxel size in the header of the file, or plan.spacing_mm",
+            hint="correct the voxel size, or its unit, in the header of the file, or plan.spacing_mm",
         )
 
 

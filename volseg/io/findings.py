@@ -73,7 +73,7 @@ KINDS: dict[str, Kind] = {
     "voxel-size": Kind(
         "error",
         "the voxels of a case are of another order of magnitude than those of the others",
-        "correct the voxel size in the header of the file, or set plan.spacing_mm",
+        "correct the voxel size, or its unit, in the header of the file, or set plan.spacing_mm",
     ),
     "not-finite": Kind(
         "error", "the image holds values that are not finite", "replace them by the value of the background"
@@ -182,8 +182,8 @@ KINDS: dict[str, Kind] = {
     ),
     "no-directions": Kind(
         "warning",
-        "the header does not state the directions of the axes; they are taken as left, posterior, superior, as by ITK",
-        "look at the scan with a viewer, and write the directions into the header",
+        "the header does not state the directions of the axes",
+        "look at the scan with a viewer, and write the directions into the header: the mask may be mirrored otherwise",
     ),
     "header-field": Kind(
         "warning",
@@ -211,8 +211,13 @@ KINDS: dict[str, Kind] = {
     ),
     "few-voxels": Kind(
         "warning",
-        "a class has a few voxels only, far fewer than in the other cases",
+        "a class has a few voxels only, in one case or in all",
         "check for stray voxels of a wrong value",
+    ),
+    "class-size-outlier": Kind(
+        "warning",
+        "the sizes of background and classes are far from those of the other cases",
+        "look at the label with a viewer: it may be inverted or filled, or two values may be swapped",
     ),
     "lost-by-cropping": Kind(
         "warning",
@@ -246,7 +251,7 @@ KINDS: dict[str, Kind] = {
     "unit": Kind(
         "note",
         "the header states lengths in another unit than mm, which were converted",
-        "check the voxel size: ITK and 3D Slicer ignore this field",
+        "check the voxel size: some programs ignore this field (ITK applies it in NIfTI, and ignores it in NRRD)",
     ),
     "padding": Kind(
         "note",

@@ -75,6 +75,9 @@ def unit_of(header: str, path: Path) -> str:
     return next(name for name in names if name is not None)
 
 
+AS_BY_ITK = "taken as left, posterior, superior, as by ITK"
+
+
 def report(header: str, path: Path) -> None:
     """Report what was assumed about a header, or converted."""
     unit = unit_of(header, path)
@@ -88,7 +91,7 @@ def report(header: str, path: Path) -> None:
     if names:
         orientation = _field(header, "AnatomicalOrientation")
         ignored = f"; AnatomicalOrientation = {orientation[:20]} is ignored" if orientation else ""
-        remark("no-directions", path, f"no {' and no '.join(names)} in the header{ignored}")
+        remark("no-directions", path, f"no {' and no '.join(names)} in the header{ignored}; {AS_BY_ITK}")
 
 
 def with_unit(content: bytes, unit: str) -> bytes:

@@ -23,7 +23,9 @@ from volseg.io.stored import HINT, channels_first, check_shape, native, open_str
 
 KIND = "NIfTI"
 SUFFIXES = (".nii.gz", ".nii", ".img")
-MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron; unknown is taken as mm
+UNITS = {1: ("metre", 1000.0), 3: ("micron", 0.001)}  # xyzt_units -> name and mm; any other is taken as mm
+LARGEST_METRES_MM = 100.0
+"""Voxels that are larger when they are taken as metres were meant in mm."""
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 INVALID = 30  # of the levels in nibabel's reports: a field that decides about the grid was corrected
 LABELS_CODE = 0
@@ -51,6 +53,7 @@ def read_voxels(path: Path) -> tuple[NDArray[Any], Grid]:
     with open_stream(header_path, KIND, whole=True) as stream:
         header = _read_header(stream, header_path, reported=True)
         grid = _grid(header, path)
+        _report(header, grid, path)
         if header_path == path:
             return _values(header, stream, path), grid
     with open_stream(path, KIND) as stream:
@@ -74,7 +77,7 @@ def count_channels(path: Path) -> int:
         DataError: As ``read_voxels``, for errors in the header.
     """
     with open_stream(_header_path(path), KIND) as stream:
-        shape = _read_header(stream, _header_path(path)).get_data_shape()
+        shape = _shape(_read_header(stream, _header_path(path)))
     check_shape(shape, path)
     return int(shape[3]) if len(shape) > 3 else 1
 
@@ -144,7 +147,7 @@ def _values(header: Header, stream: BufferedIOBase, path: Path) -> NDArray[Any]:
     if dtype.kind not in "iuf":
         found, expected = header.get_value_label("datatype"), "one real number of at most 64 bits per voxel"
         raise DataError("the voxels are not plain numbers", file=path, found=found, expected=expected)
-    voxels = stored_voxels(stream, path, dtype, header.get_data_shape(), offset)
+    voxels = stored_voxels(stream, path, dtype, _shape(header), offset)
     slope, inter = _scaling(header, path)
     data = voxels if (slope, inter) == (1, 0) else _scaled(voxels, slope, inter)
     with np.errstate(over="ignore"):  # long doubles that float64 cannot hold become infinite, which check_image finds
@@ -190,14 +193,46 @@ def _scaled(voxels: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
 
 def _grid(header: Header, path: Path) -> Grid:
     """Return the grid by sform (if its code is set), else by qform, else by voxel sizes; converted to mm."""
-    shape = check_shape(header.get_data_shape(), path)
+    shape = check_shape(_shape(header), path)
     affine = np.array(header.get_best_affine(), np.float64)
-    affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    name, mm = _unit(header)
+    affine[:3] *= mm
+    sizes_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    if name == "metre" and sizes_mm.max() > LARGEST_METRES_MM:
+        raise DataError(
+            "the unit of lengths in the header cannot be right",
+            file=path,
+            found=f"xyzt_units: {name}, which gives voxels of {' x '.join(f'{mm:.6g}' for mm in sizes_mm)} mm",
+            expected="xyzt_units: mm (2)",
+            hint="if the voxel sizes in the header are in mm, write 2 into xyzt_units",
+        )
     try:
         return Grid(shape, affine)
     except GeometryError as error:
         hint = "write the right sform or qform into the header"
         raise DataError("the header has no usable affine", file=path, found=error.in_short, hint=hint) from error
+
+
+def _unit(header: Header) -> tuple[str, float]:
+    """Return the unit of lengths, and its mm."""
+    return UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
+
+
+def _shape(header: Header) -> tuple[int, ...]:
+    """Return the voxels along each axis; (X, Y, Z, C) of (X, Y, Z, 1, C), as ITK writes channels."""
+    shape = header.get_data_shape()
+    return (*shape[:3], *(length for length in shape[3:] if length != 1))
+
+
+def _report(header: Header, grid: Grid, path: Path) -> None:
+    """Report what was converted, or assumed."""
+    name, _ = _unit(header)
+    if name != "mm":
+        sizes = " x ".join(f"{mm:.4g}" for mm in grid.spacing_mm)
+        remark("unit", path, f"xyzt_units: {name}; voxels of {sizes} mm")
+    if not (header["sform_code"] > 0 or header["qform_code"] > 0):
+        taken = "taken as left, anterior, superior, as by nibabel; ITK takes left, posterior, superior"
+        remark("no-directions", path, f"sform_code and qform_code are 0; {taken}")
 
 
 def header_like(source: Path) -> Header:

@@ -121,7 +121,9 @@ def check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
         DataError: There are fewer than 3 or more than 4 axes, or one is empty.
     """
     if len(shape) not in (3, 4) or min(shape) < 1:
-        hint = "save it as a volume; a single slice as (columns, rows, 1)" if len(shape) == 2 else None
+        hint = "save one volume, with its channels as the fourth axis"
+        if len(shape) == 2:
+            hint = "save it as a volume; a single slice as (columns, rows, 1)"
         expected = "(X, Y, Z), or (X, Y, Z, channels), each at least 1"
         raise DataError(f"this is not a volume: {len(shape)}D", file=path, found=shape, expected=expected, hint=hint)
     return shape[0], shape[1], shape[2]

@@ -29,7 +29,8 @@ MIN_CASES_RARE = 10
 RARE = 0.02
 """Share of the cases up to which a class is rare; a single case always is."""
 FEW_VOXELS, FEW_SHARE = 10, 0.005
-"""A class has few voxels in a case if these are so many at most, and so small a share of its median."""
+"""A class has few voxels in a case if these are so many at most, and so small a share of its median; in a data set, if
+all cases have so many at most."""
 NARROW_HU = 50.0
 """A CT whose 0.5 and 99.5 percentiles are closer than this is scaled: soft tissue alone is wider."""
 BACKGROUND_NAMES = frozenset(
@@ -113,6 +114,7 @@ def compare(
     measured = [(record, shapes[record.case.id]) for record in labelled if record.case.id in shapes]
     hounsfield = list(_modality(dataset, channels, measured))
     explained = {finding.files for finding in hounsfield}  # shifted values are outliers, too
+    found = outliers.find(channels, measured, dataset.label_map.classes, dataset.ignore_label)
     return [
         *_duplicates(records, test_split=dataset.test_split),
         *_patients(dataset),
@@ -121,7 +123,7 @@ def compare(
         *_classes(dataset, labelled),
         *_no_geometry(labelled),
         *hounsfield,
-        *(one for one in outliers.find(channels, measured) if one.files not in explained),
+        *(one for one in found if one.files not in explained),
     ]
 
 
@@ -203,6 +205,10 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
         elif len(known) >= MIN_CASES_RARE and len(holders) <= max(1, RARE * len(known)):
             text = f"{title} is in {len(holders)} of {len(known)} cases"
             yield Finding("rare-class", _labels(record for record, _ in holders), text)
+        elif sum(count for _, count in holders) <= FEW_VOXELS:
+            total = sum(count for _, count in holders)
+            text = f"{title}: {total} voxel{'s' * (total != 1)} in {len(holders)} of {len(known)} cases, none elsewhere"
+            yield Finding("few-voxels", _labels(record for record, _ in holders), text)
         median = float(np.median([count for _, count in holders])) if holders else 0.0
         for record, count in holders:
             if len(holders) >= outliers.MIN_CASES and count <= min(FEW_VOXELS, FEW_SHARE * median):
@@ -251,6 +257,20 @@ def _modality(
         elif 2 * sum(votes) > len(votes) and name.strip().lower() != "nonorm":
             text = f'channel {name} has the values of CT (below {CT_BELOW_HU}); only "CT" is normalised as CT'
             yield Finding("modality", (dataset.root,), text, 'call the channel "CT" in dataset.json')
+        elif sum(votes) <= max(1, outliers.GROUP * len(votes)):
+            yield from _ct_among_others(number, name, [one for one, vote in zip(measured, votes, strict=True) if vote])
+
+
+def _ct_among_others(
+    number: int, name: str, measured: Sequence[tuple[CaseRecord, CaseFingerprint]]
+) -> Iterator[Finding]:
+    for record, shape in measured:
+        low, high = shape.ranges[number]
+        path = record.case.images[min(number, len(record.case.images) - 1)]
+        text = (
+            f"{low:.4g} to {high:.4g} (0.5 and 99.5 percentiles) in channel {name}, unlike the other cases: is it CT?"
+        )
+        yield Finding("modality", (path,), text, "remove the case, or correct how its image was exported")
 
 
 def _not_hounsfield(number: int, measured: Sequence[tuple[CaseRecord, CaseFingerprint]]) -> Iterator[Finding]:

@@ -1,9 +1,10 @@
-"""Cases whose voxel size, field of view, orientation or values are far from those of the other cases."""
+"""Cases whose voxel size, field of view, orientation, values or classes are far from those of the other cases."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,11 @@ MIN_CASES = 5
 DEVIATIONS = 6.0
 """An outlier is further from the median than this many standard deviations, estimated as 1.4826 MAD ..."""
 RATIO_MM, RATIO_VALUES, RATIO_VOLUME, SHIFT_HU = 1.8, 4.0, 3.0, 800.0
-"""... and further than these floors: ratios of lengths, of ranges of values, of volumes, and a shift of CT values."""
+"""... and further than these floors: ratios of lengths, of ranges of values, of volumes, a shift of CT values ..."""
+RATIO_SHARES, RATIO_SWAPPED = 20.0, 4.0
+"""... of foreground to background, and of the volumes of two classes that may be swapped."""
+TINY_SHARE = 1e-6
+"""Smallest share of foreground and of background that is taken, because labels may have none of either."""
 GROUP = 0.05
 """A larger share of the cases that are alike is a second protocol and no outlier; a single case always may be one."""
 USUAL = 0.8
@@ -76,12 +81,16 @@ def odd_volumes(volumes_ml: NDArray[np.float64]) -> NDArray[np.bool_]:
     return which
 
 
-def find(channels: Sequence[str], measured: Measured) -> Iterator[Finding]:
+def find(
+    channels: Sequence[str], measured: Measured, classes: Mapping[str, Sequence[int]], ignored: int | None
+) -> Iterator[Finding]:
     """Yield the outliers of a data set.
 
     Args:
         channels: Names of the channels.
         measured: Records and fingerprints of the labelled cases without errors.
+        classes: Name -> label values.
+        ignored: The ignore label.
     """
     if len(measured) < MIN_CASES:
         return
@@ -91,6 +100,7 @@ def find(channels: Sequence[str], measured: Measured) -> Iterator[Finding]:
     yield from _lengths("spacing-outlier", measured, spacings, of_spacing)
     yield from _lengths("size-outlier", measured, extents, _any_axis(extents) & ~of_spacing)
     yield from _orientations(measured)
+    yield from _class_sizes(measured, classes, ignored)
     for number, name in enumerate(channels):
         yield from _values(number, measured, ct=name.strip().lower() == "ct")
 
@@ -135,3 +145,57 @@ def _values(number: int, measured: Measured, *, ct: bool) -> Iterator[Finding]:
         own = f"{percentiles[index][0]:.4g} to {percentiles[index][1]:.4g}"
         text = f"{own} (0.5 and 99.5 percentiles of channel {number}); median of the cases: {low:.4g} to {high:.4g}"
         yield Finding("intensity-outlier", (record.case.images[min(number, len(record.case.images) - 1)],), text)
+
+
+def _class_sizes(measured: Measured, classes: Mapping[str, Sequence[int]], ignored: int | None) -> Iterator[Finding]:
+    """Yield labels that are probably inverted or filled, and cases in which two classes are probably swapped."""
+    usable = [(record, shape) for record, shape in measured if record.voxels and record.case.label]
+    labels = [(record.case.label, record.voxels) for record, _ in usable if record.voxels and record.case.label]
+    shapes = [shape for _, shape in usable]
+    shares = np.array([foreground_share(voxels, ignored) for _, voxels in labels])
+    filled = odd_shares(shares)
+    for index in np.flatnonzero(filled).tolist():
+        text = f"{shares[index]:.1%} of the voxels are foreground; median of the cases: {np.median(shares):.1%}"
+        yield Finding("class-size-outlier", (labels[index][0],), text)
+    volumes_ml = {
+        name: np.array([shape.classes[name].volume_ml if name in shape.classes else 0.0 for shape in shapes])
+        for name in classes
+    }
+    for (first, ours), (second, theirs) in combinations(volumes_ml.items(), 2):
+        for index in np.flatnonzero(swapped(ours, theirs) & ~filled).tolist():
+            text = (
+                f"{first} has {ours[index]:.3g} ml and {second} {theirs[index]:.3g} ml, as if they were swapped; "
+                f"medians of the cases: {np.median(ours):.3g} and {np.median(theirs):.3g} ml"
+            )
+            yield Finding("class-size-outlier", (labels[index][0],), text)
+
+
+def foreground_share(voxels: Mapping[int, int], ignored: int | None) -> float:
+    """Return the share of the foreground among the voxels of a label that are not ignored."""
+    counted = sum(count for value, count in voxels.items() if value != ignored)
+    return 1 - voxels.get(0, 0) / max(1, counted)
+
+
+def odd_shares(shares: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which labels have more foreground than background (N,), unlike nearly all other cases."""
+    odds = np.clip(shares, TINY_SHARE, 1 - TINY_SHARE)
+    return (shares > 0.5) & outlying(np.log(odds / (1 - odds)), float(np.log(RATIO_SHARES)))
+
+
+def swapped(first_ml: NDArray[np.float64], second_ml: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return in which cases (N,) the volumes of two classes are each like those of the other class elsewhere.
+
+    Args:
+        first_ml: Volume of a class in each case; 0 where it is absent.
+        second_ml: The same of another class.
+    """
+    both = (first_ml > 0) & (second_ml > 0)
+    if np.count_nonzero(both) < MIN_CASES:
+        return np.zeros(len(both), dtype=bool)
+    first, second = np.log(first_ml[both]), np.log(second_ml[both])
+    others = np.maximum(np.abs(first - np.median(second)), np.abs(second - np.median(first)))  # as if exchanged
+    ratios = first - second
+    usual = np.median(ratios)
+    like_the_other = (others < np.log(RATIO_VOLUME)) & (np.abs(ratios + usual) < np.abs(ratios - usual) / 4)
+    both[both] = like_the_other & outlying(ratios, float(np.log(RATIO_SWAPPED))) if like_the_other.any() else False
+    return both

@@ -130,6 +130,7 @@ SCANS = (
     BadInput("A scan with NaN outside of the body", "scan.nii.gz", values_of(one_voxel(np.nan))),
     BadInput("Values too large for float32", "scan.nii.gz", values_of(one_voxel(1e300, np.float64))),
     BadInput("A picture in colour", "scan.nii.gz", colours),
+    BadInput("Voxel sizes in mm, called metres", "scan.nii", header_of(unit="meter")),
     BadInput("A header with a scaling that is not finite", "scan.nii", header_of(scaling=(np.inf, 0.0))),
     BadInput("A header whose axes all point in one direction", "scan.nii", header_of(affine=np.ones((4, 4)))),
     BadInput("A header with voxels of a kilometre", "scan.nii", header_of(affine=np.diag([1e6, 1e6, 1e6, 1.0]))),
