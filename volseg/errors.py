@@ -22,7 +22,12 @@ class VolsegError(Exception):
         expected: What is valid.
         hint: How to fix it.
         kind: Which of the findings of a data set (``volseg.io.findings.KINDS``) it is.
+
+    Attributes:
+        shown_elsewhere: Another process of ``torchrun`` prints it.
     """
+
+    shown_elsewhere = False
 
     def __init__(
         self,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +20,7 @@ from torch.utils.data import Dataset
 import volseg
 from tests.made.datasets import write_dataset
 from tests.made.plans import StubPlan
+from volseg.cli.main import main
 from volseg.config.load import load_config
 from volseg.errors import DataError
 from volseg.training.ranks import RankLostError, Ranks, joined_ranks
@@ -124,7 +128,7 @@ def _join(work: Callable[[Path], None], rank: int, folder: Path, port: int) -> N
         work(folder)
     except RankLostError as error:
         (folder / f"lost-{rank}").write_text(str(error))
-        os._exit(2)
+        sys.exit(2)
 
 
 def train_losses_together(folder: Path) -> None:
@@ -141,6 +145,24 @@ def train_and_stop(folder: Path) -> None:
 def train_to_the_end(folder: Path) -> None:
     """Train a whole run, predict and score."""
     train_whole(folder, "two")
+
+
+def train_misspelt(folder: Path) -> None:
+    """Give the command a setting that does not exist."""
+    refused(folder, "train.stepps=3")
+
+
+def train_undivided(folder: Path) -> None:
+    """Give the command a batch that the first process refuses."""
+    refused(folder, "train.batch_size=3")
+
+
+def refused(folder: Path, *settings: str) -> None:
+    """Run the command; every process writes its exit code and what it says."""
+    common = [f"data.root={folder / 'data'}", f"output={folder / 'refused'}", *SMALL, *WHOLE, "model.encoder=identity"]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = main(["train", "--config", "demo", *common, *settings])
+    (folder / f"said-{os.environ['RANK']}").write_text(f"{code} {said.getvalue().partition('error: ')[2]}")
 
 
 def train_and_kill(folder: Path) -> None:

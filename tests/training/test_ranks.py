@@ -18,7 +18,9 @@ from tests.made.processes import (
     train_and_stop,
     train_losses,
     train_losses_together,
+    train_misspelt,
     train_to_the_end,
+    train_undivided,
     train_whole,
 )
 from volseg.errors import ConfigError
@@ -83,6 +85,22 @@ def test_when_a_process_ends_the_others_end_with_a_checkpoint(
     assert in_two_processes(end, tmp_path) == [2, code]
     assert "another process of the run has ended" in (tmp_path / "lost-0").read_text()
     assert load_checkpoint(tmp_path / name / "checkpoint").progress.step == 3
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (train_misspelt, "unknown configuration key 'train.stepps'"),
+        (train_undivided, "train.batch_size is the batch of all processes together"),
+    ],
+)
+def test_an_error_before_the_first_step_ends_all_processes_and_is_shown_once(
+    work: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    make_data(tmp_path / "data")
+    assert in_two_processes(work, tmp_path) == [0, 0]
+    assert (tmp_path / "said-0").read_text().startswith(f"2 {message}")
+    assert (tmp_path / "said-1").read_text() == "2 "
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

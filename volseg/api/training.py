@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,29 +45,26 @@ def train(
         DataError: The data set or one of its cases cannot be used, or changed since the resumed run began.
         ModelFileError: The weight file or the checkpoint cannot be used.
         OutputError: The run folder exists already, or cannot be written.
-        RankLostError: Another process of ``torchrun`` has ended, which shows the error.
+        RankLostError: Another process of ``torchrun`` has ended, which shows the error. Errors before the first step
+            are raised in all processes.
     """
-    from volseg.config.load import given_values, load_config
     from volseg.config.schema import Config
+    from volseg.inference.cohort.shard import torchrun_rank
 
     check_type("config", config, str, Path, Mapping, Config, type(None))
     check_type("resume", resume, bool, str, Path)
     check_overrides(overrides)
-    if resume:
-        given_values(config, overrides)  # before anything heavy is imported: a typo shows at once
-        from volseg.training.resume import config_to_resume
-
-        settings = config_to_resume(config, overrides, None if resume is True else Path(resume))
-    else:
-        settings = load_config(config, overrides)
+    several = torchrun_rank(os.environ) is not None
+    early = None if several else _settings(config, overrides, resume)  # before torch is imported: a typo shows at once
 
     from volseg.training.experiment import prepare_together
     from volseg.training.ranks import joined_ranks
 
-    with (
-        joined_ranks(os.environ) as ranks,
-        prepare_together(settings, progress, ranks, resume=bool(resume)) as experiment,
-    ):
+    with joined_ranks(os.environ) as ranks, ExitStack() as held:
+        with ranks.together():
+            settings = early or _settings(config, overrides, resume)
+        experiment = held.enter_context(prepare_together(settings, progress, ranks, resume=bool(resume)))
+
         from volseg.device import deterministic_algorithms
         from volseg.training.loop import train as train_model  # takes seconds: what is invalid shows before
 
@@ -78,6 +76,20 @@ def train(
             model_file = train_model(experiment, progress, ranks)
         scores, failed = _score_held_out(experiment, model_file, progress, ranks)
     return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores, failed=failed)
+
+
+def _settings(
+    config: PathLike | Mapping[str, Any] | Config | None, overrides: Sequence[str], resume: bool | PathLike
+) -> Config:
+    """Return the configuration of a run that starts, or is resumed."""
+    from volseg.config.load import given_values, load_config
+
+    if not resume:
+        return load_config(config, overrides)
+    given_values(config, overrides)
+    from volseg.training.resume import config_to_resume
+
+    return config_to_resume(config, overrides, None if resume is True else Path(resume))
 
 
 def _score_held_out(

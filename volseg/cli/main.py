@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VolsegError as error:
         if args.debug:
             traceback.print_exc()
-        else:
+        elif not error.shown_elsewhere:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output, such as head, has ended

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
 from volseg.cli.signals import exit_after, stops_in_order
+from volseg.errors import VolsegError
 from volseg.inference.cohort.shard import torchrun_rank
 
 
@@ -61,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
             result = train(args.config, args.overrides, resume=args.resume, progress=progress)
     except (KeyboardInterrupt, SystemExit) as stop:
         raise exit_after(stop) from None
+    except VolsegError:
+        if rank is not None:  # torchrun stops the others as soon as one has ended, but the exit code is decided
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
     if result.scores is not None:
         print_scores(result.scores)
     for case in result.failed:

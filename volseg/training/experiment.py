@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -159,16 +159,17 @@ def prepare_together(
         The experiment.
 
     Raises:
-        VolsegError: As :func:`prepare`, in the first process.
-        RankLostError: It failed, in the others.
+        VolsegError: As :func:`prepare`, in all processes.
     """
-    if not ranks.is_first:
-        received: Experiment | None = ranks.from_first(None)
-        assert received is not None
-        yield received
-        return
-    with prepare(config, progress, resume=resume, processes=ranks.size) as experiment:
-        ranks.from_first(replace(experiment, measured=None))
+    prepared: Experiment | None = None
+    with ExitStack() as held:
+        with ranks.together():
+            if ranks.is_first:
+                preparation = prepare(config, progress, resume=resume, processes=ranks.size)
+                prepared = held.enter_context(preparation)
+        received = ranks.from_first(None if prepared is None else replace(prepared, measured=None))
+        experiment = prepared or received
+        assert experiment is not None
         yield experiment
 
 

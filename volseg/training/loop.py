@@ -68,7 +68,8 @@ def train(experiment: Experiment, progress: StageProgress | None = None, ranks: 
             before.
     """
     state = TrainingState(experiment.config, experiment.plan, ranks, read_weights=not experiment.resumed)
-    run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
+    with ranks.together():
+        run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
     record = write_start(experiment, state, ranks)
     samples = training_samples(experiment, state.model, progress, ranks)
     tracker = open_logger(experiment.config, experiment.folder) if ranks.is_first else None

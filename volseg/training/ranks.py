@@ -67,13 +67,41 @@ class Ranks:
         self.gathered(None)
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Finish the block in all processes before any goes on; it may not exchange anything by itself.
+
+        Raises:
+            VolsegError: It failed in a process: the error of the first of them, in all. Rank 0 shows it.
+        """
+        own: VolsegError | None = None
+        try:
+            yield
+        except RankLostError:
+            raise
+        except VolsegError as error:
+            own = error
+        self._raise_first(own)
+
+    @contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
-        """Let the first process finish the block before the others enter it."""
-        if not self.is_first:
-            self.wait()
-        yield
+        """Let the first process finish the block before the others enter it.
+
+        Raises:
+            VolsegError: It failed in the first, in all; or in this one.
+        """
         if self.is_first:
-            self.wait()
+            with self.together():
+                yield
+        else:
+            self._raise_first(None)
+            yield
+
+    def _raise_first(self, own: VolsegError | None) -> None:
+        """Raise the first error of all processes, if one has an error."""
+        error = next((error for error in self.gathered(own) if error is not None), None)
+        if error is not None:
+            error.shown_elsewhere = not self.is_first
+            raise error
 
     def from_first(self, value: Value) -> Value:
         """Return the value of the first process."""
@@ -176,9 +204,11 @@ def joined_ranks(environ: Mapping[str, str]) -> Iterator[Ranks]:
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", rank=rank, world_size=size, timeout=STEP_TIMEOUT
     )
     group = dist.new_group(backend="gloo", timeout=STAGE_TIMEOUT)
-    with lost_ranks_named():
-        yield Ranks(rank, size, int(environ.get("LOCAL_WORLD_SIZE", size)), group, torchrun)
-    dist.destroy_process_group()
+    try:
+        with lost_ranks_named():
+            yield Ranks(rank, size, int(environ.get("LOCAL_WORLD_SIZE", size)), group, torchrun)
+    finally:  # its threads would abort Python's exit
+        dist.destroy_process_group()
 
 
 @contextmanager

@@ -74,11 +74,12 @@ class TrainingState:
     def __init__(self, config: Config, plan: NetworkPlan, ranks: Ranks = ALONE, *, read_weights: bool = True) -> None:
         self._config = config
         self._ranks = ranks
-        self._fabric = make_fabric(config, ranks)
-        self.device = self._fabric.device
-        torch.manual_seed(config.seed)
-        dtype = training_dtype(config.precision, self.device)
-        self.model = build_model(config.model, plan, device=self.device, dtype=dtype, read_weights=read_weights)
+        with ranks.together():
+            self._fabric = make_fabric(config, ranks)
+            self.device = self._fabric.device
+            torch.manual_seed(config.seed)
+            dtype = training_dtype(config.precision, self.device)
+            self.model = build_model(config.model, plan, device=self.device, dtype=dtype, read_weights=read_weights)
         settings = config.train
         groups = parameter_groups(
             self.model,
