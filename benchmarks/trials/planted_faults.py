@@ -194,10 +194,12 @@ def passed_over(case: Planter) -> Path:
 
 
 def similar_name(case: Planter) -> Path:
-    """Add a case whose name differs from that of another in capitals only, with other values."""
+    """Add a case whose name differs from that of another in capitals only, with other values and another label."""
     path = case.add_case(Path(case.entry["image"]).name.removesuffix(".nii.gz").upper())
-    image = nibabel.load(path)
+    image, label = nibabel.load(path), nibabel.load(case.path("label"))
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), path)
+    other = np.roll(np.asarray(label.dataobj), 1, axis=0)
+    nibabel.save(nibabel.Nifti1Image(other, label.affine), case.path("label").with_name(path.name))
     return path
 
 

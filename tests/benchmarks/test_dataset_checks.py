@@ -24,7 +24,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, labels = [], []
     radius = np.linalg.norm(np.stack(np.meshgrid(*(np.linspace(-1.5, 1.5, n) for n in SHAPE), indexing="ij")), axis=0)
     for _ in range(60):
-        label = (radius < rng.uniform(1.0, 1.2)).astype(np.uint8) + (radius < 0.9)
+        own = radius + rng.normal(0, 0.01, SHAPE)  # no two labels are the same
+        label = (own < rng.uniform(1.0, 1.2)).astype(np.uint8) + (own < 0.9)
         images.append((300.0 * label + rng.normal(200, 20, SHAPE)).astype(np.int16))
         labels.append(label.astype(np.uint8))
     affine = np.diag([1.0, 1.5, 2.0, 1.0])

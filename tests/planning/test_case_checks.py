@@ -23,11 +23,14 @@ AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 
 
 def scans(count: int, low: float = -1000, high: float = 300, shape=(10, 9, 8)) -> tuple[list[Any], list[Any]]:
-    """Random images with both classes."""
+    """Random images with both classes; no two labels are the same."""
     rng = np.random.default_rng(0)
     label = np.zeros(shape, np.uint8)
     label[2:6, 2:6, 2:6], label[6:8, 2:6, 2:6] = 1, 2
-    return [rng.uniform(low, high, shape).astype(np.int16) for _ in range(count)], [label] * count
+    labels = [label.copy() for _ in range(count)]
+    for number, own in enumerate(labels):
+        own[0, number // 8, number % 8] = 1
+    return [rng.uniform(low, high, shape).astype(np.int16) for _ in range(count)], labels
 
 
 def found(root: Path) -> dict[str, list[Finding]]:
@@ -46,6 +49,67 @@ def test_copies_are_found_in_another_type_and_order(tmp_path: Path) -> None:
         copy = nibabel.Nifti1Image(np.asarray(image.dataobj).astype(dtype), image.affine)
         nibabel.save(copy.as_reoriented(np.array([[2, 1], [0, -1], [1, -1]])), root / part / "c2.nii.gz")
     assert [one.message for one in found(root)["duplicate"]] == ["c0, c2"]
+
+
+def messages(root: Path) -> dict[str, list[str]]:
+    return {kind: [one.message for one in findings] for kind, findings in found(root).items()}
+
+
+def test_a_label_as_image(tmp_path: Path) -> None:
+    """In another type; as the only channel, as one of several, and of another case."""
+    images, labels = scans(6, low=0)
+    images[1] = labels[1].astype(np.float32)
+    root = write_dataset(tmp_path / "one", images, labels, affine=AFFINE, modality="MRI")
+    assert messages(root)["image-copies-label"] == ["c1: channel 0 has the voxels of its label"]
+    pairs = [np.stack([image, image[::-1]], axis=-1) for image in scans(6, low=0)[0]]
+    pairs[2][..., 1], pairs[4][..., 1] = labels[2], labels[5]
+    root = write_dataset(tmp_path / "two", pairs, labels, affine=AFFINE, modality="MRI")
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(content | {"modality": {"0": "T1", "1": "T2"}}))
+    assert messages(root)["image-copies-label"] == [
+        "c2: channel 1 has the voxels of its label",
+        "c4: channel 1 has the voxels of the label of c5",
+    ]
+
+
+def test_copies_of_channels(tmp_path: Path) -> None:
+    """Within a case, and of another case; not a second time where the whole image is a copy."""
+    images, labels = scans(6, low=0)
+    for number, image in enumerate(images):
+        for channel, voxels in enumerate((image, image[::-1])):
+            save_nifti(tmp_path / f"images/c{number}_{channel:04d}.nii.gz", voxels, AFFINE)
+        save_nifti(tmp_path / f"labels/c{number}.nii.gz", labels[number], AFFINE)
+    assert messages(tmp_path) == {}
+    save_nifti(tmp_path / "images/c1_0001.nii.gz", images[1].astype(np.float32), AFFINE)
+    save_nifti(tmp_path / "images/c2_0001.nii.gz", images[3][::-1], AFFINE)
+    for channel, voxels in enumerate((images[4], images[4][::-1])):
+        save_nifti(tmp_path / f"images/c5_{channel:04d}.nii.gz", voxels, AFFINE)
+    kinds = found(tmp_path)
+    assert [one.message for one in kinds["copied-channel"]] == [
+        "c1: channel 0, c1: channel 1",
+        "c2: channel 1, c3: channel 1",
+    ]
+    assert [file.name for file in kinds["copied-channel"][1].files] == ["c2_0001.nii.gz", "c3_0001.nii.gz"]
+    assert kinds["copied-channel"][0].severity == "warning"
+    assert [one.message for one in kinds["conflicting-labels"]] == ["c4, c5"]
+
+
+def test_copies_of_labels(tmp_path: Path) -> None:
+    """Empty ones, those with a few voxels, and those of one patient may be the same."""
+    images, labels = scans(6, low=0)
+    labels[1] = labels[4].astype(np.int16)
+    labels[2] = labels[3] = np.zeros_like(labels[2])
+    root = write_dataset(tmp_path, images, labels, affine=AFFINE, modality="MRI")
+    kinds = messages(root)
+    assert kinds.pop("shared-label") == ["the same voxels in the labels of c1, c4"]
+    assert set(kinds) == {"empty-label"}
+    rows = [f"imagesTr/c{n}.nii.gz,labelsTr/c{n}.nii.gz,{'p' if n in (1, 4) else n}" for n in range(6)]
+    (root / "cases.csv").write_text("\n".join(["image,label,patient", *rows]))
+    assert "shared-label" not in found(root / "cases.csv")
+    few = np.zeros_like(labels[0])
+    few[5, 5, 2:5] = 1
+    labels[1] = labels[4] = few
+    assert "shared-label" not in found(write_dataset(tmp_path / "few", images, labels, affine=AFFINE, modality="MRI"))
 
 
 def test_values_that_are_not_hounsfield_units(tmp_path: Path) -> None:

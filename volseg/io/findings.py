@@ -116,10 +116,20 @@ KINDS: dict[str, Kind] = {
     "train-and-test": Kind(
         "error", "an image is both in the training and in the test set", "remove it from one of the two"
     ),
+    "image-copies-label": Kind(
+        "error",
+        "a channel of the image is a copy of a label: the network would learn to copy the answer",
+        "put the scan in its place, or remove the channel",
+    ),
     "duplicate": Kind(
         "warning",
         "cases have the same image",
         "keep one of them: copies in training and validation make scores too good",
+    ),
+    "copied-channel": Kind(
+        "warning",
+        "a channel is a copy of another channel, or of one of another case",
+        "check how the files were copied or exported",
     ),
     "patient-in-splits": Kind(
         "warning",
@@ -128,8 +138,8 @@ KINDS: dict[str, Kind] = {
     ),
     "shared-label": Kind(
         "warning",
-        "several images have the same label file",
-        "correct the list; for registered scans of one patient, state the patient, which keeps them in one fold",
+        "several images have the same label",
+        "correct the files or the list; for registered scans of one patient, state the patient: it stays in one fold",
     ),
     "list-not-used": Kind(
         "warning",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,8 +62,8 @@ class CaseRecord:
     Attributes:
         case: The case.
         grid: The image's grid, in the order of its file; ``None`` if the image cannot be used.
-        image_sha256: Hash of the image's voxels, independent of their order in the file and of their type; ``None``
-            likewise.
+        image_sha256: Hash of the voxels of each channel, independent of their order in the file and of their type;
+            ``None`` for a constant channel. Empty if the image cannot be used.
         label_sha256: The same of the label; ``None`` if it is missing or cannot be used.
         voxels: Label value -> voxels; ``None`` without a usable label.
         smallest: Smallest value of each channel.
@@ -69,7 +71,7 @@ class CaseRecord:
 
     case: Case
     grid: Grid | None
-    image_sha256: str | None
+    image_sha256: tuple[str | None, ...]
     label_sha256: str | None
     voxels: dict[int, int] | None
     smallest: tuple[float, ...]
@@ -87,8 +89,8 @@ def make_record(case: Case, volume: Volume | None, mask: Mask | None, *, intact:
     return CaseRecord(
         case=case,
         grid=None if volume is None else volume.grid,
-        image_sha256=None if volume is None else _voxel_hash(volume.data, volume.grid),
-        label_sha256=None if mask is None or not intact else _voxel_hash(mask.labels[None], mask.grid),
+        image_sha256=() if volume is None else _voxel_hashes(volume.data, volume.grid),
+        label_sha256=None if mask is None or not intact else _voxel_hashes(mask.labels[None], mask.grid)[0],
         voxels=None if mask is None else value_counts(mask.labels),
         smallest=tuple(float(channel.min()) for channel in volume.data) if volume is not None else (),
     )
@@ -117,6 +119,9 @@ def compare(
     found = outliers.find(channels, measured, dataset.label_map.classes, dataset.ignore_label)
     return [
         *_duplicates(records, test_split=dataset.test_split),
+        *_answers(records),
+        *_copied_channels(records),
+        *_copied_labels(labelled, {0, dataset.ignore_label}),
         *_patients(dataset),
         *_similar_names(dataset),
         *_background_name(dataset),
@@ -127,21 +132,23 @@ def compare(
     ]
 
 
-def _voxel_hash(data: NDArray[Any], grid: Grid) -> str:
-    """Return the SHA-256 of voxels (C, D, H, W) in (R, A, S) order as float32."""
+def _voxel_hashes(data: NDArray[Any], grid: Grid) -> tuple[str | None, ...]:
+    """Return the SHA-256 of the voxels of each channel (C, D, H, W) in (R, A, S) order as float32."""
     data, _ = ops.reorient(data, grid, "RAS")
-    sha256 = hashlib.sha256(str(data.shape).encode())
+    hashes: list[str | None] = []
     for channel in data:
+        sha256 = hashlib.sha256(str(channel.shape).encode())
         for plane in channel.T:  # (S, A, R): files mostly store S slowest
             sha256.update(np.ascontiguousarray(plane, dtype=np.float32).data)
-    return sha256.hexdigest()
+        hashes.append(None if channel.min() == channel.max() else sha256.hexdigest())
+    return tuple(hashes)
 
 
 def _duplicates(records: Iterable[CaseRecord], *, test_split: bool) -> Iterator[Finding]:
     """Yield a finding for every group of cases that have the same image."""
-    groups: dict[str, list[CaseRecord]] = defaultdict(list)
+    groups: dict[tuple[str | None, ...], list[CaseRecord]] = defaultdict(list)
     for record in records:
-        if record.image_sha256 is not None:
+        if any(record.image_sha256):
             groups[record.image_sha256].append(record)
     for group in groups.values():
         train = [record for record in group if record.case.label is not None]
@@ -155,6 +162,57 @@ def _duplicates(records: Iterable[CaseRecord], *, test_split: bool) -> Iterator[
         if len(train) > 1:
             kind = "duplicate" if len(labels) < 2 else "conflicting-labels"
             yield Finding(kind, _images(train), _names(train))
+
+
+def _answers(records: Sequence[CaseRecord]) -> Iterator[Finding]:
+    """Yield the channels that have the voxels of a label, of the same case or of another."""
+    labels = {record.label_sha256: record for record in reversed(records) if record.label_sha256 is not None}
+    for record in records:
+        for number, sha256 in enumerate(record.image_sha256):
+            if sha256 in labels:
+                other = record if record.label_sha256 == sha256 else labels[sha256]
+                of = "its label" if other is record else f"the label of {other.case.id}"
+                text = f"{record.case.id}: channel {number} has the voxels of {of}"
+                yield Finding("image-copies-label", (_channel_file(record, number),), text)
+
+
+def _copied_channels(records: Iterable[CaseRecord]) -> Iterator[Finding]:
+    """Yield the channels of one case, or of cases with different images, that have the same voxels."""
+    groups: dict[str, list[tuple[CaseRecord, int]]] = defaultdict(list)
+    different = {record.image_sha256: record for record in records}  # copies of whole images are findings of their own
+    for record in different.values():
+        for number, sha256 in enumerate(record.image_sha256):
+            if sha256 is not None:
+                groups[sha256].append((record, number))
+    for group in groups.values():
+        if len(group) > 1:
+            text = listed([f"{record.case.id}: channel {number}" for record, number in group])
+            yield Finding("copied-channel", tuple(dict.fromkeys(_channel_file(*one) for one in group)), text)
+
+
+def _copied_labels(labelled: Iterable[CaseRecord], ignored: set[int | None]) -> Iterator[Finding]:
+    """Yield the labels of cases with different images that have the same voxels.
+
+    Registered scans of one patient may share a label: those whose patient is stated are no finding. Labels that are
+    empty, full, or have a few voxels only may be the same by chance.
+    """
+    groups: dict[str, list[CaseRecord]] = defaultdict(list)
+    for record in labelled:
+        voxels = record.voxels or {}
+        foreground = sum(count for value, count in voxels.items() if value not in ignored)
+        if record.label_sha256 is not None and foreground > FEW_VOXELS and len(voxels) > 1:
+            groups[record.label_sha256].append(record)
+    for group in groups.values():
+        one_patient = len({record.case.patient for record in group}) == 1 and group[0].case.patient is not None
+        files = {os.path.realpath(path) for path in _labels(group)}  # of one file, it is a finding of the layout
+        if len(files) > 1 and len({record.image_sha256 for record in group}) > 1 and not one_patient:
+            yield Finding("shared-label", _labels(group), f"the same voxels in the labels of {_names(group)}")
+
+
+def _channel_file(record: CaseRecord, number: int) -> Path:
+    """Return the file of a channel; that of the image if one file holds several channels."""
+    images = record.case.images
+    return images[number] if len(images) == len(record.image_sha256) else images[0]
 
 
 def _patients(dataset: Dataset) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,8 @@ DATASETS = (
     BadInput("Negative values in a label file", "labelsTr/c1.nii.gz", label_is(-labels().astype(np.int8))),
     BadInput("An image, or probabilities from 0 to 255, as label", "labelsTr/c1.nii.gz",
              label_is(np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8))),
+    BadInput("A label as the image", "imagesTr/c1.nii.gz",
+             planned(lambda: shutil.copy(ROOT / "labelsTr/c1.nii.gz", ROOT / "imagesTr/c1.nii.gz"))),
     BadInput("A label of another size than its image", "labelsTr/c1.nii.gz", label_is(labels()[:, :, :9])),
 )  # fmt: skip
 
