@@ -29,7 +29,7 @@ def scans(count: int, low: float = -1000, high: float = 300, shape=(10, 9, 8)) -
     label[2:6, 2:6, 2:6], label[6:8, 2:6, 2:6] = 1, 2
     labels = [label.copy() for _ in range(count)]
     for number, own in enumerate(labels):
-        own[0, number // 8, number % 8] = 1
+        own[0, number // 8, number % 8], own[2, 2, 2] = 1, 0
     return [rng.uniform(low, high, shape).astype(np.int16) for _ in range(count)], labels
 
 
