@@ -24,7 +24,8 @@ from volseg.errors import ConfigError, DataError, ModelFileError, OutputError
 from volseg.evaluation.choose_postprocessing import Choice
 from volseg.io.labels import LabelMap
 from volseg.io.locks import folder_lock
-from volseg.io.model_file import model_files_of, read_metadata, read_model
+from volseg.io.model_file import read_metadata, read_model
+from volseg.io.model_folder import model_files_of
 from volseg.postprocessing.rules import Postprocessing
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from volseg.errors import ModelFileError, OutputError
-from volseg.io.model_file import model_files_of, read_metadata, read_model, save_model
+from volseg.io.model_file import read_metadata, read_model, save_model
+from volseg.io.model_folder import model_files_of, one_model_file
 
 METADATA: dict[str, Any] = {
     "config": {"model": {"encoder": "tiny"}},
@@ -178,6 +179,8 @@ def test_folds_in_a_folder_are_an_ensemble(path: Path, tmp_path: Path) -> None:
         (tmp_path / "cv" / f"fold_{number}").mkdir(parents=True)
         (tmp_path / "cv" / f"fold_{number}" / "model.safetensors").write_bytes(path.read_bytes())
     assert [file.parent.name for file in model_files_of(tmp_path / "cv")] == ["fold_2", "fold_10"]
+    with pytest.raises(ModelFileError, match=r"several models(.|\n)*for example .*fold_2"):
+        one_model_file(tmp_path / "cv")
     (tmp_path / "cv" / "crossval.json").write_text('{"members": [10]}')
     assert [file.parent.name for file in model_files_of(tmp_path / "cv")] == ["fold_10"]
     for damaged in ('{"members": ["10"]}', "[]", "{"):

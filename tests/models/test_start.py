@@ -173,8 +173,11 @@ def test_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         weight_file(replace(CONFIG, weights=None))
     with pytest.raises(ModelFileError, match="does not exist"):
         weight_file(replace(CONFIG, weights=str(tmp_path / "none.pth")))
-    with pytest.raises(ModelFileError, match="a folder"):
+    with pytest.raises(ModelFileError, match="the folder holds no trained model"):
         weight_file(replace(CONFIG, weights=str(tmp_path)))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").touch()
+    assert weight_file(replace(CONFIG, weights=str(tmp_path / "run"))) == tmp_path / "run" / "model.safetensors"
     with pytest.raises(ConfigError, match="baseline"):
         weight_file(replace(CONFIG, baseline="dynunet", weights="official"))
     for encoder in ("tiny", "identity"):

@@ -43,6 +43,7 @@ def test_spacing_intensity_and_sizes_are_the_models_and_classes_are_new(tmp_path
     old = made_plan(batch_size=3)
     path = model_file(tmp_path / "model.safetensors", old)
     plan, own = planned(NEW, path), planned(NEW, None)
+    assert replace(planned(NEW, tmp_path), reasons=plan.reasons) == plan  # a run folder
     assert {key: getattr(plan, key) for key in TAKEN} == {key: getattr(old, key) for key in TAKEN}
     assert (plan.labels, plan.dataset) == ({"background": 0, "bone": 1, "muscle": 2}, "Made")
     assert (plan.mirror_axes, plan.ranges) == (own.mirror_axes, own.ranges)

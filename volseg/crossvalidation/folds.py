@@ -13,7 +13,8 @@ from volseg.errors import ModelFileError
 from volseg.evaluation.sources import find_masks
 from volseg.io.content import file_sha256
 from volseg.io.json_files import read_json
-from volseg.io.model_file import FOLD_PREFIX, MODEL_NAME, read_metadata
+from volseg.io.model_file import read_metadata
+from volseg.io.model_folder import FOLD_PREFIX, MODEL_NAME
 from volseg.io.paths import is_file, is_folder
 from volseg.planning.plan import Plan
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint

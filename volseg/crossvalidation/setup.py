@@ -20,7 +20,7 @@ from volseg.io.datasets import Dataset
 from volseg.io.findings import errors_of
 from volseg.io.json_files import read_json, write_json
 from volseg.io.locks import folder_lock
-from volseg.io.model_file import CROSSVAL_FILE
+from volseg.io.model_folder import CROSSVAL_FILE
 from volseg.parallel import StageProgress
 from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing

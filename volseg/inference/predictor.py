@@ -38,7 +38,7 @@ from volseg.inference.sliding.windows import Layout
 from volseg.inference.timing import StageTimer
 from volseg.io.cases import list_images
 from volseg.io.checks import check_channels
-from volseg.io.model_file import model_files_of
+from volseg.io.model_folder import model_files_of
 from volseg.io.volumes import GRID_MM, check_image, read_channels
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from volseg.errors import ModelFileError
 from volseg.geometry.volume import LARGEST_LABEL
 from volseg.io.atomic import atomic_file
-from volseg.io.json_files import parse_json, read_json
+from volseg.io.json_files import parse_json
+from volseg.io.model_folder import MODEL_HINT
 from volseg.io.paths import is_file, is_folder
 
 if TYPE_CHECKING:
@@ -22,70 +23,6 @@ FORMAT = 1
 _KEY = "volseg"
 _REQUIRED = ("config", "plan", "labels")
 _OPTIONAL = ("postprocessing", "versions", "training")
-_HINT = "give a model.safetensors written by volseg train"
-MODEL_NAME, BEST_NAME = "model.safetensors", "model_best.safetensors"
-"""Names in a run folder: the averaged weights of the last step, and those that were best on validation."""
-CROSSVAL_FILE, FOLD_PREFIX = "crossval.json", "fold_"
-"""Names in the folder of a cross-validation: its record, and the beginning of the run folders."""
-
-
-def model_files_of(path: Path) -> list[Path]:
-    """Return the model files: the path itself, the final model of a run folder, or one for each fold.
-
-    Raises:
-        ModelFileError: The folder holds no final model, or that of a fold is missing.
-    """
-    folds = [] if not is_folder(path) or is_file(path / MODEL_NAME) else _folds_of(path)
-    if not folds:
-        return [model_file_of(path)]
-    missing = [fold for fold in folds if not is_file(path / fold / MODEL_NAME)]
-    if missing:
-        raise ModelFileError(
-            "folds of the cross-validation are not trained",
-            file=path,
-            found=f"no {MODEL_NAME} in {', '.join(missing)}",
-            expected=f"a model in {', '.join(folds)}",
-            hint="finish them with volseg crossval, or choose the folds of the ensemble: volseg crossval --folds",
-        )
-    return [path / fold / MODEL_NAME for fold in folds]
-
-
-def _folds_of(folder: Path) -> list[str]:
-    """Return the names of the run folders of an ensemble: those that its record lists, or without one all.
-
-    Raises:
-        ModelFileError: The record cannot be read.
-    """
-    record = folder / CROSSVAL_FILE
-    if not is_file(record):
-        names = [entry.name for entry in folder.iterdir() if is_folder(entry)]
-        numbers = [name.removeprefix(FOLD_PREFIX) for name in names if name.startswith(FOLD_PREFIX)]
-        return [f"{FOLD_PREFIX}{number}" for number in sorted(filter(str.isdecimal, numbers), key=int)]
-    values = read_json(record, "cross-validation", ModelFileError)
-    members = values.get("members") if isinstance(values, dict) else None
-    if not isinstance(members, list) or not all(type(number) is int for number in members):
-        found, hint = f"members: {members}", "restore it from a copy, or run volseg crossval again"
-        raise ModelFileError("this is not the record of a cross-validation", file=record, found=found, hint=hint)
-    return [f"{FOLD_PREFIX}{number}" for number in members]
-
-
-def model_file_of(path: Path) -> Path:
-    """Return the model file: the path itself, or for a run folder its final model.
-
-    Raises:
-        ModelFileError: The folder holds no final model.
-    """
-    if not is_folder(path):
-        return path
-    if is_file(path / MODEL_NAME):
-        return path / MODEL_NAME
-    best = path / BEST_NAME
-    raise ModelFileError(
-        "the folder holds no trained model",
-        file=path,
-        expected=MODEL_NAME,
-        hint=f"training has not finished; give {best} to use it nevertheless" if is_file(best) else _HINT,
-    )
 
 
 def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -155,7 +92,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not is_file(path):
         found = "a folder" if is_folder(path) else "nothing"
-        raise ModelFileError("there is no such model file", file=path, found=found, hint=_HINT)
+        raise ModelFileError("there is no such model file", file=path, found=found, hint=MODEL_HINT)
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
@@ -167,7 +104,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             file=path,
             found=f"metadata keys: {', '.join(sorted(header)) or 'none'}",
             expected=f"a metadata key '{_KEY}'",
-            hint=_HINT,
+            hint=MODEL_HINT,
         )
     return _parse(header[_KEY], path)
 
@@ -203,7 +140,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
             file=path,
             found=f"unknown: {unknown}; missing or not a mapping: {invalid}",
             expected=f"{', '.join(_REQUIRED)}; optionally {', '.join(_OPTIONAL)}",
-            hint=_HINT,
+            hint=MODEL_HINT,
         )
     _check_labels(document["labels"], path)
     return {key: {} for key in _OPTIONAL} | document
@@ -240,7 +177,7 @@ def _damaged(path: Path, found: object) -> ModelFileError:
     if stated is not None and size < stated:
         problem, hint = "the model file is shorter than its header says", "copy it again from its source"
         return ModelFileError(problem, file=path, found=f"{size} bytes", expected=f"{stated} bytes", hint=hint)
-    return ModelFileError("the model file is damaged or not a volseg model", file=path, found=found, hint=_HINT)
+    return ModelFileError("the model file is damaged or not a volseg model", file=path, found=found, hint=MODEL_HINT)
 
 
 def _stated_size(path: Path) -> int | None:

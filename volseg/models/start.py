@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 from volseg.config.schema import ModelConfig
 from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
-from volseg.io.paths import is_file, is_folder
+from volseg.io.model_folder import one_model_file
+from volseg.io.paths import is_file
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.download import official_file
 from volseg.models.encoders.weights import load_encoder
@@ -43,12 +44,11 @@ def weight_file(model: ModelConfig) -> Path | None:
         )
     if model.weights == "official":
         return official_file(model.encoder)
-    path = Path(model.weights)
+    path = one_model_file(Path(model.weights))
     if not is_file(path):
         raise ModelFileError(
             "the weight file does not exist",
             file=path,
-            found="a folder" if is_folder(path) else None,
             hint="set model.weights to an encoder's .pth or .safetensors file, a volseg model file, official or random",
         )
     return path

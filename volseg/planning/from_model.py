@@ -8,6 +8,7 @@ from typing import Any
 
 from volseg.errors import ConfigError, ModelFileError
 from volseg.io.model_file import read_metadata
+from volseg.io.model_folder import one_model_file
 from volseg.planning.derive import revise_plan
 from volseg.planning.fingerprint import Fingerprint
 from volseg.planning.plan import Plan
@@ -29,14 +30,14 @@ HINT = "omit plan.from, so that the plan is made of the new data, and set single
 
 
 def plan_of_model(path: str | Path, channels: int) -> Plan:
-    """Read the plan of a model file, for data with a number of channels.
+    """Read the plan of a model file, or of the model of a run folder, for data with a number of channels.
 
     Raises:
         ConfigError: The model has another number of channels.
         ModelFileError: The file is missing, no model or damaged.
     """
     try:
-        plan = Plan.from_dict(read_metadata(path)["plan"])
+        plan = Plan.from_dict(read_metadata(one_model_file(Path(path)))["plan"])
     except ConfigError as error:
         raise ModelFileError("the plan of the model file is damaged", file=path, found=error) from error
     if plan.num_channels != channels:
@@ -54,7 +55,7 @@ def fields_of_model(path: str | Path, overrides: Mapping[str, Any], fingerprint:
     """Return the fields of a plan that a data set takes from a model, as plain values.
 
     Args:
-        path: The model file.
+        path: The model file, or a run folder.
         overrides: Field name -> plain value, set by hand; strides and patch of the model follow them.
         fingerprint: The measured data set.
 
