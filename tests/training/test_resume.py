@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from volseg.cli.train import resuming_command
 from volseg.config.load import config_to_dict, load_config
 from volseg.config.reference import settings
 from volseg.config.schema import Config
@@ -49,6 +52,37 @@ def test_what_is_not_given_is_that_of_the_run(run: Path) -> None:
     assert config_to_resume(None, ["train.max_steps=20"], run).train.max_steps == 20
     minutes = config_to_resume(None, ["train.max_minutes=2"], run).train
     assert (minutes.max_steps, minutes.max_minutes, minutes.lr) == (None, 2, 0.002)
+
+
+def test_a_configuration_file_does_not_change_what_the_run_was_started_with(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An override at the start counts, also where the file that it overrode is given again."""
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "own.yaml"
+    file.write_text("{output: elsewhere, train: {max_steps: 250, lr: 0.002, validate_every: 5}, data: {workers: 7}}")
+    own = load_config(run / "config.yaml")
+    assert config_to_resume(file, ["data.workers=3"], run) == replace(own, data=replace(own.data, workers=3))
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == (
+        "kept from the run, unless given as key=value: "
+        f"train.max_steps=10 (in {file}: 250), train.validate_every=500 (in {file}: 5)"
+    )
+    assert config_to_resume(file, ["train.max_minutes=2"], run).train.max_steps is None
+    file.write_text("train: {max_minutes: 3, lr: 0.001}")
+    with pytest.raises(ConfigError, match=r"found: 1:\n    train\.lr: the run has 0\.002, given 0\.001"):
+        config_to_resume(file, [], run)
+
+
+def test_the_command_that_continues_a_run(run: Path) -> None:
+    """Its folder is enough once it has a checkpoint; settings that a resumed run was given are kept."""
+    file = run / "config.yaml"
+    started = argparse.Namespace(config=str(file), overrides=["train.lr=1e-3"], resume=False)
+    assert resuming_command(started) == f"volseg train --resume {run}"
+    changed = argparse.Namespace(config=None, overrides=["train.max_steps=9", f"output={run}"], resume=True)
+    assert resuming_command(changed, "2").endswith(f"-m volseg train train.max_steps=9 --resume {run}")
+    (run / "checkpoint" / "last.pt").unlink()
+    assert resuming_command(started) == f"volseg train --config {file} train.lr=1e-3 --resume"
 
 
 def test_a_run_that_was_moved_is_resumed_in_its_new_folder(run: Path) -> None:

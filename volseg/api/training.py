@@ -36,7 +36,7 @@ def train(
             ``None`` starts from the defaults, or from the resumed run.
         overrides: ``key=value`` strings that override it, such as ``data.root=DIR`` or ``train.max_minutes=30``.
         resume: Continue the interrupted run in this folder, or with ``True`` in the folder ``output``. What is not
-            given is taken from the run.
+            given is taken from the run; of a file or name, only settings that may not change are compared.
         progress: Called with a stage (``fingerprint``, ``preprocess``, ``tokens``, ``train``, ``predict``,
             ``evaluate``) and the number of finished and of all cases or steps.
 

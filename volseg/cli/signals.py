@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,14 +16,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stops_in_order(advice: str | None) -> Iterator[None]:
+def stops_in_order(advice: str | Callable[[], str] | None) -> Iterator[None]:
     """Turn the first signal into an exception in the main thread; ignore further ones while it is handled.
 
     Ctrl-C raises KeyboardInterrupt (exit code 130), SIGTERM raises SystemExit with code 143. A signal that was ignored
     before (``nohup``, a background job) stays ignored. Outside of the main thread nothing changes.
 
     Args:
-        advice: Logged when the block is interrupted, if there is one.
+        advice: Logged when the block is interrupted, if there is one; or a function that returns it then.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,7 +42,7 @@ def stops_in_order(advice: str | None) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         if advice is not None:
-            logger.warning("stopped: %s", advice)
+            logger.warning("stopped: %s", advice() if callable(advice) else advice)
         raise
     finally:
         for number in handled:

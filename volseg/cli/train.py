@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from volseg.api import train
-from volseg.cli.default_config import CONFIG_HELP, default_config
+from volseg.cli.default_config import CONFIG_HELP, default_config, run_folder
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
         args.config = default_config(args.overrides)
     try:
         processes = None if rank is None else os.environ.get("LOCAL_WORLD_SIZE")
-        advice = f"continue with: {resuming_command(args, processes)}"
+
+        def advice() -> str:
+            return f"continue with: {resuming_command(args, processes)}"
+
         with stops_in_order(advice if is_first else None), progress_bars(enabled=is_first) as progress:
             result = train(args.config, args.overrides, resume=args.resume, progress=progress)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -77,8 +80,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def resuming_command(args: argparse.Namespace, processes: str | None = None) -> str:
-    """Return the command that continues a run, as text for a shell; with the processes of this machine, if several."""
+    """Return the command that continues a run, as text for a shell; with the processes of this machine, if several.
+
+    A run that has a checkpoint needs its folder alone. Before, it starts again with the settings given.
+    """
     program = ["volseg"] if processes is None else ["torchrun", "--nproc_per_node", processes, "-m", "volseg"]
-    config = [] if args.config is None else ["--config", args.config]
-    run = [args.resume] if isinstance(args.resume, str) else []
-    return shlex.join([*program, "train", *config, *args.overrides, "--resume", *run])
+    given = [args.resume] if isinstance(args.resume, str) else []
+    run = given[0] if given else run_folder(args.config, args.overrides)
+    if not any(Path(run).glob("checkpoint/*.pt")):
+        config = [] if args.config is None else ["--config", args.config]
+        return shlex.join([*program, "train", *config, *args.overrides, "--resume", *given])
+    changed = [text for text in args.overrides if args.resume and not text.startswith("output=")]
+    return shlex.join([*program, "train", *changed, "--resume", run])

@@ -115,8 +115,8 @@ class ModelConfig:
 
     Attributes:
         encoder: Slice encoder; ``identity`` leaves stem and decoder only (the control).
-        weights: Path of an encoder weight file, of a volseg model file or of its run folder, ``official`` (downloaded once), or
-            ``random``. There is no default, so that training from scratch is always a choice.
+        weights: Path of an encoder weight file, of a volseg model file or of its run folder, ``official`` (downloaded
+            once), or ``random``. There is no default, so that training from scratch is always a choice.
         adaptation: Trained part of the encoder: nothing (``frozen``; ``linear`` is the linear probe, which needs
             ``decoder=linear`` and ``aggregator=none``), ``lora``, the biases (``bitfit``), or everything (``full``).
         lora_rank: Rank of the LoRA matrices.

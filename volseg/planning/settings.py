@@ -26,8 +26,8 @@ class PlanSettings:
 
     Attributes:
         file: Ready plan of this data set, as ``volseg plan --out`` writes it; the cases are not measured again.
-        model: Model file or run folder whose plan gives spacing, intensity, patch and strides; the cases are measured as well, for
-            classes, channels, mirror axes and ranges. For fine-tuning on other data.
+        model: Model file or run folder whose plan gives spacing, intensity, patch and strides; the cases are measured
+            as well, for classes, channels, mirror axes and ranges. For fine-tuning on other data.
         memory: Memory of a training step, for example ``8GB``: patch and batch are the largest that fit. It counts the
             network of this configuration in float32, so the plan depends on the network. Without it a patch has at most
             32 x 128 x 128 voxels, and a batch 2 patches.

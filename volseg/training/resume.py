@@ -72,6 +72,9 @@ def config_to_resume(source: Source, overrides: Sequence[str], run: Path | None 
 
     A run without a checkpoint starts anew, with the configuration given, or with its own if none is given.
 
+    The settings that may change are taken from overrides alone, and not from a file: a run may have been started with
+    the same file and overrides that are not repeated.
+
     Args:
         source: As in :func:`volseg.config.load.load_config`.
         overrides: ``key=value`` strings.
@@ -82,19 +85,41 @@ def config_to_resume(source: Source, overrides: Sequence[str], run: Path | None 
             are listed.
     """
     folder = _run_folder(source, overrides, run)
-    output = [f"output={json.dumps(str(folder))}"] if run is not None else []
+    overrides = [*overrides, f"output={json.dumps(str(folder))}"]
     stored_file = folder / CONFIG_FILE
     if not has_checkpoint(folder / CHECKPOINTS):
         if run is not None and source is None and not stored_file.exists():
             hint = "give the folder of a run, or start one: volseg train --config FILE output=FOLDER"
             raise ConfigError("there is no run in this folder", file=folder, hint=hint)
-        return load_config(stored_file if run is not None and source is None else source, [*overrides, *output])
+        return load_config(stored_file if run is not None and source is None else source, overrides)
     if not stored_file.exists():
         raise ConfigError("the configuration of the run is missing", file=stored_file, hint="restore it from a copy")
     stored = load_config(stored_file)
-    config = load_config(source, [*overrides, *output], base=stored)
+    if isinstance(source, str | Path):
+        _log_kept(source, overrides, stored)
+        source = _fixed(given_values(source, []))
+    config = load_config(source, overrides, base=stored)
     refuse_changes(changes(stored, config), stored_file)
     return config
+
+
+def _log_kept(file: str | Path, overrides: Sequence[str], stored: Config) -> None:
+    """Log the settings that a file would change and no override states."""
+    in_file, in_overrides = dict(_leaves(given_values(file, []))), dict(_leaves(given_values(None, overrides)))
+    found = changes(stored, load_config(file, base=stored))
+    kept = [one for one in found if one.key in MAY_CHANGE and one.key in in_file and one.key not in in_overrides]
+    if kept:
+        texts = [f"{change.key}={_text(change.before)} (in {file}: {_text(change.after)})" for change in kept]
+        logger.info("kept from the run, unless given as key=value: %s", ", ".join(texts))
+
+
+def _fixed(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values, nested, of the settings that may not change."""
+    return {
+        key: _fixed(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in MAY_CHANGE
+    }
 
 
 def _run_folder(source: Source, overrides: Sequence[str], run: Path | None) -> Path:
