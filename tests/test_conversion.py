@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -63,6 +64,28 @@ def test_what_cannot_be_copied_is_rewritten(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(copy.label).labels, label)
     assert read_grid(copy.label).same_as(volume.grid, tolerance_mm=1e-5)
     assert written(tmp_path / "out")["channel_names"] == {"0": "MRI", "1": "MRI"}
+
+
+@pytest.mark.parametrize("odd", ["micron", "no directions", "fourth axis"])
+def test_files_that_programs_read_differently_are_rewritten(odd: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, data in (("images", rng.normal(0, 1, (6, 5, 4))), ("labels", rng.integers(0, 3, (6, 5, 4)))):
+        path = save_nifti(tmp_path / f"in/{name}/a.nii.gz", data.astype(np.uint8 if name == "labels" else np.float32))
+        image = nibabel.load(path)
+        voxels = np.asarray(image.dataobj)
+        copy = nibabel.Nifti1Image(voxels[..., None] if odd == "fourth axis" else voxels, AFFINE)
+        copy.header.set_xyzt_units("micron" if odd == "micron" else "mm")
+        for set_form in (copy.set_sform, copy.set_qform) if odd == "no directions" else ():
+            set_form(None, 0)
+        nibabel.save(copy, path)
+    copied = api.convert(tmp_path / "in", tmp_path / "out", workers=0).cases[0]
+    before = read_channels([tmp_path / "in/images/a.nii.gz"])
+    for path in (*copied.images, copied.label):
+        header = nibabel.load(path).header
+        assert (header.get_data_shape(), header.get_xyzt_units()[0]) == ((6, 5, 4), "mm")
+        assert header["sform_code"] > 0
+        assert read_grid(path).same_as(before.grid, tolerance_mm=1e-5)
+    assert np.array_equal(read_channels(copied.images).data, before.data)
 
 
 def test_unknown_channels_are_named_by_their_values(tmp_path: Path) -> None:

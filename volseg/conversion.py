@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from volseg.errors import OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
+from volseg.io import nifti
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import Case, list_folder
 from volseg.io.checks import check_channels, load_case
@@ -27,7 +28,7 @@ from volseg.io.json_files import write_json
 from volseg.io.labels import LabelMap, with_region_order
 from volseg.io.modality import CT_BELOW_HU, UNKNOWN
 from volseg.io.paths import exists, is_folder, is_link
-from volseg.io.volumes import check_image, count_channels, read_channels, read_grid, write_map, write_mask
+from volseg.io.volumes import check_image, read_channels, read_grid, write_map, write_mask
 from volseg.parallel import Progress, for_each_case
 from volseg.planning.fingerprint import channel_range
 
@@ -126,7 +127,7 @@ def _write_images(folder: Path, volume: Volume, case: Case) -> None:
     single = len(case.images) == len(volume.data)
     for number, channel in enumerate(volume.data):
         path = folder / f"{case.id}_{number:04d}{ENDING}"
-        if single and _is_usable(case.images[number], volume.grid) and count_channels(case.images[number]) == 1:
+        if single and _is_usable(case.images[number], volume.grid):
             path.parent.mkdir(exist_ok=True)
             shutil.copyfile(case.images[number], path)
         else:
@@ -151,8 +152,8 @@ def _renumbered(labels: NDArray[Any], values: Mapping[int, int]) -> NDArray[Any]
 
 
 def _is_usable(path: Path, grid: Grid) -> bool:
-    """Return whether a file can be copied: compressed NIfTI on exactly this grid, by nnU-Net's tolerance."""
-    if not path.name.endswith(ENDING):
+    """Return whether a file can be copied: compressed 3D NIfTI in mm on exactly this grid, by nnU-Net's tolerance."""
+    if not path.name.endswith(ENDING) or not nifti.is_plain(path):
         return False
     own = read_grid(path)
     return own.shape == grid.shape and np.allclose(own.affine, grid.affine, rtol=1e-5, atol=1e-6)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 import volseg
 from tests.made.scan_files import OBLIQUE, turned, write_scan
 from tests.made.trained import LAS, make_scan
+from volseg.errors import DataError
 from volseg.geometry.volume import Mask
 from volseg.inference.predictor import Predictor
 
@@ -50,6 +53,34 @@ def test_a_file_and_an_array_with_its_affine(predictor: Predictor, scans: list[S
         assert same(predictor.predict(voxels, stored), from_file)
         assert same(predictor.predict(voxels[None], stored.tolist()), from_file)
         assert same(predictor.predict(np.asfortranarray(voxels), stored), from_file)
+
+
+def test_an_array_of_simpleitk_as_the_documentation_says(scans: list[Scan], tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/python.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "GetArrayFromImage" in block)
+    voxels, affine = scans[1]
+    path = write_scan(tmp_path / "scan.nii.gz", voxels, affine)
+    names: dict[str, Any] = {}
+    exec(code.replace('"scan.nii.gz"', repr(str(path))), names)
+    np.testing.assert_array_equal(names["array"], voxels)
+    np.testing.assert_allclose(names["affine"], affine, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scan", "text"),
+    [
+        (None, "found: NoneType"),
+        ([], "found: list of nothing"),
+        ([[1.0, 2.0]], "found: list of list"),
+        (torch.zeros(4, 4, 4), r"found: Tensor(.|\n)*predict\(tensor\.cpu\(\)\.numpy\(\), affine\)"),
+        (nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), r"asarray\(image\.dataobj\), image\.affine"),
+    ],
+    ids=["none", "empty", "list", "tensor", "nibabel"],
+)
+def test_what_is_no_scan(predictor: Predictor, scan: Any, text: str) -> None:
+    for affine in (None, np.eye(4)):
+        with pytest.raises(DataError, match=f"this is not a scan(.|\n)*{text}"):
+            predictor.predict(scan, affine)
 
 
 def test_the_array_is_left_as_it_is(predictor: Predictor, scans: list[Scan]) -> None:

@@ -134,6 +134,14 @@ def test_patient_study_and_slices_are_those_of_the_series(ending: str, series: P
     assert source.FrameOfReferenceUID in text
 
 
+@pytest.mark.parametrize("tag", ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_series_that_nothing_can_refer_to(ending: str, tag: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "series", change=lambda _, dataset: delattr(dataset, tag))
+    with pytest.raises(OutputError, match=rf"needs the tag {tag}(.|\n)*series(.|\n)*add the tag to all slices"):
+        write(tmp_path / f"mask{ending}", tmp_path / "series")
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_mask_without_voxels(ending: str, series: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="volseg")

@@ -80,8 +80,9 @@ def test_a_scan_like_the_others_is_not_named_in_any_voxel_order() -> None:
 def test_values_that_are_not_hounsfield_units(values: np.ndarray, shown: str) -> None:
     found = texts(values)
     assert len(found) == 1
-    assert f"values of channel 0: {shown}" in found[0]
-    assert "training scans: -1010 to -1000 to 400 to 500" in found[0]
+    low, high = shown.split(" to ")
+    assert f"0.5 percentile {low} (training scans: -1010 to -1000), 99.5 percentile {high} (training" in found[0]
+    assert "(training scans: 400 to 500); CT must be" in found[0]
     assert texts(values, intensity=MRI) == []  # a z-score does not depend on the scale
 
 

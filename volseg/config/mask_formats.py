@@ -32,7 +32,10 @@ MASK_ENDINGS = (*MASK_FORMATS.values(), ".nii", ".mgh")
 PROBABILITIES, UNCERTAINTY = "_probabilities.nii", "_uncertainty.nii.gz"
 """Endings of the maps beside a mask, which are NIfTI in any case: the other formats of masks are for labels.
 Probabilities are not compressed: gzip took 80 s per GB and saved a tenth."""
-UNWRITTEN = (".dcm", ".img", ".hdr", ".nhdr", ".mhd", ".nii.zip", ".npy", ".npz")
+UNWRITTEN = (
+    *(".dcm", ".img", ".hdr", ".nhdr", ".mhd", ".nii.zip", ".nii.bz2", ".npy", ".npz", ".h5", ".mat"),
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".mnc", ".vtk", ".vti", ".stl", ".obj"),
+)
 """Endings of files in which no mask is written, and which are no names for a folder either."""
 
 

@@ -158,7 +158,8 @@ class Predictor:
         Args:
             scan: A file, with its sister channels (``x_0000``, ``x_0001`` ...) if the model has several; one file per
                 channel; or an array (D, H, W) or (C, D, H, W).
-            affine: (4, 4) voxel index to RAS+ millimetres; required for an array, invalid for files.
+            affine: (4, 4) voxel index to RAS+ millimetres, whose column i belongs to axis i of (D, H, W): for nibabel,
+                array and affine as they are. Required for an array, invalid for files.
             tta: Test-time augmentation: average over mirrored copies along the plan's mirror axes.
 
         Returns:
@@ -171,7 +172,7 @@ class Predictor:
             ConfigError: The scan does not fit the memory limit of :class:`PredictOptions`, or the models of an ensemble
                 have different postprocessing.
         """
-        _check_affine(scan, affine)
+        _check_scan(scan, affine)
         paths = [] if isinstance(scan, np.ndarray) else self._files_of(scan)
         volume = self.read(paths or scan, affine)
         for text in self.unusual(volume):
@@ -188,7 +189,7 @@ class Predictor:
         tolerance_mm: float | None = None,
     ) -> Volume:
         """Read and check a scan; see :meth:`predict` and :class:`PredictOptions`."""
-        _check_affine(scan, affine)
+        _check_scan(scan, affine)
         if isinstance(scan, np.ndarray):
             volume, paths = _from_array(scan, affine), []
         else:
@@ -209,7 +210,7 @@ class Predictor:
             DataError: There is no scan, or there are several.
         """
         if not isinstance(scan, str | Path):
-            return [Path(path) for path in scan]
+            return [Path(path) for path in scan]  # `_check_scan` was called
         cases = list_images(scan, self.plan.num_channels)
         if len(cases) > 1:
             found, hint = f"{len(cases)} scans", "volseg.predict writes the masks of a folder or list"
@@ -339,9 +340,31 @@ class Predictor:
         return Member(timer.each("network", slabs), image.trace, plan.nearest_depth)
 
 
-def _check_affine(scan: Scan, affine: ArrayLike | None) -> None:
-    """Refuse an affine for files."""
-    if affine is not None and not isinstance(scan, np.ndarray):
+def _check_scan(scan: object, affine: ArrayLike | None) -> None:
+    """Refuse what is neither a file, files nor an array, and an affine for files.
+
+    Raises:
+        DataError: The scan is something else; the hint says how to pass images and tensors of other libraries.
+    """
+    if isinstance(scan, np.ndarray):
+        return
+    paths = list(scan) if isinstance(scan, list | tuple) else [scan]
+    wrong = [type(path).__name__ for path in paths if not isinstance(path, str | Path)]
+    if wrong or not paths:
+        hint = "give the file, or array and affine"
+        if hasattr(scan, "dataobj"):
+            hint = "give its file, or its array and affine: predict(np.asarray(image.dataobj), image.affine)"
+        elif isinstance(scan, torch.Tensor):
+            hint = "give its array and affine: predict(tensor.cpu().numpy(), affine)"
+        raise DataError(
+            "this is not a scan",
+            found=wrong[0]
+            if not isinstance(scan, list | tuple)
+            else f"{type(scan).__name__} of {wrong[0] if wrong else 'nothing'}",
+            expected="a file, a list of one file per channel, or a NumPy array with its affine",
+            hint=hint,
+        )
+    if affine is not None:
         raise DataError("affine is for arrays only; a file has its own", found=scan, hint="leave affine out")
 
 

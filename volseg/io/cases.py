@@ -169,7 +169,10 @@ def passed_over(folder: Path) -> list[Path]:
 
 
 def _all_channels(name: str, images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
-    """Return the numbered files that a case must have; without numbers, the files that it has.
+    """Return the numbered files that a case must have, and those beyond; without numbers, the files that it has.
+
+    A case with more channels than the model fails when it is read, as a file with more channels does: its first ones
+    need not be those of the model.
 
     Args:
         name: The case.
@@ -180,11 +183,10 @@ def _all_channels(name: str, images: tuple[Path, ...], channels: int) -> tuple[P
     if channels == 1 or not all(CHANNEL.fullmatch(number) for number in numbers):
         return images
     expected = [f"_{number:04d}" for number in range(channels)]
-    beyond = [path.name for number, path in numbers.items() if number not in expected]
-    if beyond:
-        logger.warning("%s: the model has %d channels; not read: %s", name, channels, ", ".join(beyond))
+    beyond = [path for number, path in sorted(numbers.items()) if number not in expected]
     suffix = images[0].name[len(case_name(images[0])) :]
-    return tuple(numbers.get(number, images[0].with_name(f"{name}{number}{suffix}")) for number in expected)
+    own = [numbers.get(number, images[0].with_name(f"{name}{number}{suffix}")) for number in expected]
+    return (*own, *beyond)
 
 
 def _warn_of_channels(files: Sequence[Path]) -> None:
@@ -264,7 +266,8 @@ def _sister_channels(path: Path, channels: int) -> list[Path]:
     first = path.with_name(f"{name}{FIRST_CHANNEL}{suffix}")
     if channels == 1 or name == case_name(path) or not exists(first) or _holds_channels(first):
         return [path]
-    sisters = [path.with_name(f"{name}_{number:04d}{suffix}") for number in range(channels)]
+    one_more = channels + 1  # by which the scan is found to have too many
+    sisters = [path.with_name(f"{name}_{number:04d}{suffix}") for number in range(one_more)]
     return [sister for sister in sisters if exists(sister)] if path in sisters else [path]
 
 

@@ -144,9 +144,18 @@ def _label_map(content: Mapping[str, Any], file: Path) -> LabelMap:
     label_map, order = _labels(content["labels"], file), content.get("regions_class_order")
     if order is None or not label_map.regions:
         return label_map
-    with _expecting(file, '"regions_class_order": [1, 2, 3], a label value for every class'):
-        if len(order) != len(label_map.classes) or not all(value in label_map.known_values for value in order):
-            raise ValueError(f"regions_class_order: {order}")
+    if not (
+        isinstance(order, list)
+        and len(order) == len(label_map.classes)
+        and all(type(value) is int and value in label_map.known_values for value in order)
+    ):
+        raise DataError(
+            "regions_class_order in dataset.json is not valid",
+            file=file,
+            found=repr(order)[:100],
+            expected=f"a label value for each of {', '.join(label_map.classes)}",
+            hint="list the values that the classes paint, in the order of labels: the outer regions first",
+        )
     return replace(label_map, region_order=tuple(order))
 
 

@@ -107,7 +107,8 @@ def _axes(frame: Frame, path: Path) -> tuple[FloatArray, FloatArray, FloatArray]
         found = ", ".join(f"{number:.6g}" for number in frame.orientation.ravel())
         expected = "two perpendicular directions of length 1"
         problem = f"ImageOrientationPatient is not valid ({frame.name})"
-        raise DataError(problem, file=path, found=found, expected=expected)
+        hint = "export the series again, or correct the tag by another export of the same scan"
+        raise DataError(problem, file=path, found=found, expected=expected, hint=hint)
     row = row / lengths[0]
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)

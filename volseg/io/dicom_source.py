@@ -27,6 +27,13 @@ PRIVATE_GROUP, PRIVATE_CREATOR, GRID_ELEMENT = 0x4099, "VOLSEG", 0x01
 VALUE_TEXT = "label value {}"
 VALUE = re.compile(r"label value (\d+)")
 MAKER = "volseg"
+UIDS = {
+    "StudyInstanceUID": "find its study",
+    "SeriesInstanceUID": "find its series",
+    "SOPInstanceUID": "find its slices",
+    "FrameOfReferenceUID": "place it",
+}
+"""What a mask refers to, and why."""
 REQUIRED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
@@ -83,10 +90,15 @@ def read_source(
     if len(headers) != series_grid.shape[2]:
         hint = "choose another format, or convert the series to single-frame objects"
         raise OutputError("masks in DICOM are not written for multi-frame objects", file=source, hint=hint)
-    if not headers[0].get("FrameOfReferenceUID"):
-        hint = "choose another format, or add the tag to all slices of the series"
-        problem = "a mask in DICOM needs the tag FrameOfReferenceUID, by which viewers place it"
-        raise OutputError(problem, file=source, found="no such tag", hint=hint)
+    for name, purpose in UIDS.items():
+        missing = sum(not header.get(name) for header in headers)
+        if missing:
+            raise OutputError(
+                f"a mask in DICOM needs the tag {name}, by which viewers {purpose}",
+                file=source,
+                found=f"no such tag in {missing} of {len(headers)} slices",
+                hint="choose another format, or add the tag to all slices of the series",
+            )
     for header in headers:
         for name in REQUIRED:
             if name not in header:

@@ -73,7 +73,8 @@ def value_of(dataset: Dataset, keyword: str, member: Member) -> Any:
         return None if value is None or (hasattr(value, "__len__") and not len(value)) else value
     except Exception as error:  # pydicom converts the value now, and damaged ones raise nearly every kind
         found = f"{type(error).__name__}: {str(error)[:200]}"
-        raise DataError(f"the tag {keyword} is corrupt", file=member.name, found=found) from error
+        hint = "export the series again"
+        raise DataError(f"the tag {keyword} is corrupt", file=member.name, found=found, hint=hint) from error
 
 
 def items_of(dataset: Dataset, keyword: str, member: Member) -> list[Dataset]:
@@ -91,7 +92,10 @@ def invalid(keyword: str, value: object, member: Member, expected: str) -> DataE
     """Return the error about a tag that is missing or has another value than expected."""
     problem = f"the tag {keyword} is missing" if value is None else f"the tag {keyword} is not valid"
     found = None if value is None else repr(value)[:200] if isinstance(value, int | float | str) else _text_of(value)
-    return DataError(problem, file=member.name, found=found, expected=expected)
+    hint = "correct the tag, or export the series again"
+    if isinstance(value, str) and "," in value:
+        hint = "write numbers with a decimal point, or export the series again"
+    return DataError(problem, file=member.name, found=found, expected=expected, hint=hint)
 
 
 def _text_of(value: object) -> str:

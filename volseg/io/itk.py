@@ -238,7 +238,9 @@ def _grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
     axes, channels = len(shape), reader.GetNumberOfComponents()
     if axes not in (3, 4) or min(shape) < 1 or (axes == 4 and channels > 1):
         expected = "(X, Y, Z), or (X, Y, Z, channels), each at least 1"
-        raise DataError(f"this is not a volume: {axes}D", file=path, found=(*shape, channels), expected=expected)
+        hint = "save one volume, with its channels as the fourth axis"
+        found = (*shape, channels)
+        raise DataError(f"this is not a volume: {axes}D", file=path, found=found, expected=expected, hint=hint)
     direction = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3]
     if min(reader.GetSpacing()) < 0:
         hint = "write positive sizes, and the direction into the matrix of directions"

@@ -82,6 +82,17 @@ def count_channels(path: Path) -> int:
     return int(shape[3]) if len(shape) > 3 else 1
 
 
+def is_plain(path: Path) -> bool:
+    """Return whether all programs read the grid alike: three axes, lengths in mm, directions by sform or qform.
+
+    Raises:
+        DataError: As ``read_voxels``, for errors in the header.
+    """
+    with open_stream(_header_path(path), KIND) as stream:
+        header = _read_header(stream, _header_path(path))
+    return len(header.get_data_shape()) == 3 and _unit(header)[0] == "mm" and _states_directions(header)
+
+
 def files_of(path: Path) -> list[Path]:
     """Return the file, or the pair of ``.img`` and ``.hdr``.
 
@@ -146,7 +157,8 @@ def _values(header: Header, stream: BufferedIOBase, path: Path) -> NDArray[Any]:
     dtype, offset = header.get_data_dtype(), _voxel_offset(header, path)
     if dtype.kind not in "iuf":
         found, expected = header.get_value_label("datatype"), "one real number of at most 64 bits per voxel"
-        raise DataError("the voxels are not plain numbers", file=path, found=found, expected=expected)
+        hint = "export grey values: one channel of a picture in colour, the magnitude of complex MRI"
+        raise DataError("the voxels are not plain numbers", file=path, found=found, expected=expected, hint=hint)
     voxels = stored_voxels(stream, path, dtype, _shape(header), offset)
     slope, inter = _scaling(header, path)
     data = voxels if (slope, inter) == (1, 0) else _scaled(voxels, slope, inter)
@@ -218,6 +230,10 @@ def _unit(header: Header) -> tuple[str, float]:
     return UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
 
 
+def _states_directions(header: Header) -> bool:
+    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
 def _shape(header: Header) -> tuple[int, ...]:
     """Return the voxels along each axis; (X, Y, Z, C) of (X, Y, Z, 1, C), as ITK writes channels."""
     shape = header.get_data_shape()
@@ -230,7 +246,7 @@ def _report(header: Header, grid: Grid, path: Path) -> None:
     if name != "mm":
         sizes = " x ".join(f"{mm:.4g}" for mm in grid.spacing_mm)
         remark("unit", path, f"xyzt_units: {name}; voxels of {sizes} mm")
-    if not (header["sform_code"] > 0 or header["qform_code"] > 0):
+    if not _states_directions(header):
         taken = "taken as left, anterior, superior, as by nibabel; ITK takes left, posterior, superior"
         remark("no-directions", path, f"sform_code and qform_code are 0; {taken}")
 

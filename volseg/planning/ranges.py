@@ -116,8 +116,8 @@ def _unusual_values(volume: Volume, ranges: ScanRanges, intensity: Sequence[Chan
         unsigned = float(channel.min()) >= 0 > known_low[1]
         if shifted or scaled or unsigned:
             yield (
-                f"values of channel {index}: {low:.4g} to {high:.4g} (0.5 and 99.5 percentiles); training scans: "
-                f"{_text(known_low)} to {_text(known_high)}; CT must be in Hounsfield units"
+                f"values of channel {index}: 0.5 percentile {low:.4g} (training scans: {_text(known_low)}), "
+                f"99.5 percentile {high:.4g} (training scans: {_text(known_high)}); CT must be in Hounsfield units"
             )
 
 

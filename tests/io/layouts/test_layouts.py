@@ -191,4 +191,4 @@ def test_regions_are_read_with_their_order(tmp_path: Path) -> None:
     refused(tmp_path, "masks cannot hold these regions", "3 is painted as 1, which belongs to other regions")
     assert read_dataset(tmp_path, trainable=False).label_map.region_order == (3, 2, 1)
     describe(tmp_path, labels=labels, regions_class_order=[1, 2])
-    refused(tmp_path, "regions_class_order: [1, 2]")
+    refused(tmp_path, "regions_class_order in dataset.json is not valid", "found: [1, 2]", "hint: list the values")

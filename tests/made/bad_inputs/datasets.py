@@ -108,6 +108,8 @@ DATASETS = (
              described(labels={"background": 0, "liver": 1, "spleen": 1})),
     BadInput("Regions that overlap without lying within each other", "dataset.json",
              described(labels={"background": 0, "one": [1, 2], "other": [2, 3]})),
+    BadInput("An order of regions that does not name them all", "dataset.json",
+             described(labels={"background": 0, "organ": [1, 2], "tumour": 2}, regions_class_order=[1])),
     BadInput("No class but the background", "dataset.json", described(labels={"0": "background"})),
     BadInput("A list of files that are not there", "c7.nii.gz",
              described(training=[{"image": "imagesTr/c7.nii.gz", "label": "labelsTr/c7.nii.gz"}])),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from tests.made.bad_inputs.cases import BadInput
 from tests.made.bad_inputs.scans import read_scan
@@ -76,6 +78,11 @@ def wrong_high_bit() -> None:
     read_scan(SERIES)
 
 
+def decimal_comma(_: int, dataset: Dataset) -> None:
+    tag = Tag("RescaleSlope")
+    dataset[tag] = RawDataElement(tag, "DS", 4, b"1,0 ", 0, False, True)
+
+
 def two_series() -> None:
     write_series(Path(SERIES))
     scout = put(0, SeriesInstanceUID="1.2.3.9", SeriesDescription="scout")
@@ -95,6 +102,7 @@ DICOM = (
              series_with(lambda number, dataset: setattr(dataset, "EchoTime", 2.3 if number % 2 else 4.6))),
     BadInput("A slice that lost its scaling", SERIES,
              series_with(lost_scaling)),
+    BadInput("Numbers with a decimal comma", "I001.dcm", series_with(decimal_comma)),
     BadInput("A wrong HighBit", "I001.dcm", wrong_high_bit),
     BadInput("A tilted gantry", SERIES, series_with(tilt)),
     BadInput("A slice that was moved in its plane", SERIES, series_with(move(2, (3, 0, 0)))),

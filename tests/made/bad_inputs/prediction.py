@@ -109,15 +109,21 @@ def saved_twice() -> None:
     mask.save("mask.nii.gz")
 
 
-def array() -> object:
-    model()
-    return volseg.load(NAME, device="cpu").predict(np.zeros((8, 8, 8)))
+def given(scan: object) -> Callable[[], object]:
+    """Return an attempt to predict something from Python."""
+
+    def attempt() -> object:
+        model()
+        return volseg.load(NAME, device="cpu").predict(scan)
+
+    return attempt
 
 
 PREDICTION = (
     BadInput("A folder without scans", "scans", refused("scans", names=())),
     BadInput("Two scans of the same name", "scans", refused("scans", names=("a.nii", "a.nii.gz"))),
     BadInput("One output file for several scans", "mask.nii.gz", refused("scans", "--output", "mask.nii.gz")),
+    BadInput("An output file of pictures", "mask.png", refused("scans/a.nii.gz", "--output", "mask.png")),
     BadInput("Masks that would lie among the scans", "scans", refused("scans", "--output", "scans")),
     BadInput("An output file of another format than `--format`", "mask.nii.gz",
              refused("scans/a.nii.gz", "--format", "mha", "--output", "mask.nii.gz")),
@@ -132,5 +138,8 @@ PREDICTION = (
     BadInput("A mask of the scan in another format", "a.nii.gz", mask_in_another_format),
     BadInput("A mask made by hand, with `--overwrite`", "a.nii.gz", replaced_by_hand),
     BadInput("A mask saved over another, from Python", "mask.nii.gz", saved_twice),
-    BadInput("An array without an affine, from Python", "affine", array),
+    BadInput("An array without an affine, from Python", "affine", given(np.zeros((8, 8, 8)))),
+    BadInput("An image of nibabel, from Python", "Nifti1Image",
+             given(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4)))),
+    BadInput("Nothing, from Python", "NoneType", given(None)),
 )  # fmt: skip
