@@ -172,7 +172,7 @@ def test_a_list_with_folds_none_of_whose_files_exists_is_no_other_layout(tmp_pat
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.nii.gz").touch()
-    entry = {"image": "images\\a.nii.gz", "label": "labels\\a.nii.gz"}
+    entry = {"image": "old/a.nii.gz", "label": "old/a_seg.nii.gz"}
     description = {"labels": {"0": "background", "1": "organ"}, "modality": {"0": "CT"}, "training": [entry]}
     (tmp_path / "dataset.json").write_text(json.dumps(description))
     assert [case.id for case in read_dataset(tmp_path).cases] == ["a"]

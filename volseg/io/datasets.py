@@ -114,6 +114,8 @@ def read_dataset(
     label_errors: list[DataError] | None = None if strict else []
     description = read_description(folder, label_errors) if is_file(folder / FILE_NAME) else None
     found = _checked(table.find(root, description) if is_table else _find(root, description))
+    if description is not None:
+        found = replace(found, findings=(*description.findings, *found.findings))
     if strict:
         refuse_errors(found.findings, root)
         if found.findings:

@@ -12,9 +12,11 @@ from typing import Any
 
 from volseg.errors import DataError
 from volseg.io.cases import Case, case_names
+from volseg.io.description_checks import FOUND_LENGTH, check_entries, doubtful_channels, misspelt_keys
+from volseg.io.findings import Finding
 from volseg.io.json_files import read_json
 from volseg.io.labels import LabelMap, make_label_map
-from volseg.io.paths import is_folder
+from volseg.io.paths import is_folder, listed_path
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Description:
         unlabelled: The cases listed under ``test``.
         file_ending: Ending of nnU-Net's files, with its dot, if it is stated.
         names_channels: Whether it has nnU-Net v2's ``channel_names``.
+        findings: What is doubtful: keys that are probably misspelt, channels that disagree.
     """
 
     file: Path
@@ -47,6 +50,7 @@ class Description:
     unlabelled: tuple[Case, ...]
     file_ending: str | None
     names_channels: bool
+    findings: tuple[Finding, ...] = ()
 
     @property
     def modality(self) -> str | None:
@@ -76,6 +80,7 @@ def read_description(path: str | Path, label_errors: list[DataError] | None = No
     channels = content.get("channel_names", content.get("modality"))
     with _expecting(file, '"modality": {"0": "CT"}, or "channel_names": {"0": "CT"}'):
         channel_names = None if channels is None else _names(channels)
+        doubtful = tuple(doubtful_channels(content, file))
     return Description(
         file=file,
         name=_name(content["name"], file) if content.get("name") else None,
@@ -85,6 +90,7 @@ def read_description(path: str | Path, label_errors: list[DataError] | None = No
         unlabelled=_unlabelled(content.get("test") or (), file),
         file_ending=_file_ending(content.get("file_ending"), file),
         names_channels="channel_names" in content,
+        findings=(*misspelt_keys(content, file), *doubtful),
     )
 
 
@@ -105,7 +111,9 @@ def required_labels(description: Description) -> LabelMap:
     """
     if description.labels is None:
         expected = '"labels": {"background": 0, "liver": 1} (nnU-Net) or {"0": "background", "1": "liver"} (Decathlon)'
-        raise DataError("dataset.json has no labels", file=description.file, expected=expected)
+        similar = [one.message for one in description.findings if one.message.endswith('"labels"?')]
+        hint = f"dataset.json has {similar[0]}" if similar else None
+        raise DataError("dataset.json has no labels", file=description.file, expected=expected, hint=hint)
     return description.labels
 
 
@@ -163,7 +171,7 @@ def _labels(labels: Any, file: Path) -> LabelMap:
     """Return the label map of Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
     with _expecting(file, '"labels": {"0": "background", "1": ...} or {"background": 0, ...}'):
         if not isinstance(labels, Mapping):
-            raise TypeError(f"labels: {labels}")
+            raise TypeError(f"labels: {labels}"[:FOUND_LENGTH])
         pairs = list(labels.items())
         if all(key.removeprefix("-").isdecimal() and isinstance(name, str) for key, name in pairs):
             if len(set(labels.values())) < len(labels):
@@ -177,15 +185,23 @@ def _labels(labels: Any, file: Path) -> LabelMap:
 def _cases(content: Mapping[str, Any], file: Path) -> tuple[Case, ...] | None:
     """Return the listed cases; ``None`` if there is no list."""
     if "dataset" in content and "training" not in content:
-        with _expecting(file, '"dataset": {"case": {"images": [...], "label": ...}}'):
+        expected = '"dataset": {"case": {"images": [...], "label": ...}}'
+        with _expecting(file, expected):
+            entries = _of_type(content["dataset"], dict, "dataset")
+            check_entries(entries.items(), ("images", "label"), file, expected)
             return tuple(
                 Case(name, _files(entry["images"], file.parent), _path(entry["label"], file.parent))
-                for name, entry in content["dataset"].items()
+                for name, entry in entries.items()
             )
     if "training" not in content:
         return None
-    with _expecting(file, '"training": [{"image": ..., "label": ...}]'):
-        training, validation = content["training"], content.get("validation") or ()
+    expected = '"training": [{"image": ..., "label": ...}]'
+    with _expecting(file, expected):
+        training = _of_type(content["training"], list, "training")
+        validation = _of_type(content.get("validation") or [], list, "validation")
+        for key, listed in (("training", training), ("validation", validation)):
+            named = ((f"entry {number} of {key}", entry) for number, entry in enumerate(listed, start=1))
+            check_entries(named, ("image", "label"), file, expected)
         folds = [entry.get("fold") for entry in training]
         folds += _validation_folds(validation, file, stated=any(fold is not None for fold in folds))
         entries = [*training, *validation]
@@ -193,6 +209,12 @@ def _cases(content: Mapping[str, Any], file: Path) -> tuple[Case, ...] | None:
         return tuple(
             _case(name, entry, fold, file.parent) for name, entry, fold in zip(names, entries, folds, strict=True)
         )
+
+
+def _of_type(value: Any, kind: type, key: str) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{key}: {value}"[:FOUND_LENGTH])
+    return value
 
 
 def _validation_folds(validation: Any, file: Path, *, stated: bool) -> list[Any]:
@@ -234,7 +256,7 @@ def _path(path: Any, folder: Path) -> Path:
     """Return a path relative to the file's folder; nnU-Net's lists may hold environment variables."""
     if not isinstance(path, str):
         raise TypeError(f"a path is expected: {path!r:.100}")
-    return folder / os.path.expandvars(path)
+    return listed_path(os.path.expandvars(path), folder)
 
 
 def _names(names: Any) -> tuple[str, ...]:
@@ -242,6 +264,8 @@ def _names(names: Any) -> tuple[str, ...]:
     if isinstance(names, str):
         return (names,)
     if isinstance(names, Mapping):
+        if not all(key.isdecimal() for key in names):
+            raise ValueError(f"the channel numbers are {', '.join(names)}"[:FOUND_LENGTH])
         names = [names[key] for key in sorted(names, key=int)]
     return tuple(str(name) for name in names)
 
@@ -252,4 +276,5 @@ def _expecting(file: Path, expected: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError("dataset.json is not as expected", file=file, found=repr(error), expected=expected) from error
+        found = f"no {error}" if isinstance(error, KeyError) else error
+        raise DataError("dataset.json is not as expected", file=file, found=found, expected=expected) from error

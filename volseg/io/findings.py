@@ -149,6 +149,11 @@ KINDS: dict[str, Kind] = {
     "not-read": Kind(
         "warning", "a name is not known, and is almost one that is read", "correct the name, or ignore this"
     ),
+    "channel-names": Kind(
+        "warning",
+        "the channels that dataset.json states are doubtful",
+        "correct channel_names or modality in dataset.json",
+    ),
     "unlabelled": Kind("warning", "scans without a label are left out", "add their labels, or ignore this"),
     "no-image": Kind("warning", "labels without a scan are left out", "add their scans, or ignore this"),
     "test-scan": Kind("warning", "a scan of the test set cannot be used", "export it again, or remove it"),
