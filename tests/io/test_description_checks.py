@@ -43,7 +43,7 @@ def test_misspelt_keys(key: str, meant: str, tmp_path: Path) -> None:
 
 def test_keys_of_both_dialects_and_others_are_silent(tmp_path: Path) -> None:
     decathlon = {"modality": {"0": "CT"}, "labels": LABELS, "training": [], "test": [], "numTraining": 0, "numTest": 0}
-    texts = ("name", "description", "reference", "licence", "license", "release", "relase", "tensorImageSize")
+    texts = ("name", "description", "reference", "licence", "license", "release", "tensorImageSize")
     assert findings(tmp_path, decathlon | dict.fromkeys(texts, "x")) == []
     nnunet = {"channel_names": {"0": "T1"}, "labels": LABELS, "file_ending": ".nrrd", "numTraining": 3, "dataset": {}}
     texts = ("overwrite_image_reader_writer", "converted_by", "author", "label_colors", "data", "tests", "image_size")
