@@ -63,17 +63,18 @@ def test_neighbours_are_counted_by_hand() -> None:
 
 def test_classes_of_an_image_are_not_made_up(tmp_path: Path) -> None:
     """The file is named, and the classes are those of the other labels."""
-    for number, label in enumerate([INSIDE, SOFT, np.where(INSIDE, -56, 0)]):
+    corner = np.indices(SHAPE).sum(axis=0) < 3
+    for number, label in enumerate([INSIDE, SOFT, np.where(INSIDE, -56, 2 * corner)]):
         save_nifti(tmp_path / f"images/c{number}.nii.gz", RNG.normal(100, 20, SHAPE).astype(np.float32), AFFINE)
         save_nifti(tmp_path / f"labels/c{number}.nii.gz", label.astype(np.int16), AFFINE)
     dataset = read_dataset(tmp_path, strict=False)
-    assert dataset.label_map.classes == {"label_1": (1,)}
+    assert dataset.label_map.classes == {"label_1": (1,), "label_2": (2,)}
     errors = [
         [error.kind for error in inspect_case(case, ("MRI",), dataset.label_map).errors] for case in dataset.cases
     ]
     assert errors == [[], ["label-is-image"], ["negative-value"]]
-    (tmp_path / "labels/c0.nii.gz").unlink()
-    (tmp_path / "images/c0.nii.gz").unlink()
+    for name in ("images/c0", "labels/c0", "images/c2", "labels/c2"):
+        (tmp_path / f"{name}.nii.gz").unlink()
     assert read_dataset(tmp_path, strict=False).label_map.classes == {}
     with pytest.raises(DataError, match=r"continuous range(.|\n)*c1\.nii\.gz"):
         read_dataset(tmp_path)

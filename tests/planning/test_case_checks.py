@@ -181,6 +181,13 @@ def test_labels_unlike_those_of_the_other_cases(tmp_path: Path) -> None:
     }
 
 
+def test_a_single_scan_may_show_a_corner_of_a_structure(tmp_path: Path) -> None:
+    images, labels = scans(1)
+    labels[0][9, 8, 7] = 2
+    labels[0][6:8] = 0
+    assert found(write_dataset(tmp_path, images, labels, affine=AFFINE)) == {}
+
+
 def test_two_values_swapped_in_one_case(tmp_path: Path) -> None:
     images, labels = scans(6)
     labels = [np.where(np.indices(label.shape)[0] > 6, 0, label) for label in labels]  # 64 and 16 voxels

@@ -222,7 +222,7 @@ def _channel_count(cases: Sequence[Case], *, strict: bool) -> int:
 def _discovered_labels(cases: Iterable[Case], *, strict: bool) -> LabelMap:
     """Return a class for every value in the label files.
 
-    Those that cannot be read, hold no labels or negative values are reported with their cases.
+    Files that cannot be read, that hold no labels, and negative values are reported with their cases.
     """
     values: set[int] = set()
     errors: list[VolsegError] = []
@@ -231,8 +231,8 @@ def _discovered_labels(cases: Iterable[Case], *, strict: bool) -> LabelMap:
             mask = read_mask(path)
             with collect():  # what is doubtful is reported with the cases
                 check_is_label_map(mask, path)
+            values |= {value for value in value_counts(mask.labels) if value > 0}
             check_not_negative(mask, path)
-            values |= set(value_counts(mask.labels)) - {0}
         except VolsegError as error:
             errors.append(error)
     if not values and not strict:

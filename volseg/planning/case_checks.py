@@ -32,7 +32,7 @@ RARE = 0.02
 """Share of the cases up to which a class is rare; a single case always is."""
 FEW_VOXELS, FEW_SHARE = 10, 0.005
 """A class has few voxels in a case if these are so many at most, and so small a share of its median; in a data set, if
-all cases have so many at most."""
+all cases have so many at most: a single scan may show a corner of a structure."""
 NARROW_HU = 50.0
 """A CT whose 0.5 and 99.5 percentiles are closer than this is scaled: soft tissue alone is wider."""
 BACKGROUND_NAMES = frozenset(
@@ -263,7 +263,7 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
         elif len(known) >= MIN_CASES_RARE and len(holders) <= max(1, RARE * len(known)):
             text = f"{title} is in {len(holders)} of {len(known)} cases"
             yield Finding("rare-class", _labels(record for record, _ in holders), text)
-        elif sum(count for _, count in holders) <= FEW_VOXELS:
+        elif len(known) >= outliers.MIN_CASES and sum(count for _, count in holders) <= FEW_VOXELS:
             total = sum(count for _, count in holders)
             text = f"{title}: {total} voxel{'s' * (total != 1)} in {len(holders)} of {len(known)} cases, none elsewhere"
             yield Finding("few-voxels", _labels(record for record, _ in holders), text)
