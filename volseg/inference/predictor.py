@@ -351,16 +351,16 @@ def _check_scan(scan: object, affine: ArrayLike | None) -> None:
     paths = list(scan) if isinstance(scan, list | tuple) else [scan]
     wrong = [type(path).__name__ for path in paths if not isinstance(path, str | Path)]
     if wrong or not paths:
-        hint = "give the file, or array and affine"
+        found, hint = type(scan).__name__, "give the file, or array and affine"
+        if isinstance(scan, list | tuple):
+            found = f"{found} of {wrong[0] if wrong else 'nothing'}"
         if hasattr(scan, "dataobj"):
             hint = "give its file, or its array and affine: predict(np.asarray(image.dataobj), image.affine)"
         elif isinstance(scan, torch.Tensor):
             hint = "give its array and affine: predict(tensor.cpu().numpy(), affine)"
         raise DataError(
             "this is not a scan",
-            found=wrong[0]
-            if not isinstance(scan, list | tuple)
-            else f"{type(scan).__name__} of {wrong[0] if wrong else 'nothing'}",
+            found=found,
             expected="a file, a list of one file per channel, or a NumPy array with its affine",
             hint=hint,
         )

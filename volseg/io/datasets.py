@@ -228,8 +228,8 @@ def _discovered_labels(cases: Iterable[Case], *, strict: bool) -> LabelMap:
     errors: list[VolsegError] = []
     for path in (case.label for case in cases if case.label is not None):
         try:
-            mask = read_mask(path)
             with collect():  # what is doubtful is reported with the cases
+                mask = read_mask(path)
                 check_is_label_map(mask, path)
             values |= {value for value in value_counts(mask.labels) if value > 0}
             check_not_negative(mask, path)

@@ -312,7 +312,9 @@ def _modality(
                 yield Finding("modality", _images(others), f"do not look like {name}: {_names(others)}")
         elif called_ct:
             yield from _not_hounsfield(number, measured)
-        elif 2 * sum(votes) > len(votes) and name.strip().lower() != "nonorm":
+        elif name.strip().lower() == "nonorm":
+            continue
+        elif 2 * sum(votes) > len(votes):
             text = f'channel {name} has the values of CT (below {CT_BELOW_HU}); only "CT" is normalised as CT'
             yield Finding("modality", (dataset.root,), text, 'call the channel "CT" in dataset.json')
         elif sum(votes) <= max(1, outliers.GROUP * len(votes)):
