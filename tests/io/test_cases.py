@@ -230,6 +230,14 @@ def test_lists_that_cannot_be_used(tmp_path) -> None:
         list_images(tmp_path / "binary.txt")
 
 
+def test_backslashes_and_quotes_in_lists(tmp_path) -> None:
+    for folder, names in (("p1", ["ct.nii"]), ("p2", ["a, b.nii"]), ("p3", ["t1.nii", "t2.nii"]), (".", ["'c'.nii"])):
+        touch(tmp_path / folder, *names)
+    text = "p1\\ct.nii\r\n\"p2/a, b.nii\"\n'c'.nii\n"
+    assert list(listed(tmp_path, text)) == ["'c'", "a, b", "ct"]
+    assert listed(tmp_path, '"p3\\t1.nii", "p3\\t2.nii"\n', channels=2) == {"t1": ["p3/t1.nii", "p3/t2.nii"]}
+
+
 def test_a_listed_scan_that_is_gone_is_named_with_its_line(tmp_path, caplog) -> None:
     touch(tmp_path, "a.nii")
     assert listed(tmp_path, "a.nii\nb.nii\n") == {"a": ["a.nii"], "b": ["b.nii"]}

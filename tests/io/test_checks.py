@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.made.datasets import save_nifti
-from volseg.errors import GeometryError
+from volseg.errors import DataError, GeometryError
 from volseg.io.cases import Case, GridRule
-from volseg.io.checks import Inspection, inspect_case, load_case, read_label
+from volseg.io.checks import Inspection, check_files, inspect_case, load_case, read_label
 from volseg.io.labels import LabelMap
 
 CLASSES = LabelMap({"organ": (1,), "lesion": (2,)})
@@ -129,3 +129,16 @@ def test_shear_is_found_and_rotation_is_not(tmp_path: Path) -> None:
         save_nifti(case.label, np.ones((6, 5, 4), np.uint8), affine)
         kinds.append([(finding.kind, finding.message) for finding in inspect(case).findings])
     assert kinds == [[], [("shear", "10.0 degrees from a right angle")]]
+
+
+def test_a_channel_that_is_missing_is_named(tmp_path: Path) -> None:
+    images = [tmp_path / f"a_000{number}.nii" for number in range(3)]
+    images[0].touch()
+    with pytest.raises(DataError) as error:
+        check_files(images, ("T1", "T2", "FLAIR"))
+    text = str(error.value)
+    assert "1 of 3 channels" in text
+    assert "T1, T2, FLAIR" in text
+    assert "add a_0001.nii (T2), a_0002.nii (FLAIR)" in text
+    check_files(images[1:], ("T1", "T2"))  # all are missing, as reading the first says
+    check_files(images[:1], ("T1", "T2"))

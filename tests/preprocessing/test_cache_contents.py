@@ -131,6 +131,15 @@ def test_unknown_names_and_folders_are_refused(
     assert "there is no cache folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("days", ["-3", "nan"])
+def test_days_that_would_select_everything_are_refused(
+    days: str, cached: list[CachedCase], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cache", str(tmp_path / "cache"), f"--older-than={days}", "--remove", "all"]) == 2
+    assert "--older-than is not a number of days" in capsys.readouterr().err
+    assert len(list_cache(tmp_path / "cache")) == 2
+
+
 def test_a_cache_is_used_where_it_cannot_be_written(cached: list[CachedCase], tmp_path: Path) -> None:
     folder = cached[0].folder.parent
     folder.chmod(0o555)

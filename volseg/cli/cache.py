@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List or remove; 1 if something is kept because a training uses it."""
+    if not args.older_than >= 0:  # NaN, too
+        raise ConfigError("--older-than is not a number of days", found=args.older_than, expected="0 or more")
     newest = time.time() - 86400 * args.older_than
     plans = [plan for plan in list_cache(args.folder) if plan.used <= newest]
     known = {"all", *(plan.name for plan in plans), *(plan.folder.parent.name for plan in plans)}

@@ -37,7 +37,7 @@ from volseg.inference.sliding.stream import Counts, stream_logits
 from volseg.inference.sliding.windows import Layout
 from volseg.inference.timing import StageTimer
 from volseg.io.cases import list_images
-from volseg.io.checks import check_channels
+from volseg.io.checks import check_channels, check_files
 from volseg.io.model_folder import model_files_of
 from volseg.io.volumes import GRID_MM, check_image, read_channels
 from volseg.models.contracts import SegmentationNetwork
@@ -195,6 +195,7 @@ class Predictor:
         else:
             paths = self._files_of(scan)
             tolerance_mm = self.tolerance_mm if tolerance_mm is None else tolerance_mm
+            check_files(paths, self.plan.channels)
             volume = read_channels(paths, resample=resample_channels, tolerance_mm=tolerance_mm)
         name = paths[0] if paths else None
         check_channels(volume, self.plan.channels, name)

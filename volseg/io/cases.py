@@ -12,7 +12,7 @@ from pathlib import Path
 
 from volseg.errors import DataError, GeometryError
 from volseg.io.dicom import is_series_folder
-from volseg.io.paths import exists, is_file, is_folder
+from volseg.io.paths import exists, is_file, is_folder, listed_path
 from volseg.io.volumes import GRID_MM, LONGEST_PATH, check_path, count_channels, has_volume_suffix, is_scan, volume_stem
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,9 @@ def list_images(path: str | Path, channels: int = 1) -> list[Case]:
     is one.
 
     A list (``.txt``) has one case per line: a file as above, or one path per channel, separated by commas or tabs.
-    Paths are relative to the list; ``#`` begins a comment. The first path gives the name of the case (see
-    :func:`case_names`). A path that does not exist is logged with its line and listed, so that only its case fails.
+    Paths are relative to the list, and may stand in quotes; ``#`` begins a comment. The first path gives the name of
+    the case (see :func:`case_names`). A path that does not exist is logged with its line and listed, so that only its
+    case fails.
 
     Args:
         path: A file (with its sister channels), a folder of scans, the folder of a DICOM series, or a list of scans.
@@ -303,10 +304,16 @@ def _listed_paths(text: str, whole: str, folder: Path, channels: int) -> tuple[P
         folder: What paths are relative to.
         channels: Image channels of the model.
     """
-    if (whole != text or "," in text or "\t" in text) and exists(folder / whole):
-        return (folder / whole,)
-    paths = tuple(folder / part.strip() for part in text.split("\t" if "\t" in text else ","))
+    if (whole != text or "," in text or "\t" in text) and exists(_listed_file(whole, folder)):
+        return (_listed_file(whole, folder),)
+    paths = tuple(_listed_file(part.strip(), folder) for part in text.split("\t" if "\t" in text else ","))
     return tuple(_sister_channels(paths[0], channels)) if len(paths) == 1 and is_file(paths[0]) else paths
+
+
+def _listed_file(text: str, folder: Path) -> Path:
+    """Return a path of a list; quotes around one do not count, unless they are a part of its name."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return listed_path(text[1:-1] if quoted and not exists(folder / text) else text, folder)
 
 
 def _named_cases(rows: list[tuple[int, tuple[Path, ...]]], file: Path, channels: int) -> tuple[Case, ...]:

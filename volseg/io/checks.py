@@ -17,6 +17,7 @@ from volseg.io.findings import Finding
 from volseg.io.itk import segment_values
 from volseg.io.label_content import check_is_label_map, check_not_negative
 from volseg.io.labels import LabelMap, check_segment_names, value_counts
+from volseg.io.paths import exists
 from volseg.io.remarks import collect
 from volseg.io.volumes import as_mask, image_errors, read_mask, read_volume, stack_channels
 
@@ -247,6 +248,29 @@ def check_channels(volume: Volume, channels: Sequence[str], file: str | Path | N
             hint="give the same channels in the same order as in training",
             kind="dimensions" if len(channels) == 1 else "channels",
         )
+
+
+def check_files(images: Sequence[str | Path], channels: Sequence[str]) -> None:
+    """Check that no file of a scan is missing while others are there, before any of them is read.
+
+    Args:
+        images: The files; each holds a channel if there are as many as channels.
+        channels: Names of the channels.
+
+    Raises:
+        DataError: Some are missing; the message names their channels.
+    """
+    missing = [number for number, path in enumerate(images) if not exists(Path(path))]
+    if not missing or len(images) != len(channels) or len(missing) == len(images):
+        return  # if all are, the error of the first says so
+    raise DataError(
+        "a channel of the scan is missing",
+        file=images[missing[0]],
+        found=f"{len(images) - len(missing)} of {len(images)} channels",
+        expected=", ".join(channels),
+        hint=f"add {listed([f'{Path(images[number]).name} ({channels[number]})' for number in missing])}",
+        kind="missing-file",
+    )
 
 
 def check_label_values(mask: Mask, label_map: LabelMap, file: str | Path) -> None:

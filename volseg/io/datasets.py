@@ -38,6 +38,11 @@ EXPECTED = (
 )
 
 
+IMAGE_FOLDERS = ("images", "image", "img", "imgs", "imagestr", "scans", "volumes")
+LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "segs", "seg")
+"""Folders, lower case, that may be meant as ``images/`` and ``labels/``."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A set of labelled scans.
@@ -144,7 +149,22 @@ def _find(root: Path, description: Description | None) -> Found:
             unused = _unused_list(description) if find is not listed.find else []
             return replace(found, findings=(*found.findings, *unused))
     entries = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "an empty folder"
-    raise DataError("there is no dataset in this folder", file=root, found=entries, expected=EXPECTED, hint=USE_CSV)
+    hint = _hint(root)
+    raise DataError("there is no dataset in this folder", file=root, found=entries, expected=EXPECTED, hint=hint)
+
+
+def _hint(root: Path) -> str:
+    """Return what probably helps for a folder that has none of the layouts."""
+    entries = sorted(root.iterdir())
+    tables = [path for path in entries if path.suffix.lower() in table.SUFFIXES]
+    if len(tables) == 1:
+        return f"did you mean {tables[0]}? give the CSV itself as the data set"
+    folders = {path.name.casefold(): path.name for path in entries if is_folder(path)}
+    images, labels = ([folders[key] for key in words if key in folders] for words in (IMAGE_FOLDERS, LABEL_FOLDERS))
+    if images and labels:
+        others = " and ".join(f"{name}/" for name in (images[0], labels[0]) if name not in ("images", "labels"))
+        return f"did you mean images/ and labels/? rename {others}, or {USE_CSV}"
+    return USE_CSV
 
 
 def _unused_list(description: Description | None) -> list[Finding]:

@@ -94,5 +94,7 @@ def test_ambiguous_folders(tmp_path: Path) -> None:
     refused(tmp_path / "images", "different images", "t1: 1 of 2 folders, such as a", "t1, t2: 1 of 2", "CSV")
     touch(tmp_path / "twice", "a/t1.nii", "a/a_t1.nii", "a/a_seg.nii")
     refused(tmp_path / "twice", "differ only in the name of the case", "a_t1.nii", "t1.nii")
+    touch(tmp_path / "all", *(f"{name}/{role}.nii" for name in "ab" for role in ("t1", "seg", "mask")))
+    refused(tmp_path / "all", "2 errors", "a: several files that may be the label: mask.nii, seg.nii", "CSV")
     touch(tmp_path / "none", "a/t1.nii", "b/t1.nii")
     refused(tmp_path / "none", "there is no dataset", "CSV")

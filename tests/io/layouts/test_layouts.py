@@ -192,3 +192,25 @@ def test_regions_are_read_with_their_order(tmp_path: Path) -> None:
     assert read_dataset(tmp_path, trainable=False).label_map.region_order == (3, 2, 1)
     describe(tmp_path, labels=labels, regions_class_order=[1, 2])
     refused(tmp_path, "regions_class_order in dataset.json is not valid", "found: [1, 2]", "hint: list the values")
+
+
+def test_letters_in_another_unicode_form_are_named(tmp_path: Path) -> None:
+    """As macOS writes them, and other systems do not."""
+    touch(describe(tmp_path, modality="CT"), "images/Mu\u0308ller.nii", "labels/M\u00fcller.nii")
+    if len({path.name for path in (tmp_path / "images").iterdir()} | {"M\u00fcller.nii"}) == 1:
+        pytest.skip("the file system changes the form of names")
+    refused(tmp_path, "looks the same, but its letters are in another Unicode form")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["Images/a.nii", "Labels/a.nii"], ["did you mean images/ and labels/?", "rename Images/ and Labels/"]),
+        (["images/a.nii", "masks/a.nii"], ["images/ and labels/? rename masks/"]),
+        (["scans/a.nii", "cases.csv"], ["cases.csv? give the CSV itself as the data set"]),
+        (["images/a.nii", "notes.csv", "cases.csv"], ["list the files in a CSV"]),
+    ],
+)
+def test_what_a_folder_without_a_data_set_may_be(names: list[str], words: list[str], tmp_path: Path) -> None:
+    touch(tmp_path, *names)
+    refused(tmp_path, "there is no dataset", *words)

@@ -101,6 +101,8 @@ NNUNET = {"channel_names": {"0": "CT"}, "labels": CLASSES, "file_ending": ".nii.
 DATASETS = (
     BadInput("A data set with a typing error", "data", planned(lambda: ROOT.rename("Data"))),
     BadInput("A folder of something else", "data", layout("notes/list.txt")),
+    BadInput("A folder with a CSV", "cases.csv", layout("cases.csv", "scans/a.nii.gz")),
+    BadInput("Folders that are called otherwise", "masks/", layout("images/a.nii.gz", "masks/a.nii.gz")),
     BadInput("A `dataset.json` that is not JSON", "dataset.json", description_is('{"name": "liver" "labels": {}}')),
     BadInput("A `dataset.json` without labels", "dataset.json", described(labels=None)),
     BadInput("A negative label value", "dataset.json", described(labels={"background": 0, "liver": -1})),
@@ -130,6 +132,8 @@ DATASETS = (
                     "labelsTr/b.nii.gz", **NNUNET | {"channel_names": {"0": "T1", "1": "T2"}})),
     BadInput("A `file_ending` that is not read", "dataset.json",
              layout("imagesTr/a_0000.png", "labelsTr/a.png", **NNUNET | {"file_ending": ".png"})),
+    BadInput("Folders of cases with two labels each", "old_seg.nii.gz",
+             layout(*(f"{case}/{file}.nii.gz" for case in "ab" for file in ("t1", "seg", "old_seg")))),
     BadInput("The same case in two formats", "data",
              layout("images/a.nii", "images/a.nii.gz", "labels/a.nii.gz", labels=CLASSES, modality="CT")),
     BadInput("BIDS with the labels of two people", "data",

@@ -59,4 +59,6 @@ OUTPUTS = (
     BadInput("Generated scans in the folder of a data set", "data",
              refused("data/notes.txt", "phantom", "data", "--train", "1", "--test", "0")),
     BadInput("A cache that is not there", "cache", lambda: command("cache", "cache")),
+    BadInput("A negative number of days", "--older-than",
+             lambda: command("cache", "--older-than=-3", "--remove", "all")),
 )  # fmt: skip

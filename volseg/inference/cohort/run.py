@@ -29,6 +29,7 @@ from volseg.inference.cohort.shard import Shard, shard_of
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor, Segmentation
 from volseg.io.atomic import remove_stale, scratch_folder
+from volseg.io.checks import check_files
 from volseg.io.content import file_sha256, scan_sha256
 from volseg.io.datasets import Case, list_images
 from volseg.io.locks import LOCK_NAME, folder_lock
@@ -211,6 +212,7 @@ class _CaseRun:
     def read(self) -> None:
         """Read the scan, unless the case is finished."""
         with self._stage("read"):
+            check_files(self._case.images, self._job.predictor.plan.channels)
             self._input_sha256 = scan_sha256(self._case.images)
             if self._is_finished(self._input_sha256):
                 self._status = "skipped"

@@ -45,6 +45,8 @@ def find(root: Path, description: Description | None) -> Found | None:
         return None
     findings += _ambiguous(roles, labels)
     roles = {name: files for name, files in roles.items() if len(labels[name]) < 2}
+    if not roles:
+        return Found((), findings=tuple(findings))
     images = {
         name: {role: path for role, path in files.items() if not _is_label(role)} for name, files in roles.items()
     }

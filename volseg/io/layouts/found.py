@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,17 +114,22 @@ def paired(
             others = without_label
         similar = _similar(name, others) if len(findings) < LISTED else None
         if similar is not None:
-            capitals = "differs only in capitals" if similar.casefold() == name.casefold() else "is similar"
-            text += f"; {others[similar].name} {capitals}"
+            text += f"; {others[similar].name} {_difference(name, similar)}"
         findings.append(Finding("pairing", files, text, SAME_NAME if similar is not None else None))
     both = sorted(images.keys() & references.keys())
     return tuple(Case(name, images[name], references[name]) for name in both), findings
 
 
+def _difference(name: str, similar: str) -> str:
+    if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", similar):
+        return "looks the same, but its letters are in another Unicode form (NFC, NFD)"
+    return "differs only in capitals" if similar.casefold() == name.casefold() else "is similar"
+
+
 def _similar(name: str, others: Iterable[str]) -> str | None:
     """Return the name that differs in capitals only, begins alike (``a`` and ``a_seg``), or is spelt alike."""
-    plain = {other.casefold(): other for other in others}
-    key = name.casefold()
+    plain = {unicodedata.normalize("NFC", other).casefold(): other for other in others}
+    key = unicodedata.normalize("NFC", name).casefold()
     if key in plain:
         return plain[key]
     longer = [other for other in plain if other.startswith(key) and not other[len(key)].isalnum()]
