@@ -85,6 +85,11 @@ class MissingExtraError(ConfigError):
     """A setting asks for an optional library that is not installed."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as in ``1 case`` and ``2 cases``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def suggestion(name: object, choices: Iterable[str], alike: float = 0.6) -> str | None:
     """Return the choice that is spelt most like a name, or ``None`` if none is similar.
 

@@ -168,6 +168,20 @@ def test_what_differs_from_the_beginning_is_refused(
     assert "inputs.json of fold 1 differs from that of fold 0: plan_sha256" in capsys.readouterr().err
 
 
+def test_jobs_that_are_replaced_are_named(config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No fold has begun, so nothing is lost, but jobs that wait would train with the new settings."""
+    splits, folder = tmp_path / "folds.json", tmp_path / "cv"
+    splits.write_text(json.dumps(FOLDS))
+    jobs = command(config, folder, f"data.splits={splits}", "--jobs")
+    for _ in range(2):
+        assert main(jobs) == 0
+    assert "no fold has begun" not in caplog.text
+    splits.write_text(json.dumps([FOLDS[0], {"train": ["c2"], "val": ["c0", "c1"]}]))
+    assert main([*jobs, "train.lr=0.02"]) == 0
+    assert "printed: train.lr: the run has 0.01, given 0.02; the splits" in caplog.text
+    assert "in no part of fold 1: 1 case: c3" in caplog.text
+
+
 def test_folders_of_others_are_left_as_they_are(config: Path, copy: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "plan.json").write_text("mine")

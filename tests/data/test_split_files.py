@@ -29,6 +29,11 @@ def test_a_table_of_cases_and_folds(separator: str, tmp_path: Path) -> None:
     assert read_split_file(file) == dict(enumerate(SPLITS))
 
 
+def test_folds_as_pandas_writes_them(tmp_path: Path) -> None:
+    file = written(tmp_path / "folds.csv", "case,fold\na,0.0\nb,1.0\nc,")
+    assert read_split_file(file) == {0: {"train": ["b", "c"], "val": ["a"]}, 1: {"train": ["a", "c"], "val": ["b"]}}
+
+
 @pytest.mark.parametrize("fold", [3, "all"])
 def test_the_split_of_a_run_is_that_of_its_fold(fold: int | str, tmp_path: Path) -> None:
     content = {"fold": fold, **SPLITS[0]}
@@ -46,6 +51,7 @@ def test_the_split_of_a_run_is_that_of_its_fold(fold: int | str, tmp_path: Path)
         ("s.csv", "", "columns case and fold"),
         ("s.csv", "case,part\na,0", "columns case and fold"),
         ("s.csv", "case,fold\na,0\nb,first\nc,-1", "row 3: first"),
+        ("s.csv", "case,fold\na,0\nb,1.5", "row 3: 1.5"),
         ("s.csv", "case,fold\na,0\nb", "row 3: 1"),
         ("s.csv", "case,fold\na,\nb,", "no case"),
     ],

@@ -81,7 +81,7 @@ def test_names_without_a_patient_are_refused(pattern: str, dataset: Dataset) -> 
 def test_cases_without_a_patient_are_patients_of_their_own(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     known = stating(dataset, patient={name: of for name, of in PATIENTS.items() if of != "p5"})
     choose_split(known, DataConfig(), 0)
-    assert "2 cases without a patient count as patients of their own: p5_s0, p5_s1" in caplog.text
+    assert "2 cases without a patient, counted as a patient each: p5_s0, p5_s1" in caplog.text
 
 
 def test_the_folds_of_the_data_set_count(dataset: Dataset) -> None:
@@ -92,7 +92,7 @@ def test_the_folds_of_the_data_set_count(dataset: Dataset) -> None:
     assert split["train"] == [name for name in NAMES if FOLDS.get(name) != 2]  # p5 is always trained on
     with pytest.raises(ConfigError, match=r"no such fold(.|\n)*data\.fold=3(.|\n)*0, 1, 2"):
         choose_split(known, DataConfig(fold=3), 0)
-    with pytest.raises(DataError, match="fold 0: 1 patients whose cases are both trained on and held out: p0"):
+    with pytest.raises(DataError, match="fold 0: 1 patient with cases both trained on and held out: p0"):
         choose_split(stating(known, patient=PATIENTS, fold={**FOLDS, "p0_s1": 1}), DataConfig(), 0)
 
 
@@ -107,7 +107,7 @@ def test_random_folds_in_place_of_stated_ones_are_said(dataset: Dataset, caplog:
 def test_the_folds_of_nnunet_by_name(dataset: Dataset) -> None:
     split = choose_split(dataset, DataConfig(splits="nnunet", fold=4), 0)
     assert {part: split[part] for part in ("train", "val")} == nnunet_splits(NAMES)[4]
-    with pytest.raises(DataError, match="patients whose cases"):
+    with pytest.raises(DataError, match="with cases both trained on and held out"):
         choose_split(stating(dataset, patient=PATIENTS), DataConfig(splits="nnunet"), 0)
 
 
@@ -118,8 +118,13 @@ def test_a_file_counts_and_its_use_is_said(dataset: Dataset, caplog: pytest.LogC
         split = choose_split(dataset, DataConfig(splits=str(file)), 0)
     assert (split["train"], split["val"]) == (NAMES[4:], NAMES[:2])
     assert "split: the split file splits_final.json; fold 0 (the only one)" in caplog.text
-    assert "2 cases are in no part of fold 0: p1_s0, p1_s1" in caplog.text
+    assert "in no part of fold 0: 2 cases: p1_s0, p1_s1" in caplog.text
     assert "is not used" not in caplog.text
+    caplog.clear()
+    file.write_text(json.dumps([{"train": NAMES[4:], "val": NAMES[:2]}, {"train": NAMES[4:], "val": NAMES[1:2]}]))
+    assert [*choose_all_splits(dataset, DataConfig(splits=str(file)), 0)] == [0, 1]
+    assert "in no part of fold 0: 2 cases: p1_s0, p1_s1" in caplog.text
+    assert "in no part of fold 1: 3 cases: p0_s0, p1_s0, p1_s1" in caplog.text
     with pytest.raises(ConfigError, match="holds out no case"):
         choose_split(dataset, DataConfig(splits=str(file), fold="all"), 0)
 
@@ -140,10 +145,10 @@ def test_all_that_is_wrong_with_a_file_is_listed(dataset: Dataset) -> None:
     with pytest.raises(DataError) as error:
         choose_split(stating(dataset, patient=PATIENTS), DataConfig(splits=str(file)), 0)
     assert str(error.value).splitlines()[3:9] == [
-        "    fold 1: 1 cases that the data set does not have: new",
-        "    fold 2: 2 cases that are both trained on and held out: p0_s0, p0_s1",
-        "    fold 3: 1 cases listed twice: p1_s0",
-        "    fold 4: 1 patients whose cases are both trained on and held out: p0",
+        "    fold 1: 1 case not in the data set: new",
+        "    fold 2: 2 cases both trained on and held out: p0_s0, p0_s1",
+        "    fold 3: 1 case listed twice: p1_s0",
+        "    fold 4: 1 patient with cases both trained on and held out: p0",
         "    fold 5: no held-out cases",
         "    fold 6: no training cases",
     ]

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.made.datasets import save_nifti
-from volseg.evaluation.choose_postprocessing import Choice, PredictedCase, choose_postprocessing
+from volseg.evaluation.choose_postprocessing import Choice, PredictedCase, Trial, choose_postprocessing
 from volseg.io.cases import Case
 from volseg.io.labels import LabelMap
 
@@ -84,10 +84,20 @@ def test_every_trial_has_its_figures(choice: Choice) -> None:
     json.dumps([one.to_dict() for one in choice.trials], allow_nan=False)
 
 
+def test_a_gain_that_is_not_shown_is_none() -> None:
+    """Of cases that all improve, but by less than the last digit that is shown."""
+
+    def trial(gain: float) -> Trial:
+        comparison = {"mean_difference": gain, "ci95": [gain / 2, gain * 2]}
+        return Trial(label="organ", step="fill_holes", volume_ml=None, comparison=comparison)
+
+    assert [trial(gain).helps for gain in (2.9e-6, 0.99e-4, 1.01e-4)] == [False, False, True]
+
+
 def test_few_cases_and_regions_choose_nothing(tmp_path: Path) -> None:
     few = choose_postprocessing(made(tmp_path, 5), CLASSES)
     assert few.postprocessing.to_dict() == {"largest_component": [], "min_volume_ml": {}, "fill_holes": []}
-    assert few.reason == "5 cases are too few for a choice, which takes 6 or more"
+    assert few.reason == "a choice takes 6 cases or more, and there are 5"
     regions = choose_postprocessing(made(tmp_path, 6), LabelMap({"whole": (1, 2), "core": (2,)}))
     assert "regions" in str(regions.reason)
 

@@ -96,6 +96,16 @@ def test_decathlon_entries_state_patients_and_folds(tmp_path) -> None:
     ]
 
 
+def test_a_case_under_training_and_validation_is_named_with_both(tmp_path) -> None:
+    listed = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in "ab"]
+    root = decathlon(tmp_path, names="ab", training=listed, validation=listed[1:])
+    with pytest.raises(DataError, match="b: entry 2 of training, entry 1 of validation"):
+        read_dataset(root)
+    root = decathlon(tmp_path / "fold", names="ab", training=[listed[0], {**listed[1], "fold": "a"}])
+    with pytest.raises(DataError, match=r"not a whole number(.|\n)*dataset\.json(.|\n)*found: b: 'a'"):
+        read_dataset(root)
+
+
 def test_decathlon_validation_is_fold_0_where_training_has_no_folds(tmp_path, caplog) -> None:
     entry = {"image": "imagesTr/{}.nii.gz", "label": "labelsTr/{}.nii.gz"}
     listed = {name: {key: text.format(name) for key, text in entry.items()} for name in "abc"}
@@ -219,7 +229,7 @@ def test_decathlon_files_that_are_missing_are_all_named(tmp_path) -> None:
         ({"training": [{"image": "x"}]}, '"training"'),
         ({"training": None}, '"training"'),
         ({"training": ["x"]}, '"training"'),
-        ({"training": [{"image": "x", "label": "y", "fold": "first"}]}, "fold: 'first'"),
+        ({"training": [{"image": "x", "label": "y", "fold": "first"}]}, "found: x: 'first'"),
         ({"labels": None}, "has no labels"),
         ({"labels": {"zero": "background"}}, "class 'zero'"),
         ({"labels": ["liver"]}, '"labels"'),

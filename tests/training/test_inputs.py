@@ -77,7 +77,7 @@ def test_cases_that_were_added_are_left_out_and_named(data: Path, run: Path, cap
     with caplog.at_level(logging.WARNING):
         dataset, _, _ = read_inputs(run, read_dataset(data), CONFIG)
     assert "new" not in [case.id for case in dataset.cases]
-    assert "1 labelled cases are new since the run began, and left out: new" in caplog.text
+    assert "left out, because new since the run began: 1 labelled case: new" in caplog.text
 
 
 def test_other_labels_are_refused(data: Path, run: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 
 from volseg.api import convert
 from volseg.cli.progress import progress_bars
+from volseg.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=progress,
         )
-    print(f"{len(written.cases)} cases with and {len(written.unlabelled)} without labels in {args.out}")
+    print(f"{counted(len(written.cases), 'case')} with and {len(written.unlabelled)} without labels in {args.out}")
     return 0

@@ -15,7 +15,7 @@ from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
 from volseg.cli.signals import exit_after, stops_in_order
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, counted
 from volseg.inference.cohort.shard import torchrun_rank
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{result.fold_table}\n")
     for case in result.failed:
         print(f"not predicted, not scored: {case}", file=sys.stderr)
-    print(f"ensemble of {len(result.folds)} folds: {result.folder}")
+    print(f"ensemble of {counted(len(result.folds), 'fold')}: {result.folder}")
     return result.exit_code
 
 

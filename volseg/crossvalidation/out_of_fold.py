@@ -10,7 +10,7 @@ from pathlib import Path
 
 from volseg.crossvalidation.folds import Fold
 from volseg.crossvalidation.setup import CrossValidation, check_same_inputs
-from volseg.errors import ConfigError, OutputError
+from volseg.errors import ConfigError, OutputError, counted
 from volseg.evaluation.choose_postprocessing import PredictedCase
 from volseg.io.atomic import atomic_folder
 from volseg.io.cases import listed
@@ -63,7 +63,8 @@ def link_masks(crossval: CrossValidation) -> tuple[list[PredictedCase], tuple[st
     by_id = {case.id: case for case in crossval.dataset.cases}
     left_out = sorted(by_id.keys() - {*held_out})
     if left_out:
-        logger.warning("%d cases are held out by none of these folds: %s", len(left_out), listed(left_out))
+        text = "held out by none of these folds: %s: %s"
+        logger.warning(text, counted(len(left_out), "case"), listed(left_out))
     predicted = [PredictedCase(by_id[case], folder / files[case].name) for case in sorted(files)]
     return predicted, tuple(case for case in held_out if case not in files)
 

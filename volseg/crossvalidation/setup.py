@@ -21,6 +21,7 @@ from volseg.io.findings import errors_of
 from volseg.io.json_files import read_json, write_json
 from volseg.io.locks import folder_lock
 from volseg.io.model_folder import CROSSVAL_FILE
+from volseg.io.paths import is_file
 from volseg.parallel import StageProgress
 from volseg.planning.plan import Plan
 from volseg.postprocessing.rules import Postprocessing
@@ -103,6 +104,8 @@ def prepare_folds(
             _check_unchanged(config, splits, before)
         elif collect:
             raise ConfigError("no fold is trained", file=folder, hint="train the folds first: volseg crossval")
+        else:
+            _log_replaced(config, splits, before)
         # before the plan, so that a folder without this record holds nothing of volseg crossval
         write_json(folder / CROSSVAL_FILE, {"volseg": __version__, "members": selected, "folds": _plain(splits)})
         plan = Plan.load(folder / PLAN_FILE) if begun else _make_plan(config, dataset, progress)
@@ -216,6 +219,18 @@ def _check_unchanged(config: Config, splits: Splits, before: Mapping[str, Any]) 
             found=f"other cases in folds {', '.join(differing)}",
             hint=NEW,
         )
+
+
+def _log_replaced(config: Config, splits: Splits, before: Mapping[str, Any]) -> None:
+    """Warn of settings and splits that differ from those of jobs that were printed, none of which has begun."""
+    file = Path(config.output) / CONFIG_FILE
+    if not before or not is_file(file):
+        return
+    differing = [str(change) for change in changes(load_config(file), config)]
+    differing += ["the splits"] if before != _plain(splits) else []
+    if differing:
+        text = "%s: no fold has begun, so these are replaced, also for jobs that were printed: %s"
+        logger.warning(text, config.output, "; ".join(differing))
 
 
 def _make_plan(config: Config, dataset: Dataset, progress: StageProgress | None) -> Plan:

@@ -12,7 +12,7 @@ from volseg.data.splits import Split
 from volseg.errors import ConfigError, DataError
 from volseg.io.cases import refuse
 from volseg.io.json_files import read_json
-from volseg.io.rows import read_rows
+from volseg.io.rows import FOLD, read_rows
 
 ALL = "all"
 """The fold that holds out nothing."""
@@ -105,6 +105,7 @@ def _read_table(file: Path) -> Folds:
     pairs = [(row[case], row[header.index("fold")]) for row in rows[1:]]
     invalid = [f"row {line}: {fold[:50]}" for line, (_, fold) in enumerate(pairs, start=2) if not _is_fold(fold)]
     refuse("folds that are not whole numbers from 0 on, or nothing", file, invalid)
+    pairs = [(name, fold.partition(".")[0]) for name, fold in pairs]
     numbers = sorted({int(fold) for _, fold in pairs if fold})
     if not numbers:
         raise DataError("no case of the split file has a fold", file=file, expected="a number in the column fold")
@@ -118,4 +119,4 @@ def _read_table(file: Path) -> Folds:
 
 
 def _is_fold(text: str) -> bool:
-    return not text or (text.isascii() and text.isdecimal() and len(text) < 10)
+    return not text or FOLD.fullmatch(text) is not None

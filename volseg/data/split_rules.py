@@ -12,7 +12,7 @@ from typing import Any
 from volseg.config.schema import DataConfig
 from volseg.data.split_files import ALL, Fold, Folds, read_split_file, split_sha256
 from volseg.data.splits import Split, choose_shots, make_splits, nnunet_splits
-from volseg.errors import ConfigError, DataError
+from volseg.errors import ConfigError, DataError, counted
 from volseg.io.cases import Case, listed, refuse
 from volseg.io.datasets import Dataset
 from volseg.io.paths import is_file
@@ -51,7 +51,7 @@ def choose_split(dataset: Dataset, config: DataConfig, seed: int) -> dict[str, A
         raise ConfigError(f"{rule}: there is no such fold", found=f"data.fold={config.fold}", expected=numbers)
     others = f"of {', '.join(map(str, folds))}" if len(folds) > 1 else "(the only one)"
     logger.info("split: %s; fold %s %s", rule, config.fold, others)
-    _log_left_out(dataset, folds[config.fold], config.fold)
+    _log_left_out(dataset, {config.fold: folds[config.fold]})
     return _record(folds, config.fold, rule, config.shots, seed)
 
 
@@ -68,6 +68,7 @@ def choose_all_splits(dataset: Dataset, config: DataConfig, seed: int) -> dict[i
     folds, rule = _folds(dataset, config, patients, source)
     splits = {fold: _record(folds, fold, rule, config.shots, seed) for fold in folds if isinstance(fold, int)}
     first = {tuple(split["val"]): fold for fold, split in reversed(splits.items())}
+    _log_left_out(dataset, {fold: folds[fold] for fold in sorted(first.values())})
     return {fold: splits[fold] for fold in sorted(first.values())}
 
 
@@ -148,15 +149,16 @@ def _problems(split: Split, names: set[str], patients: Mapping[str, str], *, hol
     """Yield what is wrong with one fold."""
     train, val = {*split["train"]}, {*split["val"]}
     both_sides = {patients.get(name, name) for name in train} & {patients.get(name, name) for name in val}
+    twice = {name for part in split.values() for name, times in Counter(part).items() if times > 1}
     found = {
-        "cases that the data set does not have": (train | val) - names,
-        "cases listed twice": {name for part in split.values() for name, times in Counter(part).items() if times > 1},
-        "cases that are both trained on and held out": train & val,
-        "patients whose cases are both trained on and held out": set() if train & val else both_sides,
+        ("case", "not in the data set"): (train | val) - names,
+        ("case", "listed twice"): twice,
+        ("case", "both trained on and held out"): train & val,
+        ("patient", "with cases both trained on and held out"): set() if train & val else both_sides,
     }
-    for problem, items in found.items():
+    for (noun, problem), items in found.items():
         if items:
-            yield f"{len(items)} {problem}: {listed(sorted(items))}"
+            yield f"{counted(len(items), noun)} {problem}: {listed(sorted(items))}"
     if not train:
         yield "no training cases"
     if not val and holds_out:
@@ -177,7 +179,8 @@ def _patients(dataset: Dataset, pattern: str | None) -> tuple[dict[str, str] | N
         return None, ""
     unknown = [case.id for case in dataset.cases if case.patient is None]
     if unknown:
-        logger.warning("%d cases without a patient count as patients of their own: %s", len(unknown), listed(unknown))
+        text = "%s without a patient, counted as a patient each: %s"
+        logger.warning(text, counted(len(unknown), "case"), listed(unknown))
     return {case.id: case.patient or case.id for case in dataset.cases}, "as the data set states"
 
 
@@ -192,9 +195,14 @@ def _log_unused(dataset: Dataset, config: DataConfig, stated: bool) -> None:
         logger.warning("%s is not used; data.splits=%s uses it", NNUNET_FILE, file)
 
 
-def _log_left_out(dataset: Dataset, split: Split, fold: Fold) -> None:
-    """Warn of cases that a fold neither trains on nor holds out."""
-    used = {*split["train"], *split["val"]}
-    left_out = [case.id for case in dataset.cases if case.id not in used]
-    if left_out:
-        logger.warning("%d cases are in no part of fold %s: %s", len(left_out), fold, listed(left_out))
+def _log_left_out(dataset: Dataset, folds: Mapping[Fold, Split]) -> None:
+    """Warn of cases that folds neither train on nor hold out, once for all folds that leave out the same."""
+    leaving: dict[tuple[str, ...], list[str]] = {}
+    for fold, split in folds.items():
+        used = {*split["train"], *split["val"]}
+        left_out = tuple(case.id for case in dataset.cases if case.id not in used)
+        leaving.setdefault(left_out, []).append(str(fold))
+    for cases, numbers in leaving.items():
+        if cases:
+            where = f"fold{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+            logger.warning("in no part of %s: %s: %s", where, counted(len(cases), "case"), listed(cases))

@@ -1,8 +1,9 @@
 """Choice of the postprocessing of each class: what raises its Dice on masks of cases that no model was trained on.
 
-Every step is compared with the masks without it, paired by case, and is chosen only where the 95% bootstrap interval of
-the mean difference lies above zero. First the removal of components: all but the largest, or those below a volume. If
-several help, the one with the largest mean difference is chosen. Then the filling of holes, on top of it.
+Every step is compared with the masks without it, paired by case, and is chosen only where the mean difference is at
+least 0.0001, the last digit that is shown, and its 95% bootstrap interval lies above zero. First the removal of
+components: all but the largest, or those below a volume. If several help, the one with the largest mean difference is
+chosen. Then the filling of holes, on top of it.
 
 Source: Isensee et al., nnU-Net (2021), which chooses by the mean alone.
 """
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 FEWEST_CASES = 6
 """With fewer cases no signed-rank test reaches 5%, even if all agree; then nothing is chosen."""
+SMALLEST_GAIN = 1e-4
+"""Mean difference of Dice from which on a step is chosen: the last digit that is shown."""
 SMALL = (0.01, 0.1)
 """The minimum volumes that are tried, as fractions of the median volume of the class in the references."""
 DIGITS = 2
@@ -69,8 +72,8 @@ class Trial:
 
     @property
     def helps(self) -> bool:
-        """Whether the interval of the mean difference lies above zero."""
-        return bool(self.comparison["ci95"][0] > 0)
+        """Whether the mean difference can be seen, and its interval lies above zero."""
+        return bool(self.comparison["mean_difference"] >= SMALLEST_GAIN and self.comparison["ci95"][0] > 0)
 
     def __str__(self) -> str:
         low, high = self.comparison["ci95"]
@@ -119,7 +122,7 @@ def choose_postprocessing(
         return _nothing(cases, "postprocessing is chosen for classes that exclude each other, not for regions")
     volumes = np.array(_each_case(partial(_reference_ml, label_map=label_map), cases, workers, progress))
     if len(volumes) < FEWEST_CASES:
-        return _nothing(cases, f"{len(volumes)} cases are too few for a choice, which takes {FEWEST_CASES} or more")
+        return _nothing(cases, f"a choice takes {FEWEST_CASES} cases or more, and there are {len(volumes)}")
     names = tuple(label_map.classes)
     removals = [("largest_component", dict.fromkeys(names, 0.0))]
     removals += [("min_volume_ml", dict(zip(names, sizes, strict=True))) for sizes in _small_ml(volumes)]

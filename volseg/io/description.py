@@ -40,6 +40,7 @@ class Description:
         file_ending: Ending of nnU-Net's files, with its dot, if it is stated.
         names_channels: Whether it has nnU-Net v2's ``channel_names``.
         findings: What is doubtful: keys that are probably misspelt, channels that disagree.
+        validation: How many of the cases, the last ones, are listed under ``validation``.
     """
 
     file: Path
@@ -51,6 +52,7 @@ class Description:
     file_ending: str | None
     names_channels: bool
     findings: tuple[Finding, ...] = ()
+    validation: int = 0
 
     @property
     def modality(self) -> str | None:
@@ -87,6 +89,7 @@ def read_description(path: str | Path, label_errors: list[DataError] | None = No
         labels=_valid_labels(content, file, label_errors) if content.get("labels") else None,
         channels=channel_names,
         cases=_cases(content, file),
+        validation=len(content.get("validation") or ()) if "training" in content else 0,
         unlabelled=_unlabelled(content.get("test") or (), file),
         file_ending=_file_ending(content.get("file_ending"), file),
         names_channels="channel_names" in content,
@@ -206,9 +209,7 @@ def _cases(content: Mapping[str, Any], file: Path) -> tuple[Case, ...] | None:
         folds += _validation_folds(validation, file, stated=any(fold is not None for fold in folds))
         entries = [*training, *validation]
         names = case_names([_files(entry["image"], file.parent) for entry in entries])
-        return tuple(
-            _case(name, entry, fold, file.parent) for name, entry, fold in zip(names, entries, folds, strict=True)
-        )
+        return tuple(_case(name, entry, fold, file) for name, entry, fold in zip(names, entries, folds, strict=True))
 
 
 def _of_type(value: Any, kind: type, key: str) -> Any:
@@ -224,13 +225,18 @@ def _validation_folds(validation: Any, file: Path, *, stated: bool) -> list[Any]
     return [entry.get("fold", 0) if stated else 0 for entry in validation]
 
 
-def _case(name: str, entry: Mapping[str, Any], fold: Any, folder: Path) -> Case:
+def _case(name: str, entry: Mapping[str, Any], fold: Any, file: Path) -> Case:
     """Return the case of an entry that is held out in a fold, if MONAI's list states one."""
     patient = entry.get("patient")
     if not (fold is None or (type(fold) is int and fold >= 0)):
-        raise ValueError(f"fold: {fold!r}")
+        raise DataError(
+            "the fold of a case in dataset.json is not a whole number",
+            file=file,
+            found=f"{name}: {fold!r:.50}",
+            expected="0 or more, or no fold",
+        )
     patient = None if patient is None else str(patient)
-    return Case(name, _files(entry["image"], folder), _path(entry["label"], folder), patient, fold)
+    return Case(name, _files(entry["image"], file.parent), _path(entry["label"], file.parent), patient, fold)
 
 
 def _unlabelled(test: Any, file: Path) -> tuple[Case, ...]:

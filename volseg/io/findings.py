@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import DataError, VolsegError
+from volseg.errors import DataError, VolsegError, counted
 
 SEVERITIES = ("error", "warning", "note")
 """Errors stop training; warnings are for a person to judge; notes say what was done."""
@@ -376,7 +376,7 @@ def _group_text(kind: str, group: Sequence[Finding], shown: int) -> str:
 def counts(findings: Sequence[Finding]) -> str:
     """Return how many errors, warnings and notes there are."""
     numbers = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
-    return ", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in numbers.items())
+    return ", ".join(counted(number, severity) for severity, number in numbers.items())
 
 
 def refuse_errors(findings: Iterable[Finding], root: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 from volseg.errors import DataError
+
+FOLD = re.compile(r"([0-9]{1,9})(\.0+)?")
+"""A fold in a table; pandas writes ``0.0`` where some rows are empty."""
 
 
 def read_rows(file: Path) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.errors import counted
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
@@ -265,7 +266,7 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
             yield Finding("rare-class", _labels(record for record, _ in holders), text)
         elif len(known) >= outliers.MIN_CASES and sum(count for _, count in holders) <= FEW_VOXELS:
             total = sum(count for _, count in holders)
-            text = f"{title}: {total} voxel{'s' * (total != 1)} in {len(holders)} of {len(known)} cases, none elsewhere"
+            text = f"{title}: {counted(total, 'voxel')} in {len(holders)} of {len(known)} cases, none elsewhere"
             yield Finding("few-voxels", _labels(record for record, _ in holders), text)
         median = float(np.median([count for _, count in holders])) if holders else 0.0
         for record, count in holders:

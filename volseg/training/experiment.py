@@ -11,7 +11,7 @@ from pathlib import Path
 from volseg.config.schema import Config
 from volseg.data.split_rules import choose_split
 from volseg.device import choose_device, training_dtype
-from volseg.errors import ConfigError, OutputError
+from volseg.errors import ConfigError, OutputError, counted
 from volseg.io.atomic import remove_stale
 from volseg.io.cases import GridRule
 from volseg.io.datasets import Case, Dataset, read_dataset
@@ -200,7 +200,8 @@ def _experiment(
         train_cases = cache_dataset(_cases(dataset, split["train"]), plan, cache, preprocess_progress, workers=workers)
         if not resumed:
             write_inputs(folder, dataset, workers, train_cases)
-        logger.info("%d training and %d validation cases", len(split["train"]), len(split["val"]))
+        trained, held_out = counted(len(split["train"]), "training case"), counted(len(split["val"]), "validation case")
+        logger.info("%s, %s", trained, held_out)
         val_cases = _cases(dataset, split["val"])
         yield Experiment(config, folder, dataset, plan, tuple(train_cases), val_cases, resumed, measured)
 

@@ -11,7 +11,7 @@ from typing import Any
 from volseg.config.schema import Config
 from volseg.data.split_files import read_run_split
 from volseg.data.split_rules import choose_split
-from volseg.errors import ConfigError, DataError
+from volseg.errors import ConfigError, DataError, counted
 from volseg.io.cases import Case, listed
 from volseg.io.content import file_sha256
 from volseg.io.datasets import Dataset
@@ -87,7 +87,7 @@ def _content(cases: Sequence[Case], workers: int) -> dict[str, Any]:
     """Return the identity of every case."""
     if not cases:
         return {}
-    logger.info("hashing the files of %d cases", len(cases))
+    logger.info("hashing the files of %s", counted(len(cases), "case"))
     identities = for_each_case(input_identity, cases, workers=workers)
     return {case.id: identity for case, identity in zip(cases, identities, strict=True)}
 
@@ -103,7 +103,8 @@ def _read_record(file: Path) -> dict[str, Any]:
 def _without_new_cases(dataset: Dataset, recorded: Mapping[str, Any]) -> Dataset:
     new = [case.id for case in dataset.cases if case.id not in recorded]
     if new:
-        logger.warning("%d labelled cases are new since the run began, and left out: %s", len(new), listed(new))
+        text = "left out, because new since the run began: %s: %s"
+        logger.warning(text, counted(len(new), "labelled case"), listed(new))
     return replace(dataset, cases=tuple(case for case in dataset.cases if case.id in recorded))
 
 
@@ -132,7 +133,7 @@ def _check_split(dataset: Dataset, config: Config, split: Mapping[str, Any]) -> 
         raise DataError(
             "the split is not the one with which the run began",
             file=dataset.root,
-            found=f"{len(moved)} cases in another part, by {now['rule']}: {listed(moved)}",
+            found=f"{counted(len(moved), 'case')} in another part, by {now['rule']}: {listed(moved)}",
             expected=f"fold {split['fold']} by {split['rule']}",
             hint="restore the folds or the split file, or start a new run with another output=",
         )

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from volseg.config.load import config_to_dict
 from volseg.config.schema import TrainConfig
-from volseg.errors import VolsegError
+from volseg.errors import VolsegError, counted
 from volseg.io.cases import listed
 from volseg.io.model_file import save_model
 from volseg.models.build import count_parameters, for_prediction
@@ -146,7 +146,8 @@ def training_steps(
         if spent >= 1:
             return
         if is_stalled(settings, log):
-            logger.warning("stopped after %d validations without improvement; %s", settings.stop_after, LENGTH_SELECTED)
+            validations = counted(settings.stop_after or 0, "validation")
+            logger.warning("stopped after %s without improvement; %s", validations, LENGTH_SELECTED)
             return
         with signals.delayed():
             outcome = state.step(step_batches, run.step, spent)

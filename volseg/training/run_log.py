@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volseg.errors import OutputError
+from volseg.errors import OutputError, counted
 from volseg.io.atomic import HINT, atomic_file
 from volseg.training.loggers import tracked_numbers
 from volseg.training.pace import duration
@@ -69,13 +69,13 @@ class RunLog:
     def validating(self, done: int, total: int) -> None:
         """Write a line of text on the cases of a validation, if there was none for a while."""
         if self.is_silent():
-            self._say(f"validation: {done} of {total} cases")
+            self._say(f"validation: {done} of {counted(total, 'case')}")
 
     def validation(self, row: dict[str, Any]) -> None:
         """Record a validation: ``step, val_dice, val_hd95, val_cases, elapsed_s``."""
         self._write(row)
-        text = "step {step}: validation Dice {val_dice:.4f}, HD95 {val_hd95:.2f} mm ({val_cases} cases)"
-        self._say(text.format(**row))
+        text = "step {step}: validation Dice {val_dice:.4f}, HD95 {val_hd95:.2f} mm ({cases})"
+        self._say(text.format(**row, cases=counted(row["val_cases"], "case")))
         if self._writes:
             self._draw()
 

@@ -37,7 +37,10 @@ def find(root: Path, description: Description | None) -> Found | None:
                 hint="correct the paths, with / between folders, or remove the list",
             )
         return None  # the description of the same cases in another layout
-    entries = [f"entry {number}" for number in range(1, len(cases) + 1)]
+    count = len(cases) - description.validation
+    part = " of training" if description.validation else ""
+    entries = [f"entry {number}{part}" for number in range(1, count + 1)]
+    entries += [f"entry {number} of validation" for number in range(1, description.validation + 1)]
     findings: list[Finding] = [*missing_files(cases), *repeated_names(cases, entries), *_unlisted(cases)]
     test = (replace(case, images=_channel_files(case.images)) for case in description.unlabelled)
     return Found(

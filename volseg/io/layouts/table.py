@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from volseg.io.layouts.found import (
     without,
 )
 from volseg.io.paths import is_file, listed_path
-from volseg.io.rows import read_rows
+from volseg.io.rows import FOLD, read_rows
 from volseg.io.volumes import has_volume_suffix, is_scan
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,6 @@ SYNONYMS = {
 PATIENT_WORDS = ("patient", "subject", "participant")
 ALIKE = 0.85
 """How alike a header and one of these words are that is probably misspelt."""
-FOLD = re.compile(r"(\d{1,9})(\.0+)?")  # pandas writes 0.0 where some rows are empty
 
 Row = dict[str, str]
 
