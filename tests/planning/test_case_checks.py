@@ -176,7 +176,7 @@ def test_labels_unlike_those_of_the_other_cases(tmp_path: Path) -> None:
     (root / "dataset.json").write_text(json.dumps({**content, "labels": {**content["labels"], "3": "other"}}))
     kinds = {kind: [(one.files[0].name, one.message) for one in ones] for kind, ones in found(root).items()}
     assert kinds == {
-        "class-size-outlier": [("c1.nii.gz", "95.6% of the voxels are foreground; median of the cases: 13.3%")],
+        "class-outlier": [("c1.nii.gz", "95.6% of the voxels are foreground; median of the cases: 13.3%")],
         "few-voxels": [("c2.nii.gz", "other (3): 1 voxel in 1 of 6 cases, none elsewhere")],
     }
 
@@ -193,9 +193,28 @@ def test_two_values_swapped_in_one_case(tmp_path: Path) -> None:
     labels = [np.where(np.indices(label.shape)[0] > 6, 0, label) for label in labels]  # 64 and 16 voxels
     labels[4] = np.array([0, 2, 1])[labels[4]]
     kinds = found(write_dataset(tmp_path, images, [label.astype(np.uint8) for label in labels], affine=AFFINE))
-    assert list(kinds) == ["class-size-outlier"]
-    assert [one.files[0].name for one in kinds["class-size-outlier"]] == ["c4.nii.gz"]
-    assert "as if they were swapped; medians of the cases: 0.384 and 0.096 ml" in kinds["class-size-outlier"][0].message
+    assert list(kinds) == ["class-outlier"]
+    assert [one.files[0].name for one in kinds["class-outlier"]] == ["c4.nii.gz"]
+    assert kinds["class-outlier"][0].message == (
+        "as if classes were swapped: organ has 0.096 ml and lesion 0.384 ml (medians of the cases: 0.384 and 0.096 ml)"
+    )
+
+
+def test_left_and_right_swapped_in_one_case(tmp_path: Path) -> None:
+    images, _ = scans(6)
+    label = np.zeros(images[0].shape, np.uint8)
+    label[1:3, 3:6, 2:6], label[7:9, 3:6, 2:6] = 1, 2
+    labels = [label] * 5 + [label[::-1]]
+    labels = [np.roll(one, shift, axis=1) for one, shift in zip(labels, (-2, -1, 0, 1, 2, 3), strict=True)]
+    kinds = found(write_dataset(tmp_path, images, labels, affine=AFFINE))
+    assert {kind: [(one.files[0].name, one.message) for one in ones] for kind, ones in kinds.items()} == {
+        "class-outlier": [
+            (
+                "c5.nii.gz",
+                "as if classes were swapped: organ and lesion lie the other way round than in the other cases",
+            )
+        ]
+    }
 
 
 def test_a_ct_scan_among_mri(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volseg.planning.outliers import MIN_CASES, odd_shares, outlying, swapped
+from volseg.planning.outliers import MIN_CASES, odd_shares, opposite, outlying, swapped
 
 
 def which(values: list[float] | np.ndarray, floor: float = 1.0) -> list[int]:
@@ -67,3 +67,15 @@ def test_two_classes_swapped_in_one_case(first: list[float], second: list[float]
     noise = np.random.default_rng(0).lognormal(0, 0.2, (2, 9))
     volumes = [np.append(usual * noise[row], one) for row, (usual, one) in enumerate((first, second))]
     assert swapped(*volumes).tolist() == [False] * 9 + [expected]
+
+
+def test_two_classes_the_other_way_round() -> None:
+    rng = np.random.default_rng(0)
+    kidneys = np.array([120.0, 5.0, -10.0]) + rng.normal(0, 10, (9, 3))
+    one = [-115.0, 0.0, 0.0]
+    assert np.flatnonzero(opposite(np.vstack([kidneys, one]))).tolist() == [9]
+    assert not opposite(np.vstack([kidneys, [20.0, 0.0, 0.0]])).any()
+    assert not opposite(np.vstack([kidneys, [np.nan] * 3])).any()
+    assert not opposite(np.vstack([kidneys, [-70.0, 5.0, 120.0]])).any()  # parts of structures at another place
+    assert not opposite(np.vstack([kidneys[:3], one])).any()  # too few cases
+    assert not opposite(rng.normal(10, 40, (30, 3))).any()  # a lesion anywhere in an organ

@@ -229,9 +229,9 @@ KINDS: dict[str, Kind] = {
         "a class has a few voxels only, in one case or in all",
         "check for stray voxels of a wrong value",
     ),
-    "class-size-outlier": Kind(
+    "class-outlier": Kind(
         "warning",
-        "the sizes of background and classes are far from those of the other cases",
+        "the sizes or places of the classes are unlike those of the other cases",
         "look at the label with a viewer: it may be inverted or filled, or two values may be swapped",
     ),
     "lost-by-cropping": Kind(

@@ -28,6 +28,10 @@ TINY_SHARE = 1e-6
 """Smallest share of foreground and of background that is taken, because labels may have none of either."""
 GROUP = 0.05
 """A larger share of the cases that are alike is a second protocol and no outlier; a single case always may be one."""
+NEAREST_MM = 5.0
+"""Two classes whose centres are nearer than this have no usual direction."""
+SHOWN_PAIRS = 3
+"""Most pairs of classes that a finding names."""
 USUAL = 0.8
 """Share of the cases that must have the same orientation for another to be worth a note."""
 
@@ -156,18 +160,32 @@ def _class_sizes(measured: Measured, classes: Mapping[str, Sequence[int]], ignor
     filled = odd_shares(shares)
     for index in np.flatnonzero(filled).tolist():
         text = f"{shares[index]:.1%} of the voxels are foreground; median of the cases: {np.median(shares):.1%}"
-        yield Finding("class-size-outlier", (labels[index][0],), text)
-    volumes_ml = {
-        name: np.array([shape.classes[name].volume_ml if name in shape.classes else 0.0 for shape in shapes])
-        for name in classes
-    }
-    for (first, ours), (second, theirs) in combinations(volumes_ml.items(), 2):
-        for index in np.flatnonzero(swapped(ours, theirs) & ~filled).tolist():
-            text = (
-                f"{first} has {ours[index]:.3g} ml and {second} {theirs[index]:.3g} ml, as if they were swapped; "
-                f"medians of the cases: {np.median(ours):.3g} and {np.median(theirs):.3g} ml"
-            )
-            yield Finding("class-size-outlier", (labels[index][0],), text)
+        yield Finding("class-outlier", (labels[index][0],), text)
+    for index, pairs in _exchanged_pairs(shapes, list(classes)).items():
+        if not filled[index]:
+            more = f"; and {len(pairs) - SHOWN_PAIRS} more pairs" if len(pairs) > SHOWN_PAIRS else ""
+            text = "; ".join(pairs[:SHOWN_PAIRS])
+            yield Finding("class-outlier", (labels[index][0],), f"as if classes were swapped: {text}{more}")
+
+
+def _exchanged_pairs(shapes: Sequence[CaseFingerprint], names: Sequence[str]) -> dict[int, list[str]]:
+    """Return number of a case -> descriptions of the pairs of classes that are probably swapped in it."""
+    volumes_ml, centres_mm = {}, {}
+    for name in names:
+        own = [shape.classes.get(name) for shape in shapes]
+        volumes_ml[name] = np.array([0.0 if one is None else one.volume_ml for one in own])
+        centres_mm[name] = np.array([(np.nan,) * 3 if one is None else one.centroid_mm for one in own])  # (N, 3)
+    pairs: dict[int, list[str]] = {}
+    for first, second in combinations(names, 2):
+        ours, theirs = volumes_ml[first], volumes_ml[second]
+        by_volume = swapped(ours, theirs)
+        for index in np.flatnonzero(by_volume).tolist():
+            usual = f"medians of the cases: {np.median(ours):.3g} and {np.median(theirs):.3g} ml"
+            text = f"{first} has {ours[index]:.3g} ml and {second} {theirs[index]:.3g} ml ({usual})"
+            pairs.setdefault(index, []).append(text)
+        for index in np.flatnonzero(opposite(centres_mm[first] - centres_mm[second]) & ~by_volume).tolist():
+            pairs.setdefault(index, []).append(f"{first} and {second} lie the other way round than in the other cases")
+    return pairs
 
 
 def foreground_share(voxels: Mapping[int, int], ignored: int | None) -> float:
@@ -199,3 +217,23 @@ def swapped(first_ml: NDArray[np.float64], second_ml: NDArray[np.float64]) -> ND
     like_the_other = (others < np.log(RATIO_VOLUME)) & (np.abs(ratios + usual) < np.abs(ratios - usual) / 4)
     both[both] = like_the_other & outlying(ratios, float(np.log(RATIO_SWAPPED))) if like_the_other.any() else False
     return both
+
+
+def opposite(offsets_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return in which cases (N,) two classes lie the other way round, such as left and right kidney.
+
+    Args:
+        offsets_mm: From one class to the other in each case (N, 3), along R, A and S; nan where one is absent.
+    """
+    both = np.asarray(np.isfinite(offsets_mm).all(axis=1))
+    which = np.zeros(len(both), np.bool_)
+    if np.count_nonzero(both) < MIN_CASES:
+        return which
+    offsets = offsets_mm[both]
+    usual = np.median(offsets, axis=0)
+    length = float(np.linalg.norm(usual))
+    if length < NEAREST_MM:
+        return which
+    turned = np.linalg.norm(offsets + usual, axis=1) < length / 2  # a part of a structure alone moves its centre
+    which[both] = turned & outlying(offsets @ (usual / length), length)
+    return which
