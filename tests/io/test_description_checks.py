@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.io.layouts.test_layouts import refused, touch
+from tests.made.datasets import save_nifti
 from volseg.errors import DataError
 from volseg.io.datasets import read_dataset
 from volseg.io.description import read_description
@@ -58,6 +60,15 @@ def test_a_misspelt_key_is_a_finding_of_the_data_set(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTr/a_0000.nii", "labelsTr/a.nii")
     (tmp_path / "dataset.json").write_text(json.dumps({"Labels": LABELS, "channel_names": {"0": "CT"}}))
     refused(tmp_path, "has no labels", 'dataset.json has "Labels"; did you mean "labels"?')
+
+
+def test_a_description_in_other_capitals(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        save_nifti(tmp_path / folder / "a.nii", np.eye(4, dtype=np.uint8)[None])
+    (tmp_path / "Dataset.json").write_text("{}")
+    if (tmp_path / "dataset.json").exists():
+        pytest.skip("the file system ignores capitals")
+    assert [one.message for one in read_dataset(tmp_path).findings] == ['"Dataset.json"; did you mean "dataset.json"?']
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,8 @@ def read_dataset(
     label_errors: list[DataError] | None = None if strict else []
     description = read_description(folder, label_errors) if is_file(folder / FILE_NAME) else None
     found = _checked(table.find(root, description) if is_table else _find(root, description))
-    if description is not None:
-        found = replace(found, findings=(*description.findings, *found.findings))
+    stated = _other_capitals(folder) if description is None else description.findings
+    found = replace(found, findings=(*stated, *found.findings))
     if strict:
         refuse_errors(found.findings, root)
         if found.findings:
@@ -139,6 +139,12 @@ def read_dataset(
         )
         dataset = replace(dataset, cases=cases, unlabelled=unlabelled)
     return dataset
+
+
+def _other_capitals(folder: Path) -> list[Finding]:
+    """Return a finding for a file that is called ``dataset.json`` in other capitals, and therefore not read."""
+    files = [path for path in sorted(folder.iterdir()) if path.name.lower() == FILE_NAME and is_file(path)]
+    return [Finding("not-read", (path,), f'"{path.name}"; did you mean "{FILE_NAME}"?') for path in files]
 
 
 def _find(root: Path, description: Description | None) -> Found:
