@@ -134,8 +134,8 @@ def test_the_column_patient_counts_where_others_could_mean_it(tmp_path: Path) ->
 
 def test_a_misspelt_column_is_a_warning_and_others_are_left_alone(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii", "l.nii")
-    others = "age,patient_age,old,folder,inpatient,scanner,manual_path,source\n"
-    row = "a.nii,l.nii,p,1,2,0,x,1,GE,l.nii,/archive/a.nii\n"
+    others = "age,patient_age,fold_0,folder,inpatient,scanner,manual_path,source\n"
+    row = "a.nii,l.nii,p,1,2,train,x,1,GE,l.nii,/archive/a.nii\n"
     (finding,) = read_dataset(table(tmp_path, f"image,label,patiant,{others}{row}", modality="CT")).findings
     assert (finding.kind, finding.severity) == ("not-read", "warning")
     assert finding.message == 'the column "patiant"; did you mean "patient"?'

@@ -44,7 +44,7 @@ SYNONYMS = {
     "fold": "fold",
     "folds": "fold",
 }
-"""Headers, letters alone, that mean a column; ignoring one would put the scans of a patient into several folds."""
+"""Headers, letters and digits alone, that mean a column; ignoring one would put the scans of a patient into several folds."""
 PATIENT_WORDS = ("patient", "subject", "participant")
 ALIKE = 0.85
 """How alike a header and one of these words are that is probably misspelt."""
@@ -138,7 +138,7 @@ def _column(name: str) -> str:
 
 
 def _letters(name: str) -> str:
-    return "".join(filter(str.isalpha, name.lower()))
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _misspelt(header: Sequence[str], columns: Sequence[str], file: Path) -> Iterator[Finding]:
