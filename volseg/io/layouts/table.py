@@ -44,7 +44,7 @@ SYNONYMS = {
     "fold": "fold",
     "folds": "fold",
 }
-"""Headers, letters and digits alone, that mean a column; ignoring one would put the scans of a patient into several folds."""
+"""Headers, letters and digits alone, that mean a column; without it, a patient may be in several folds."""
 PATIENT_WORDS = ("patient", "subject", "participant")
 ALIKE = 0.85
 """How alike a header and one of these words are that is probably misspelt."""
