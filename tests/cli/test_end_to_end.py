@@ -238,6 +238,7 @@ def test_training_does_not_score_masks_of_somebody_else(small_data: Path, tmp_pa
         mask = run / "validation" / "masks" / label.name
         if mask.exists():
             mask.write_bytes(label.read_bytes())
+    (run / "validation" / "scores" / "scores.json").unlink()  # a finished run would be left as it is
     assert train(small_data, run, "train.max_steps=1", "--resume") == 2  # no case is left
     rows = [row.split(",") for row in (run / "validation" / "scores" / "cases.csv").read_text().splitlines()[1:]]
     assert not any(row[4] == "1.0" for row in rows)

@@ -53,6 +53,32 @@ def test_a_run_goes_on_by_its_folder_alone_and_records_it(run: Path, capsys: pyt
     assert "train.lr: the run has 0.001, given 0.002" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_left_as_it_is(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only what is missing is done again."""
+    caplog.set_level(logging.INFO)
+    run = tmp_path / "run"
+    assert main(["train", f"data.root={data}", f"output={run}", *SETTINGS, "train.validate_cases=0"]) == 0
+    capsys.readouterr()
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+    before = times()
+    assert main(["train", "--resume", str(run), "data.workers=1"]) == 0
+    assert "this run is finished already; its scores are in" in caplog.text
+    assert capsys.readouterr().out == f"model: {run / 'model.safetensors'}\n"
+    assert times() == before
+    (run / "validation" / "scores" / "scores.json").unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert (run / "validation" / "scores" / "scores.json").exists()
+    content = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(content[:-9])
+    assert main(["train", "--resume", str(run)]) == 0
+    assert (run / "model.safetensors").stat().st_size >= len(content)
+
+
 def test_without_a_configuration_or_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_run_falls_back_to_the_checkpoint_before_and_ends_the_same(
 ) -> None:
     """The log has the lines after that checkpoint already; they are dropped and written again."""
     run = shutil.copytree(whole, tmp_path / "run")
+    (run / "model.safetensors").unlink()  # it would be finished
     last = run / "checkpoint" / "last.pt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 16

@@ -45,8 +45,8 @@ class TrainingResult:
     Attributes:
         model_file: The trained model.
         folder: The run folder.
-        scores: Scores of the held-out cases, also in ``validation/scores/``; ``None`` if no case is held out, and in
-            all processes of ``torchrun`` but the first.
+        scores: Scores of the held-out cases, also in ``validation/scores/``; ``None`` if no case is held out, if the
+            resumed run was finished already, and in all processes of ``torchrun`` but the first.
         failed: Held-out cases that could not be predicted; they are not scored.
     """
 

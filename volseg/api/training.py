@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from volseg.training.experiment import Experiment
     from volseg.training.ranks import Ranks
 
+MASKS, SCORES = "validation/masks", "validation/scores"
+"""Folders of a run: the masks of its held-out cases, and their scores."""
+
 
 def train(
     config: PathLike | Mapping[str, Any] | Config | None = None,
@@ -64,6 +67,11 @@ def train(
         with ranks.together():
             settings = early or _settings(config, overrides, resume)
         experiment = held.enter_context(prepare_together(settings, progress, ranks, resume=bool(resume)))
+        with ranks.together():
+            finished = _finished(experiment) if ranks.is_first and experiment.resumed else None
+        finished = ranks.from_first(finished)
+        if finished is not None:
+            return finished
 
         from volseg.device import deterministic_algorithms
         from volseg.training.loop import train as train_model  # takes seconds: what is invalid shows before
@@ -76,6 +84,33 @@ def train(
             model_file = train_model(experiment, progress, ranks)
         scores, failed = _score_held_out(experiment, model_file, progress, ranks)
     return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores, failed=failed)
+
+
+def _finished(experiment: Experiment) -> TrainingResult | None:
+    """Return the result of a run that lacks nothing, and log so; ``None`` if there is something left to do."""
+    import logging
+
+    from volseg.config.load import config_from_dict
+    from volseg.crossvalidation.folds import Fold
+    from volseg.errors import ModelFileError
+    from volseg.io.model_file import read_metadata
+    from volseg.training.resume import MAY_CHANGE, changes
+
+    held_out = tuple(case.id for case in experiment.val_cases)
+    run = Fold(number=0, config=experiment.config, held_out=held_out)
+    try:
+        if run.lacks() is not None or (held_out and not (run.folder / SCORES / "scores.json").exists()):
+            return None
+    except ModelFileError:  # damaged: it is written again, from the checkpoint
+        return None
+    trained = config_from_dict(read_metadata(run.model_file)["config"], origin=run.model_file)
+    differing = [change.key for change in changes(trained, experiment.config) if not change.key.startswith("model.")]
+    if {*differing} - MAY_CHANGE.keys():  # the checkpoint refuses them, and those of the network
+        return None
+    failed = tuple(sorted({*held_out} - run.mask_files().keys())) if held_out else ()
+    where = f"; its scores are in {run.folder / SCORES}" if held_out else ""
+    logging.getLogger(__name__).info("this run is finished already%s", where)
+    return TrainingResult(model_file=run.model_file, folder=run.folder, scores=None, failed=failed)
 
 
 def _settings(
@@ -105,10 +140,10 @@ def _score_held_out(
     """
     from volseg.errors import VolsegError
 
-    folder, cases, device = experiment.folder / "validation", experiment.val_cases, experiment.config.device
+    folder, cases, device = experiment.folder, experiment.val_cases, experiment.config.device
     if not cases:
         return None, ()
-    device, masks, shard = ranks.device(device), folder / "masks", ranks.shard
+    device, masks, shard = ranks.device(device), folder / MASKS, ranks.shard
     summary = predict(model_file, cases, masks, device=device, shard=shard, overwrite=True, progress=progress)
     own = [record.case for record in summary.results if record.status == "failed"]
     failed = tuple(case for of_rank in ranks.gathered(own) for case in of_rank)
@@ -120,7 +155,7 @@ def _score_held_out(
     scores = evaluate(
         {experiment.folder.name: masks},
         {case.id: case.label for case in cases if case.label is not None and case.id not in failed},
-        folder / "scores",
+        folder / SCORES,
         labels=experiment.plan.label_map,
         images={case.id: case.images[0] for case in cases},
         grids=cases[0].grids,
