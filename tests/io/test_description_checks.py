@@ -75,7 +75,8 @@ def test_a_description_in_other_capitals(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"channel_names": {"0": "CT"}, "modality": {"0": "MRI"}}, '"modality" states mri, "channel_names" states ct'),
-        ({"channel_names": {"0": "T1", "1": "T2"}, "modality": "MRI"}, "states mri"),
+        ({"channel_names": {"0": "T1", "1": "T2"}, "modality": {"0": "MRI"}}, "states mri"),
+        ({"channel_names": {"0": "T1"}, "modality": "CT"}, "states ct"),
         ({"channel_names": {"0": "T1", "2": "T2"}}, "are 0, 2; expected: 0 to 1"),
         ({"modality": {"1": "T1"}}, "are 1; expected: 0 to 0"),
         ({"channel_names": ["T1", "t1 "]}, "called t1"),
@@ -92,6 +93,8 @@ def test_doubtful_channels(content: dict[str, Any], message: str, tmp_path: Path
     [
         {"channel_names": {"0": "T1"}, "modality": {"0": "MRI"}},
         {"channel_names": {"0": "CT"}, "modality": "ct"},
+        {"channel_names": {"0": "T1", "1": "T2"}, "modality": "MRI"},
+        {"channel_names": {"0": "CT", "1": "PET"}, "modality": "PET/CT"},
         {"channel_names": {"1": "b", "0": "a"}},
         {"modality": ["CT", "CT"]},
         {"channel_names": {"0": "noNorm", "1": "noNorm", "2": "T1"}},
@@ -124,3 +127,11 @@ def test_entries_that_are_not_as_expected(content: dict[str, Any], words: list[s
     for word in (*words, "expected:"):
         assert word in str(error.value)
     assert "Error(" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["patient", "patient_id", "subject", "subject_id"])
+def test_patients_of_listed_cases(key: str, tmp_path: Path) -> None:
+    training = [{"image": "a.nii", "label": "b.nii", key: 7}, {"image": "c.nii", "label": "d.nii"}]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": training, "test": [{"image": "e.nii", key: "p"}]}))
+    description = read_description(tmp_path)
+    assert [case.patient for case in (*description.cases, *description.unlabelled)] == ["7", None, "p"]

@@ -21,6 +21,8 @@ from volseg.io.paths import is_folder, listed_path
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "dataset.json"
+PATIENT_KEYS = ("patient", "patient_id", "subject", "subject_id")
+"""Keys of a listed case that say whose scan it is; the first counts."""
 LONGEST_NAME = 200
 """Most characters of a data set's name."""
 
@@ -227,7 +229,7 @@ def _validation_folds(validation: Any, file: Path, *, stated: bool) -> list[Any]
 
 def _case(name: str, entry: Mapping[str, Any], fold: Any, file: Path) -> Case:
     """Return the case of an entry that is held out in a fold, if MONAI's list states one."""
-    patient = entry.get("patient")
+    patient = _patient(entry)
     if not (fold is None or (type(fold) is int and fold >= 0)):
         raise DataError(
             "the fold of a case in dataset.json is not a whole number",
@@ -235,17 +237,22 @@ def _case(name: str, entry: Mapping[str, Any], fold: Any, file: Path) -> Case:
             found=f"{name}: {fold!r:.50}",
             expected="0 or more, or no fold",
         )
-    patient = None if patient is None else str(patient)
     return Case(name, _files(entry["image"], file.parent), _path(entry["label"], file.parent), patient, fold)
+
+
+def _patient(entry: Mapping[str, Any]) -> str | None:
+    """Return whose scan an entry lists, if it says so."""
+    patient = next((entry[key] for key in PATIENT_KEYS if entry.get(key) is not None), None)
+    return None if patient is None else str(patient)
 
 
 def _unlabelled(test: Any, file: Path) -> tuple[Case, ...]:
     """Return the cases of ``test``: paths, lists of paths, or objects with ``image``."""
     with _expecting(file, '"test": ["imagesTs/x.nii.gz"]'):
         rows = [_files(entry["image"] if isinstance(entry, Mapping) else entry, file.parent) for entry in test]
-        patients = [entry.get("patient") if isinstance(entry, Mapping) else None for entry in test]
+        patients = [_patient(entry) if isinstance(entry, Mapping) else None for entry in test]
         return tuple(
-            Case(name, files, None, None if patient is None else str(patient))
+            Case(name, files, None, patient)
             for name, files, patient in zip(case_names(rows), rows, patients, strict=True)
         )
 

@@ -51,11 +51,9 @@ def doubtful_channels(content: Mapping[str, Any], file: Path) -> Iterator[Findin
     key = "channel_names" if "channel_names" in content else "modality"
     channels, modality = content.get(key), content.get("modality")
     names = _lower(channels)
-    if key != "modality" and modality is not None:
-        others = _lower(modality)
-        if len(names) != len(others) or [name == "ct" for name in names] != [name == "ct" for name in others]:
-            text = f'"modality" states {listed(others)}, "channel_names" states {listed(names)}, which counts'
-            yield Finding("channel-names", (file,), text)
+    if key != "modality" and modality is not None and _disagree(names, _lower(modality), one=isinstance(modality, str)):
+        text = f'"modality" states {listed(_lower(modality))}, "channel_names" states {listed(names)}, which counts'
+        yield Finding("channel-names", (file,), text)
     numbers = sorted(map(int, channels)) if isinstance(channels, Mapping) else range(len(names))
     if list(numbers) != list(range(len(names))):
         text = f'the numbers in "{key}" are {listed(list(map(str, numbers)))}; expected: 0 to {len(names) - 1}'
@@ -63,6 +61,14 @@ def doubtful_channels(content: Mapping[str, Any], file: Path) -> Iterator[Findin
     repeated = [name for name, count in Counter(names).items() if count > 1 and name not in REPEATED]
     if repeated:
         yield Finding("channel-names", (file,), f'several channels of "{key}" are called {listed(repeated)}')
+
+
+def _disagree(names: Sequence[str], modalities: Sequence[str], *, one: bool) -> bool:
+    """Return whether one is CT where the other is not, or there are other numbers; ``one`` stands for all channels."""
+    if one:
+        modality = modalities[0]
+        return (modality == "ct" and "ct" not in names) or (modality in ("mr", "mri") and "ct" in names)
+    return [name == "ct" for name in names] != [modality == "ct" for modality in modalities]
 
 
 def _lower(names: Any) -> list[str]:
