@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger().setLevel(logging.WARNING)
     if args.config is None and not args.resume:
         args.config = default_config(args.overrides)
+    processes = None if rank is None else os.environ.get("LOCAL_WORLD_SIZE")
+
+    def advice() -> str:
+        return f"continue with: {resuming_command(args, processes)}"
+
     try:
-        processes = None if rank is None else os.environ.get("LOCAL_WORLD_SIZE")
-
-        def advice() -> str:
-            return f"continue with: {resuming_command(args, processes)}"
-
         with stops_in_order(advice if is_first else None), progress_bars(enabled=is_first) as progress:
             result = train(args.config, args.overrides, resume=args.resume, progress=progress)
     except (KeyboardInterrupt, SystemExit) as stop:
