@@ -98,6 +98,16 @@ def test_ablation_follows_from_its_records(page: Path) -> None:
     assert text == page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("page", sorted((RESULTS / "few_shot").glob("*.md")), ids=lambda path: path.stem)
+def test_few_shot_curve_follows_from_its_records(page: Path) -> None:
+    cells_of = import_module("training.ablation_cells").cells_of
+    tables = import_module("training.few_shot_tables")
+    with page.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    curve = tables.curve_of(cells_of(record_of(page.with_suffix(".json")), rows))
+    assert tables.markdown(page.stem, curve) == page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}.{path.stem}")
 def test_links_of_results_resolve(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8"))
