@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from shared.arguments import integers, make_parser, words
-from shared.record import HIPPOCAMPUS
+from shared.record import CPU_CONFIG
 from shared.text import say
 from training.few_shot_tables import write_tables
 from training.runs import finished_run
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shots", type=words, default=words("1,5,10%,25%,100%"), help="training cases (1,5,10%%,...)")
     parser.add_argument("--seeds", type=integers, default=[0, 1, 2])
     parser.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
-    parser.add_argument("--config", type=Path, default=HIPPOCAMPUS, help="settings of all runs (%(default)s)")
+    parser.add_argument("--config", type=Path, default=CPU_CONFIG, help="settings of all runs (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each run (%(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/few_shot"), help="run folders (%(default)s)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all runs")

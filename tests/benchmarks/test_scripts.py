@@ -98,6 +98,12 @@ def test_ablation_follows_from_its_records(page: Path) -> None:
     assert text == page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("page", sorted((RESULTS / "folds").glob("*.md")), ids=lambda path: path.stem)
+def test_cross_validation_follows_from_its_record(page: Path) -> None:
+    record = record_of(page.with_suffix(".json"))
+    assert import_module("folds").markdown(record) == page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", sorted((RESULTS / "few_shot").glob("*.md")), ids=lambda path: path.stem)
 def test_few_shot_curve_follows_from_its_records(page: Path) -> None:
     cells_of = import_module("training.ablation_cells").cells_of
