@@ -26,6 +26,8 @@ from shared.record import CPU_CONFIG, Record, origin, write_json, write_page
 from shared.text import origin_text, say
 from volseg.conversion import write_nnunet
 from volseg.io.datasets import Dataset, read_dataset
+from volseg.metrics.table import HEADLINE
+from volseg.report.tables import aligned_table, p_text, with_interval
 
 ENSEMBLE = "ensemble"
 
@@ -54,7 +56,7 @@ def main() -> int:
         "test_cases": len(test),
         "postprocessing": json.loads((crossval / "postprocessing.json").read_text(encoding="utf-8")),
         "folds": (crossval / "validation" / "folds.md").read_text(encoding="utf-8"),
-        "test": (scores / "scores.md").read_text(encoding="utf-8"),
+        **_test_scores(json.loads((scores / "scores.json").read_text(encoding="utf-8"))),
     }
     write_json(args.out / f"{name}.json", record)
     shutil.copyfile(scores / "cases.csv", args.out / f"{name}.csv")
@@ -86,6 +88,15 @@ def _predict(dataset: Dataset, test: list[str], crossval: Path, work: Path) -> d
     return {method: work / "masks" / method for method in models}
 
 
+def _test_scores(summary: Record) -> Record:
+    """Return the means of each method, and the differences of the ensemble to each fold."""
+    comparisons = [entry for entry in summary["comparisons"] if entry["a"] == ENSEMBLE]
+    return {
+        "methods": {name: method["headline"] for name, method in summary["methods"].items()},
+        "differences": {f"{one['b']} {one['metric']}": one["mean_over_classes"] for one in comparisons},
+    }
+
+
 def _volseg(*arguments: str | Path) -> None:
     """Run a command of volseg; end with it if it fails."""
     command = [sys.executable, "-m", "volseg", *map(str, arguments)]
@@ -98,13 +109,21 @@ def markdown(record: Record) -> str:
     """Return the page: out-of-fold scores, the choice of postprocessing, and the scores of the test cases."""
     choice = record["postprocessing"]
     chosen = json.dumps(choice["chosen"]) if any(choice["chosen"].values()) else "nothing"
-    tried = len(choice["tried"])
+    header = ["method", *(metric.column_title for metric in HEADLINE), "ensemble minus it: Dice", "p"]
+    rows = [header]
+    for name, scores in record["methods"].items():
+        cells = [with_interval(scores[metric.name], metric.digits) for metric in HEADLINE]
+        paired = record["differences"].get(f"{name} dice")
+        difference = "" if paired is None else with_interval({"mean": paired["mean_difference"], **paired}, 3)
+        rows.append([name, *cells, difference, "" if paired is None else p_text(paired["wilcoxon_p"])])
     return (
         f"# Cross-validation: {record['dataset']}\n\n## Out of fold\n\n{record['folds'].strip()}\n\n"
-        f"Postprocessing: {tried} choices of class and step tried on {choice['cases']} cases; chosen: {chosen}.\n\n"
-        f"## {record['test_cases']} cases of no fold\n\n{record['test'].strip()}\n\n"
-        f"Random weights; {record['training_cases']} cases in the folds. {origin_text(record)}: "
-        f"`{' '.join(record['command'])}`\n"
+        f"Postprocessing: {len(choice['tried'])} choices of class and step tried on {choice['cases']} cases; chosen: "
+        f"`{chosen}`. It is scored on the cases that chose it.\n\n"
+        f"## {record['test_cases']} cases of no fold\n\n{aligned_table(rows)}\n\n"
+        "Means over cases, then over classes, with 95% bootstrap intervals over cases; differences are paired by case, "
+        f"p is of Wilcoxon's signed-rank test. Random weights; {record['training_cases']} cases in the folds. "
+        f"{origin_text(record)}: `{' '.join(record['command'])}`\n"
     )
 
 
