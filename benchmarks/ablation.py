@@ -24,7 +24,7 @@ from shared.arguments import check_choices, integers, make_parser, words
 from shared.record import CPU_CONFIG
 from shared.text import say
 from training.ablation_tables import write_tables
-from training.runs import finished_run
+from training.runs import NO_VALIDATION, finished_run
 from volseg.io.datasets import read_dataset
 
 CELLS = {
@@ -38,8 +38,6 @@ CELLS = {
     "no stem": ["model.stem=false"],
 }
 """Settings that each cell changes."""
-NO_VALIDATION = "train.validate_every=1000000000"
-"""Validation on whole volumes during training would take time from the steps."""
 
 
 def main() -> int:

@@ -15,20 +15,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from shared.arguments import integers, make_parser, words
-from shared.record import CPU_CONFIG
+from shared.arguments import add_runs, integers, make_parser, words
 from shared.text import say
 from training.few_shot_tables import write_tables
-from training.runs import finished_run
+from training.runs import NO_VALIDATION, finished_run
 from volseg.config.schema import DataConfig
 from volseg.data.split_rules import choose_split
 from volseg.io.datasets import read_dataset
 
 ARMS: dict[str, list[str]] = {"transformer": [], "identity": ["model.encoder=identity"]}
-NO_VALIDATION = "train.validate_every=1000000000"
-"""Validation on whole volumes during training would take time and change nothing."""
 
 
 def main() -> int:
@@ -66,10 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shots", type=words, default=words("1,5,10%,25%,100%"), help="training cases (1,5,10%%,...)")
     parser.add_argument("--seeds", type=integers, default=[0, 1, 2])
     parser.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
-    parser.add_argument("--config", type=Path, default=CPU_CONFIG, help="settings of all runs (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of each run (%(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/few_shot"), help="run folders (%(default)s)")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all runs")
+    add_runs(parser, "few_shot")
     return parser.parse_args()
 
 

@@ -21,8 +21,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from shared.arguments import make_parser
-from shared.record import CPU_CONFIG, Record, origin, write_json, write_page
+from shared.arguments import add_runs, make_parser
+from shared.record import Record, origin, write_json, write_page
 from shared.text import origin_text, say
 from volseg.conversion import write_nnunet
 from volseg.io.datasets import Dataset, read_dataset
@@ -69,10 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__, "folds")
     parser.add_argument("--data", type=Path, required=True, help="data set folder with a dataset.json")
     parser.add_argument("--test-every", type=int, default=5, help="every n-th case is left out (%(default)s)")
-    parser.add_argument("--config", type=Path, default=CPU_CONFIG, help="settings of all folds (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the commands (%(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/folds"), help="run folders (%(default)s)")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all folds")
+    add_runs(parser, "folds")
     return parser.parse_args()
 
 

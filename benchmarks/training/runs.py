@@ -17,6 +17,8 @@ from shared.text import say
 from volseg.io.model_file import read_metadata
 
 METRICS = ("dice", "hd95")
+NO_VALIDATION = "train.validate_every=1000000000"
+"""Validation on whole volumes during training would take time and change nothing."""
 FINISHED = "cell.json"
 """File in a run folder that marks a finished run and holds its record."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from volseg.config.sizes import format_size
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, counted
 from volseg.preprocessing.cache_contents import CachedPlan, list_cache, remove_cached
 
 
@@ -61,7 +61,7 @@ def _print(plans: Sequence[CachedPlan], folder: str) -> None:
     rows = [("name", "cases", "size", "tokens", "used"), *rows]
     rows.append(
         (
-            f"{len(plans)} plan{'s' * (len(plans) != 1)} in {folder}",
+            f"{counted(len(plans), 'plan')} in {folder}",
             str(cases),
             format_size(size),
             format_size(tokens),

@@ -1,4 +1,4 @@
-"""The configuration of training where none is given, and the run folder of one."""
+"""The configuration of training where none is given."""
 
 from __future__ import annotations
 
@@ -28,15 +28,3 @@ def default_config(overrides: Sequence[str]) -> str:
     name = "gpu" if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()) else "cpu"
     logger.info("no --config is given: the configuration %s is taken (device=%s)", name, device)
     return name
-
-
-def run_folder(config: str | None, overrides: Sequence[str]) -> str:
-    """Return the setting ``output`` of a configuration and overrides.
-
-    Raises:
-        ConfigError: The configuration cannot be read, or has an unknown key.
-    """
-    from volseg.config.load import given_values
-    from volseg.config.schema import Config
-
-    return str(given_values(config, overrides).get("output", Config.output))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from volseg.api import train
-from volseg.cli.default_config import CONFIG_HELP, default_config, run_folder
+from volseg.cli.default_config import CONFIG_HELP, default_config
 from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
@@ -84,9 +84,11 @@ def resuming_command(args: argparse.Namespace, processes: str | None = None) -> 
 
     A run that has a checkpoint needs its folder alone. Before, it starts again with the settings given.
     """
+    from volseg.config.load import output_folder
+
     program = ["volseg"] if processes is None else ["torchrun", "--nproc_per_node", processes, "-m", "volseg"]
     given = [args.resume] if isinstance(args.resume, str) else []
-    run = given[0] if given else run_folder(args.config, args.overrides)
+    run = given[0] if given else output_folder(args.config, args.overrides)
     if not any(Path(run).glob("checkpoint/*.pt")):
         config = [] if args.config is None else ["--config", args.config]
         return shlex.join([*program, "train", *config, *args.overrides, "--resume", *given])

@@ -82,6 +82,15 @@ def given_values(source: Source, overrides: Sequence[str]) -> dict[str, Any]:
     return _merged(_source_values(source), origin, overrides, {})
 
 
+def output_folder(source: Source, overrides: Sequence[str]) -> str:
+    """Return the setting ``output``; only the keys of source and overrides are checked.
+
+    Raises:
+        ConfigError: As :func:`given_values`.
+    """
+    return str(given_values(source, overrides).get("output", Config.output))
+
+
 def _source_values(source: Source) -> Mapping[str, Any]:
     if isinstance(source, Config):
         return config_to_dict(source)

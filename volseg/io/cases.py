@@ -68,6 +68,11 @@ class Case:
     grids: GridRule = GridRule()
 
 
+def of_one_patient(cases: Sequence[Case]) -> bool:
+    """Return whether the data set states one and the same patient for all of some cases."""
+    return cases[0].patient is not None and len({case.patient for case in cases}) == 1
+
+
 def case_name(path: str | Path) -> str:
     """Return the case name of a scan: its file name without suffix (``.nii.gz`` counts as one), or its folder."""
     return volume_stem(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from volseg.errors import DataError, GeometryError
+from volseg.errors import DataError, GeometryError, counted
 from volseg.geometry.grid import Grid
 from volseg.geometry.ops import in_order_of
 from volseg.geometry.volume import Mask, Volume
@@ -281,7 +281,7 @@ def check_label_values(mask: Mask, label_map: LabelMap, file: str | Path) -> Non
     """
     known = label_map.known_values
     values = {value: count for value, count in value_counts(mask.labels).items() if value not in known and value >= 0}
-    unknown = [f"{value} ({count} voxel{'s' * (count != 1)})" for value, count in values.items()]
+    unknown = [f"{value} ({counted(count, 'voxel')})" for value, count in values.items()]
     if unknown:
         raise DataError(
             "the label holds a value that the data set does not declare",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.geometry.volume import Mask
 from volseg.io.cases import listed
 from volseg.io.labels import value_counts
@@ -83,7 +83,7 @@ def check_not_negative(mask: Mask, file: str | Path) -> None:
     raise DataError(
         "the label holds a negative value",
         file=file,
-        found=listed([f"{value} ({count} voxel{'s' * (count != 1)})" for value, count in counts]),
+        found=listed([f"{value} ({counted(count, 'voxel')})" for value, count in counts]),
         expected="0 for the background, and positive values for the classes",
         hint="renumber the labels, or export them in an unsigned type (in int8, 200 becomes -56)",
         kind="negative-value",

@@ -17,7 +17,7 @@ from volseg.errors import counted
 from volseg.geometry import ops
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
-from volseg.io.cases import listed
+from volseg.io.cases import listed, of_one_patient
 from volseg.io.datasets import Case, Dataset
 from volseg.io.findings import Finding
 from volseg.io.labels import value_counts, values_text
@@ -204,7 +204,7 @@ def _copied_labels(labelled: Iterable[CaseRecord], ignored: set[int | None]) -> 
         if record.label_sha256 is not None and foreground > FEW_VOXELS and len(voxels) > 1:
             groups[record.label_sha256].append(record)
     for group in groups.values():
-        one_patient = len({record.case.patient for record in group}) == 1 and group[0].case.patient is not None
+        one_patient = of_one_patient([record.case for record in group])
         files = {os.path.realpath(path) for path in _labels(group)}  # of one file, it is a finding of the layout
         if len(files) > 1 and len({record.image_sha256 for record in group}) > 1 and not one_patient:
             yield Finding("shared-label", _labels(group), f"the same voxels in the labels of {_names(group)}")
@@ -271,7 +271,7 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
         median = float(np.median([count for _, count in holders])) if holders else 0.0
         for record, count in holders:
             if len(holders) >= outliers.MIN_CASES and count <= min(FEW_VOXELS, FEW_SHARE * median):
-                text = f"{title}: {count} voxel{'s' * (count != 1)}; median of the cases: {median:.0f}"
+                text = f"{title}: {counted(count, 'voxel')}; median of the cases: {median:.0f}"
                 yield Finding("few-voxels", _labels([record]), text)
 
 

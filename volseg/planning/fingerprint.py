@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.geometry import ops
 from volseg.geometry.ops import label_boxes, nonzero_box
 from volseg.geometry.volume import Mask, Volume
@@ -128,7 +128,7 @@ class Fingerprint:
     def size_text(self) -> str:
         """The number of cases in words: ``208 labelled cases, 0 unlabelled``."""
         count = len(self.cases)
-        return f"{count} labelled case{'s' * (count != 1)}, {self.unlabelled} unlabelled"
+        return f"{counted(count, 'labelled case')}, {self.unlabelled} unlabelled"
 
 
 @dataclass(frozen=True, kw_only=True)

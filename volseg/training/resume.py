@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volseg.config.load import Source, config_to_dict, config_to_yaml, given_values, load_config
+from volseg.config.load import Source, config_to_dict, config_to_yaml, given_values, load_config, output_folder
 from volseg.config.schema import Config
 from volseg.errors import ConfigError
 from volseg.io.atomic import atomic_file
@@ -125,7 +125,7 @@ def _fixed(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _run_folder(source: Source, overrides: Sequence[str], run: Path | None) -> Path:
     """Return the folder of the run to resume."""
     if run is None:
-        return Path(given_values(source, overrides).get("output", Config.output))
+        return Path(output_folder(source, overrides))
     given = given_values(None, overrides).get("output")
     if given is not None and Path(given).resolve() != run.resolve():
         hint = "give the run folder once"

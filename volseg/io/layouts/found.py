@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import DataError, suggestion
-from volseg.io.cases import LISTED, Case, case_name, find_volumes, listed, passed_over
+from volseg.io.cases import LISTED, Case, case_name, find_volumes, listed, of_one_patient, passed_over
 from volseg.io.findings import Finding, errors_of
 from volseg.io.labels import LabelMap
 from volseg.io.modality import UNKNOWN
@@ -29,18 +29,8 @@ LABEL_WORDS = frozenset(
 """Last words of the names of label files."""
 MASK_WORDS = LABEL_WORDS | frozenset(
     (
-        *(
-            "segs",
-            "segmentations",
-            "segmented",
-            "masks",
-            "labelmaps",
-            "annotations",
-            "contour",
-            "contours",
-            "roi",
-            "rois",
-        ),
+        *("segs", "segmentations", "segmented", "masks", "labelmaps", "annotations"),
+        *("contour", "contours", "roi", "rois"),
         *("pred", "preds", "predicted", "prediction", "predictions", "manual", "rater"),
         *("prob", "probs", "probability", "probabilities", "softmax", "uncertainty"),
     )
@@ -209,8 +199,7 @@ def shared_files(cases: Iterable[Case]) -> list[Finding]:
         if case.label is not None:
             labels[os.path.realpath(case.label)].append(case)
     for group in labels.values():
-        one_patient = len({case.patient for case in group}) == 1 and group[0].patient is not None
-        if len({case.images for case in group}) > 1 and not one_patient:
+        if len({case.images for case in group}) > 1 and not of_one_patient(group):
             label, names = group[0].label, listed([case.id for case in group])
             assert label is not None  # the cases of labels
             findings.append(Finding("shared-label", (label,), f"the label of {len(group)} cases: {names}"))
