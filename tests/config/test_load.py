@@ -7,6 +7,7 @@ import pytest
 
 from volseg.config import packaged
 from volseg.config.load import config_from_dict, config_to_dict, config_to_yaml, load_config
+from volseg.config.origin import with_origin
 from volseg.config.schema import Config
 from volseg.errors import ConfigError
 
@@ -95,3 +96,35 @@ def test_saved_and_stored_configurations_come_back(tmp_path: Path) -> None:
 def test_the_ready_configurations_are_valid(source: str | Path) -> None:
     config = load_config(source)
     assert (config.train.max_steps is None) != (config.train.max_minutes is None)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "origin"),
+    [
+        ("seed: 1\ntrain:\n  max_steps: 5\n  lr: fast\n", "seed=2", "FILE, line 4"),
+        ("seed: 1\ntrain: {max_steps: 5, lr: -1}\n", "seed=2", "FILE, line 2"),
+        ("train:\n  learning_rate: 1\n", "seed=2", "FILE, line 2"),
+        ("modle: {}\n", "seed=2", "FILE, line 1"),
+        ("seed: 1\ntrain: 3\n", "seed=2", "FILE, line 2"),
+        ("seed: 1\n", "seed=-1", "command line"),
+        ("train: {lr: 1}\n", "train.lr=fast", "command line"),
+        ("train: {lr: -1}\n", "train.lr=-2", "command line"),
+        ("train: {lr: 1}\n", "train={lr: -2}", "command line"),
+        ("train: {max_steps: 5}\n", "train.learning_rate=2", "command line"),
+        ("train:\n  max_steps: 5\n  max_minutes: 5\n", "seed=2", "FILE, line 2"),
+    ],
+)
+def test_an_invalid_value_is_blamed_on_where_it_was_given(
+    tmp_path: Path, text: str, override: str, origin: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [override])
+    assert caught.value.file == origin.replace("FILE", str(file))
+
+
+def test_errors_without_a_setting_that_was_given_stay_as_they_are() -> None:
+    for problem in ("the scan is damaged", "train.lr is out of range", "seed"):
+        error = ConfigError(problem)
+        assert with_origin(error, "gpu", ["data.root=x"]) is error

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.config is not None and "=" in args.config and not Path(args.config).is_file():
         args.overrides, args.config = [args.config, *args.overrides], None
-    config = load_config(args.config or default_config(args.overrides), args.overrides)
+    args.config = args.config or default_config(args.overrides)
+    config = load_config(args.config, args.overrides)
 
     from volseg.config.sizes import format_size
     from volseg.models.describe import describe_model

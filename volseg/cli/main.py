@@ -31,13 +31,16 @@ COMMANDS = {
     "cache": "list or remove preprocessed cases",
     "phantom": "generate a small labelled CT data set",
 }
+PIPE_CLOSED = 13
+"""Number of the signal that ends other programs then (SIGPIPE, which Windows lacks)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if every case succeeded, 1 if some failed, 2 if nothing could be done or an unexpected exception ended it.
+        0 if every case succeeded, 1 if some failed, 2 if nothing could be done or an unexpected exception ended it, and
+        141 if the reader of the output ended first.
     """
     parser = argparse.ArgumentParser(prog="volseg", description="3D segmentation with a 2D foundation model.")
     parser.add_argument("--version", action="version", version=f"volseg {__version__}")
@@ -66,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         elif not error.shown_elsewhere:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_with_origin(error, args)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + PIPE_CLOSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -82,6 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"error: unexpected {type(error).__name__}; please report it with the lines above", file=sys.stderr)
         return 2
+
+
+def _with_origin(error: VolsegError, args: argparse.Namespace) -> VolsegError:
+    """Return an error with the place of the setting that it names: the command line, or a line of a file."""
+    from volseg.config.origin import with_origin
+
+    resumed = getattr(args, "resume", False)
+    stored = f"{resumed}/config.yaml" if isinstance(resumed, str) else None
+    return with_origin(error, getattr(args, "config", None) or stored, getattr(args, "overrides", ()))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

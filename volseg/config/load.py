@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from volseg.config.keys import check_keys
+from volseg.config.origin import COMMAND_LINE, with_origin
 from volseg.config.packaged import config_file, hint_of_missing
 from volseg.config.reference import settings
 from volseg.config.schema import Config
@@ -67,9 +68,8 @@ def load_config(source: Source, overrides: Sequence[str] = (), *, base: Config |
     try:
         return config_from_dict(merged)
     except ConfigError as error:
-        if origin is not None and error.file is None and str(error) == _error_of(values):
-            raise error.in_file(origin) from error
-        raise
+        in_file = origin if str(error) == _error_of(values) else None  # for messages without the name of a setting
+        raise with_origin(error, source, overrides).in_file(in_file) from error
 
 
 def given_values(source: Source, overrides: Sequence[str]) -> dict[str, Any]:
@@ -101,8 +101,11 @@ def _merged(
     values: Mapping[str, Any], origin: str | Path | None, overrides: Sequence[str], base: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the values of a base, a source and overrides; the later count."""
-    for layer, where in ((values, origin), (_parse_overrides(overrides), "command line")):
-        check_keys(layer, where)
+    for layer, where in ((values, origin), (_parse_overrides(overrides), COMMAND_LINE)):
+        try:
+            check_keys(layer, None)
+        except ConfigError as error:
+            raise with_origin(error, where).in_file(where) from error
         _clear_other_stop(base, layer)
         base = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(base, dict(layer))))
     return base
