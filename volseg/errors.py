@@ -85,9 +85,10 @@ class MissingExtraError(ConfigError):
     """A setting asks for an optional library that is not installed."""
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, as in ``1 case`` and ``2 cases``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+def counted(number: int | str, noun: str) -> str:
+    """Return a number with its noun, as in ``1 case``, ``2 cases`` and ``3 classes``; a text is a number as written."""
+    plural = "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number} {noun}{'' if str(number) == '1' else plural}"
 
 
 def suggestion(name: object, choices: Iterable[str], alike: float = 0.6) -> str | None:

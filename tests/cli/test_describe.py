@@ -30,7 +30,7 @@ def test_the_table_of_a_config_and_a_plan(capsys: pytest.CaptureFixture[str]) ->
     assert numbers["total"] == [sum(column) for column in zip(*parts, strict=True)]
     assert numbers["encoder"][1] == 0
     assert rows["encoder"][4] == "1x8x8"
-    assert "patch 40 x 56 x 40 voxels, 1 channel(s), 3 classes, token stride 8" in printed
+    assert "patch 40 x 56 x 40 voxels, 1 channel, 3 classes, token stride 8" in printed
 
 
 def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[str]) -> None:

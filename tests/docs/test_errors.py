@@ -13,6 +13,8 @@ from tests.made.bad_inputs.page import PAGE, entry, page
 
 TEXT = (Path(__file__).resolve().parents[2] / PAGE).read_text(encoding="utf-8")
 CASES = [pytest.param(case, id=f"{section}: {case.title}") for section, cases in BAD_INPUTS.items() for case in cases]
+NOUNS = "case|class|channel|file|scan|slice|frame|label|voxel|row|column|object|value"
+PLURAL_OF_ONE = rf"(?<![\w.,])1 (?:\w+ )?(?:{NOUNS})(?:e?s\b|\()"
 AGAIN = "run python -m tests.made.bad_inputs to write the page again"
 
 
@@ -21,6 +23,7 @@ def test_a_message_names_what_is_wrong_and_says_what_to_do(bad_input: BadInput, 
     text = message(bad_input, tmp_path)
     assert re.match(r"(error|failed: \w+ \w+|\w+ failed): (?!unexpected)\S", text)
     assert bad_input.names in text
+    assert not re.search(PLURAL_OF_ONE, text)
     assert re.search(r"\n +(hint|expected): \S", text)
     assert str(Path.home()) not in text
     assert entry(bad_input.title, text) in TEXT, AGAIN

@@ -97,7 +97,7 @@ def test_a_gain_that_is_not_shown_is_none() -> None:
 def test_few_cases_and_regions_choose_nothing(tmp_path: Path) -> None:
     few = choose_postprocessing(made(tmp_path, 5), CLASSES)
     assert few.postprocessing.to_dict() == {"largest_component": [], "min_volume_ml": {}, "fill_holes": []}
-    assert few.reason == "a choice takes 6 cases or more, and there are 5"
+    assert few.reason == "a choice takes 6 cases or more, not 5"
     regions = choose_postprocessing(made(tmp_path, 6), LabelMap({"whole": (1, 2), "core": (2,)}))
     assert "regions" in str(regions.reason)
 

@@ -135,7 +135,7 @@ def test_values_beyond_the_stored_bits_are_reported(
     for name in ("fits", "beyond", "overlay"):
         with collect() as findings:
             volume = read_volume(tmp_path / name)
-        texts = ["BitsStored 12; 1 slices, such as I002.dcm"] if name == "beyond" else []
+        texts = ["BitsStored 12; 1 slice, such as I002.dcm"] if name == "beyond" else []
         assert [(one.kind, one.message) for one in findings] == [("unused-bits", text) for text in texts]
         assert name == "fits" or volume.data[0, 3, 2, 1] == 5000 - 4096
 

@@ -75,9 +75,12 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a slice shifted in its plane": (move(2, (3, 0, 0)), r"shifted within their plane[\s\S]*3 mm \(I003"),
     "two slices at one position": (
         move(1, (0, 0, -2.5)),
-        r"same position[\s\S]*5 slices at 4 positions; 1 hold[\s\S]*I00[45].dcm, I00[45].dcm",
+        r"same position[\s\S]*5 slices at 4 positions; several at 1 of them[\s\S]*I00[45].dcm, I00[45].dcm",
     ),
-    "two phases": (two_phases, r"5 slices at 3 positions; 2 hold several[\s\S]*TemporalPositionIdentifier [12], [12]"),
+    "two phases": (
+        two_phases,
+        r"5 slices at 3 positions; several at 2 of them[\s\S]*TemporalPositionIdentifier [12], [12]",
+    ),
     "two patients": (
         every_second(PatientID="someone else"),
         r"different patients \(PatientID\)[\s\S]*3 slices: made, such as I00[135][\s\S]*2 slices: someone else, such",
@@ -89,7 +92,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "two frames of reference": (put(1, FrameOfReferenceUID="1.2.9"), r"different frames of reference[\s\S]*1\.2\.9"),
     "two modalities": (
         put(4, Modality="PT"),
-        r"different modalities[\s\S]*1 slices: PT, such as I001[\s\S]*4 slices: CT",
+        r"different modalities[\s\S]*1 slice: PT, such as I001[\s\S]*4 slices: CT",
     ),
     "two echoes": (
         lambda number, dataset: setattr(dataset, "EchoTime", 2.3 if number % 2 else 4.6),
@@ -97,7 +100,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "two units": (
         lambda number, dataset: setattr(dataset, "Units", "CNTS" if number == 3 else "BQML"),
-        r"different units of the values \(Units\)[\s\S]*1 slices: CNTS, such as I002",
+        r"different units of the values \(Units\)[\s\S]*1 slice: CNTS, such as I002",
     ),
     "a scaling in some slices": (
         some_scaled,
@@ -109,7 +112,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "another size": (
         put(3, Rows=2, Columns=3),
-        r"different sizes[\s\S]*4 slices: 4, 6[\s\S]*1 slices: 2, 3, such as I002",
+        r"different sizes[\s\S]*4 slices: 4, 6[\s\S]*1 slice: 2, 3, such as I002",
     ),
     "another spacing": (put(1, PixelSpacing=[0.8, 1.25]), r"different pixel spacings[\s\S]*0\.8, 1\.25, such as I004"),
     "another orientation": (
@@ -140,7 +143,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "two series": (
         put(4, SeriesInstanceUID="1.9.9", SeriesDescription="scout"),
         r"several series[\s\S]*2:[\s\S]*1\.2\.3\.4: CT, \"a made series\", 4 slices, 1\.25 x 0\.75 x 2\.5 mm, such as"
-        r"[\s\S]*1\.9\.9: CT, \"scout\", 1 slices[\s\S]*give a file of the series",
+        r"[\s\S]*1\.9\.9: CT, \"scout\", 1 slice[\s\S]*give a file of the series",
     ),
 }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def test_the_summary_says_what_the_set_is_and_what_was_decided() -> None:
     odd = summary_text(fingerprint, plan, [finding])
     assert "What looks odd (0 errors, 1 warning, 0 notes):\nwarning: a label holds only background" in odd
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_one_of_a_thing_is_singular_and_sizes_stay_on_a_line() -> None:
+    classes = {"dot": shape((4, 4, 4))}
+    fingerprint = measured(case(voxels=(30, 30, 30), classes=classes))
+    text = summary_text(fingerprint, make_plan(fingerprint, {"spacing_mm": [4, 4, 4]}))
+    assert "Made: 1 labelled case, 0 unlabelled" in text
+    assert "dot, is 1 voxel wide in plane" in text
+    assert "slices are as thick as the finest axis" in text
+    assert not re.search(r"\b1 (?:times|\w+ls|tokens|cases)\b|x\n| x$", text, re.MULTILINE)
 
 
 def test_many_classes_are_cut_to_the_smallest() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from volseg.api import plan_dataset
 from volseg.cli.default_config import CONFIG_HELP, default_config
 from volseg.cli.progress import progress_bars
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from volseg.config.schema import Config
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 HEAD = ("part", "parameters", "trainable", "GMACs", "kept MB", "output strides")
 NOTES = """\
-patch {patch} voxels, {channels} channel(s), {classes} classes, token stride {stride}
+patch {patch} voxels, {channels}, {classes}, token stride {stride}
 GMACs: one patch in prediction; matrix products, convolutions and attention, not norms, activations or interpolation
-kept MB: activations that autograd keeps of one training batch ({batch} patches, shared out among the processes of
+kept MB: activations that autograd keeps of one training batch ({batch}, shared out among the processes of
   torchrun) in float32, counted on the meta device;
   the peak also holds weights, gradients, the optimizer's state, the loss and temporary tensors
 training step: about {total} at its peak in float32: {activations} of activations, loss and temporary tensors,
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     print(table(describe_model(config.model, network_plan, batch)))
     print()
     sizes = {
-        "channels": network_plan.num_channels,
-        "classes": network_plan.num_classes,
+        "channels": counted(network_plan.num_channels, "channel"),
+        "classes": counted(network_plan.num_classes, "class"),
         "stride": network_plan.token_stride,
-        "batch": batch,
+        "batch": counted(batch, "patch"),
     }
     needed = step_memory(config, network_plan, batch)
     sizes_bytes = {**asdict(needed), "total": needed.total}

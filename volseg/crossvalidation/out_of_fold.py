@@ -36,7 +36,7 @@ def require_finished(folds: Sequence[Fold]) -> None:
     lines = [f"fold {number}: {what}" for number, what in lacking.items() if what is not None]
     if lines:
         raise ConfigError(
-            f"{len(lines)} of {len(folds)} folds are not finished",
+            f"not finished: {len(lines)} of {counted(len(folds), 'fold')}",
             file=folds[0].folder.parent,
             found="\n    ".join(["", *lines]),
             hint="continue them with the same command without --collect, or select others with --folds",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.data.splits import Split
-from volseg.errors import ConfigError, DataError
+from volseg.errors import ConfigError, DataError, counted
 from volseg.io.cases import refuse
 from volseg.io.json_files import read_json
 from volseg.io.rows import FOLD, read_rows
@@ -101,7 +101,7 @@ def _read_table(file: Path) -> Folds:
         found = ", ".join(header)[:200] or "an empty file"
         raise DataError("the split file is not as expected", file=file, found=found, expected="columns case and fold")
     uneven = [f"row {line}: {len(row)}" for line, row in enumerate(rows[1:], start=2) if len(row) != len(header)]
-    refuse(f"rows without exactly {len(header)} columns", file, uneven)
+    refuse(f"rows without exactly {counted(len(header), 'column')}", file, uneven)
     pairs = [(row[case], row[header.index("fold")]) for row in rows[1:]]
     invalid = [f"row {line}: {fold[:50]}" for line, (_, fold) in enumerate(pairs, start=2) if not _is_fold(fold)]
     refuse("folds that are not whole numbers from 0 on, or nothing", file, invalid)

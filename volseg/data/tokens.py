@@ -24,7 +24,7 @@ from volseg.config.sizes import format_size
 from volseg.data.augment import Augmentation
 from volseg.data.patches import cut
 from volseg.data.seeding import seeded
-from volseg.errors import ConfigError, DataError
+from volseg.errors import ConfigError, DataError, counted
 from volseg.geometry.ops import pad_to_size
 from volseg.io.array_folder import FileEntry, array_file, as_bytes, open_array, write_array, write_description
 from volseg.io.atomic import atomic_folder
@@ -166,7 +166,8 @@ def check_size(cases: Sequence[CachedCase], encoder: SliceTokens, variants: int,
     hints += ["a larger plan.token_stride", "a narrower model.encoder", "data.cache_tokens=false"]
     raise ConfigError(
         "the token cache would be larger than data.cache_limit",
-        found=f"{format_size(one * variants)} = {len(cases)} cases x {variants} variants (data.token_variants)"
+        found=f"{format_size(one * variants)} = {counted(len(cases), 'case')} x {counted(variants, 'variant')}"
+        " (data.token_variants)"
         f" x {format_size(one / len(cases))} on average; largest case {largest}: {format_size(sizes[largest])} each",
         expected=f"at most {format_size(limit_bytes)}",
         hint="set one of: " + "; ".join(hints),

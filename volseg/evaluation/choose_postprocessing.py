@@ -122,7 +122,7 @@ def choose_postprocessing(
         return _nothing(cases, "postprocessing is chosen for classes that exclude each other, not for regions")
     volumes = np.array(_each_case(partial(_reference_ml, label_map=label_map), cases, workers, progress))
     if len(volumes) < FEWEST_CASES:
-        return _nothing(cases, f"a choice takes {FEWEST_CASES} cases or more, and there are {len(volumes)}")
+        return _nothing(cases, f"a choice takes {FEWEST_CASES} cases or more, not {len(volumes)}")
     names = tuple(label_map.classes)
     removals = [("largest_component", dict.fromkeys(names, 0.0))]
     removals += [("min_volume_ml", dict(zip(names, sizes, strict=True))) for sizes in _small_ml(volumes)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from volseg.errors import DataError, VolsegError, missing_hint
+from volseg.errors import DataError, VolsegError, counted, missing_hint
 from volseg.io.cases import Case, GridRule, case_name, list_images, sorted_cases
 from volseg.io.description import FILE_NAME, Description, modality_of, read_description, required_labels
 from volseg.io.findings import Finding, errors_of, refuse_errors, report
@@ -178,7 +178,8 @@ def _unused_list(description: Description | None) -> list[Finding]:
     if description is None or not description.cases:
         return []
     count, first = len(description.cases), description.cases[0].images[0]
-    return [Finding("list-not-used", (description.file,), f"{count} cases, the first with {first}; folders are read")]
+    text = f"{counted(count, 'case')}, the first with {first}; folders are read"
+    return [Finding("list-not-used", (description.file,), text)]
 
 
 def _checked(found: Found) -> Found:

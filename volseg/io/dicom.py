@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.geometry.grid import Grid
 from volseg.io.dicom_files import (
     ZIP,
@@ -231,7 +231,7 @@ def without_series(path: Path) -> DataError:
 
 
 def _no_series(path: Path, skipped: Sequence[str], unknown: Sequence[str]) -> DataError:
-    found = f"{len(skipped)} other DICOM objects: {', '.join(skipped[:5])}" if skipped else "no DICOM file"
+    found = f"{counted(len(skipped), 'other DICOM object')}: {', '.join(skipped[:5])}" if skipped else "no DICOM file"
     if unknown:
         found += f"; not DICOM: {', '.join(unknown[:5])}"
     return DataError("there is no series of CT, MR or PET slices", file=path, found=found, expected=EXPECTED)
@@ -260,10 +260,10 @@ def _describe(path: Path, uid: str, headers: Sequence[Header]) -> str:
     parts = [first.text("Modality") or "no modality", f'"{first.text("SeriesDescription")[:60]}"']
     try:
         frames, grid = arrange([frame for header in headers for frame in read_frames(header)], path)
-        parts += [f"{len(frames)} slices", f"{' x '.join(f'{size:.4g}' for size in grid.spacing_mm)} mm"]
+        parts += [counted(len(frames), "slice"), f"{' x '.join(f'{size:.4g}' for size in grid.spacing_mm)} mm"]
     except DataError as error:
         spacing = first.text("PixelSpacing")[:40] or "unknown"
-        parts += [f"{len(headers)} files", f"pixel spacing {spacing} mm", error.problem]
+        parts += [counted(len(headers), "file"), f"pixel spacing {spacing} mm", error.problem]
     entry = first.member.entry
     file = first.member.path if entry is None else entry.filename
     return f"{uid or 'no UID'}: {', '.join(parts)}, such as {file}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.io.dicom_files import Member, named_errors
 from volseg.io.dicom_headers import Header
 from volseg.io.dicom_tags import (
@@ -95,12 +95,13 @@ def _frames(header: Header) -> list[Frame]:
     shared = items_of(header.dataset, "SharedFunctionalGroupsSequence", member)
     per_frame = items_of(header.dataset, "PerFrameFunctionalGroupsSequence", member)
     if count < 1 or (per_frame and len(per_frame) != count) or (count > 1 and not per_frame):
-        found = f"{count} frames and {len(per_frame)} descriptions of frames"
+        found = f"{counted(count, 'frame')} and {counted(len(per_frame), 'description')} of frames"
         hint = "export the series as single slices, or as an enhanced multi-frame object"
         raise DataError("the frames have no positions", file=member.name, found=found, hint=hint)
     shape = header.integer("Rows"), header.integer("Columns")
     if min(shape) < 1:
-        raise DataError("the slice is empty", file=member.name, found=f"{shape[0]} rows, {shape[1]} columns")
+        found = f"{counted(shape[0], 'row')}, {counted(shape[1], 'column')}"
+        raise DataError("the slice is empty", file=member.name, found=found)
     _check_length(header, math.prod(shape) * count)
     frames = []
     for number in range(count):

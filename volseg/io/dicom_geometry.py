@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from volseg.errors import DataError, GeometryError
+from volseg.errors import DataError, GeometryError, counted
 from volseg.geometry.grid import Grid
 from volseg.io.dicom_frames import FloatArray, Frame
 from volseg.io.dicom_one_scan import check_one_scan
@@ -92,7 +92,8 @@ def _check_alike(
             groups.append([frame])
     if len(groups) > 1:
         texts = (
-            f"{len(group)} slices: {', '.join(f'{number:.6g}' for number in value(group[0]))}, such as {group[0].name}"
+            f"{counted(len(group), 'slice')}: {', '.join(f'{number:.6g}' for number in value(group[0]))}, "
+            f"such as {group[0].name}"
             for group in groups
         )
         hint = "keep the slices of one stack in a folder, without localizers"
@@ -135,7 +136,8 @@ def _check_positions(frames: Sequence[Frame], along: FloatArray, path: Path) -> 
     repeated = starts[counts > 1]
     if not len(repeated):
         return
-    texts = [f"{len(frames)} slices at {len(starts)} positions; {len(repeated)} hold several:"]
+    positions = counted(len(starts), "position")
+    texts = [f"{len(frames)} slices at {positions}; several at {len(repeated)} of them:"]
     for start in repeated[:LISTED]:
         same = frames[start : start + int(counts[np.searchsorted(starts, start)])]
         texts.append(f"{_place(same[0])}: {', '.join(frame.name for frame in same[:LISTED])}{_differences(same)}")

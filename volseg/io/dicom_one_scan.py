@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.io.dicom_frames import Frame
 from volseg.io.dicom_tags import ONE_SCAN
 
@@ -28,7 +28,7 @@ def check_one_scan(frames: Sequence[Frame], path: Path) -> None:
         groups = _groups(frames, keyword)
         if len(groups) < 2 or (keyword.endswith("UID") and len(groups) == len(frames) > 2):
             continue  # anonymised file by file, with a UID for each
-        texts = [f"{len(group)} slices: {text}, such as {group[0].name}" for text, group in groups.items()]
+        texts = [f"{counted(len(group), 'slice')}: {text}, such as {group[0].name}" for text, group in groups.items()]
         more = [f"and {len(texts) - LISTED} more"] if len(texts) > LISTED else []
         raise DataError(
             f"the slices of the series are of different {name} ({keyword})",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.config.sizes import format_size
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.io.dicom_frames import Frame
 from volseg.io.dicom_headers import Header, hide_warnings
 from volseg.io.dicom_tags import COMPRESSED, JPEG_2000, RLE
@@ -65,7 +65,7 @@ def read_stack(frames: Sequence[Frame], path: Path) -> Array:
                 stack = _with_values(stack, index, pixels, frames[index])
     if wrapped:
         first = frames[min(wrapped)]
-        text = f"BitsStored {first.header.text('BitsStored')}; {len(wrapped)} slices, such as {first.name}"
+        text = f"BitsStored {first.header.text('BitsStored')}; {counted(len(wrapped), 'slice')}, such as {first.name}"
         remark("unused-bits", path, text)
     fill_padding(stack, masks, frames[0].header.text("Modality"), path)
     return stack

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from volseg.config.schema import ModelConfig
-from volseg.errors import ModelFileError
+from volseg.errors import ModelFileError, counted
 from volseg.io.json_files import parse_json
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.weights import check_fit
@@ -133,7 +133,7 @@ def adapt_channels(
         ModelFileError: The weight has another number of channels than the model's plan.
     """
     if weight.shape[1] % len(before):
-        found = f"{weight.shape[1]} channels of a weight, {len(before)} of the plan"
+        found = f"{counted(weight.shape[1], 'channel')} of a weight, {len(before)} of the plan"
         raise ModelFileError(DAMAGED, file=path, found=found)
     old, new = ([name.strip().lower() for name in names] for names in (before, after))
     if old == new:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from volseg.config.sizes import format_size
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, counted
 from volseg.planning import nnunet
 from volseg.planning.plan import Plan, Size
 
@@ -60,7 +60,7 @@ def largest_plan(
         raise ConfigError(
             "no patch fits into plan.memory",
             found=f"{format_size(budget.limit_bytes)} for {budget.network}",
-            expected=f"at least {format_size(needed)}, with a batch of {first} patches of {patches[-1]} voxels",
+            expected=f"at least {format_size(needed)}, with {counted(first, 'patch')} of {patches[-1]} voxels a batch",
             hint="raise --memory or plan.memory, or choose a smaller network or train.batch_size=1",
         )
     if batch is not None or index > 0:

@@ -260,7 +260,7 @@ def _classes(dataset: Dataset, labelled: Sequence[CaseRecord]) -> Iterator[Findi
         holders = [(record, count) for record, count in counts if count]
         title = f"{name} ({values_text(values)})"
         if not holders:
-            yield Finding("absent-class", (dataset.root,), f"{title} is in none of {len(known)} labels")
+            yield Finding("absent-class", (dataset.root,), f"{title} is in none of {counted(len(known), 'label')}")
         elif len(known) >= MIN_CASES_RARE and len(holders) <= max(1, RARE * len(known)):
             text = f"{title} is in {len(holders)} of {len(known)} cases"
             yield Finding("rare-class", _labels(record for record, _ in holders), text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from volseg.errors import counted
 from volseg.io.findings import Finding
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _class_sizes(measured: Measured, classes: Mapping[str, Sequence[int]], ignor
         yield Finding("class-outlier", (labels[index][0],), text)
     for index, pairs in _exchanged_pairs(shapes, list(classes)).items():
         if not filled[index]:
-            more = f"; and {len(pairs) - SHOWN_PAIRS} more pairs" if len(pairs) > SHOWN_PAIRS else ""
+            more = f"; and {counted(len(pairs) - SHOWN_PAIRS, 'more pair')}" if len(pairs) > SHOWN_PAIRS else ""
             text = "; ".join(pairs[:SHOWN_PAIRS])
             yield Finding("class-outlier", (labels[index][0],), f"as if classes were swapped: {text}{more}")
 

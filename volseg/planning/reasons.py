@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from volseg.config.sizes import format_size
+from volseg.errors import counted
 from volseg.planning import nnunet, rules
 from volseg.planning.budget import MemoryBudget
 from volseg.planning.channel import ChannelIntensity
@@ -113,7 +114,8 @@ def _batch(plan: Plan, grid: WorkingGrid, cases: int, budget: MemoryBudget | Non
 
 def _token_stride(fingerprint: Fingerprint, plan: Plan, grid: WorkingGrid) -> str:
     name, width = rules.smallest_structure(fingerprint.cases, grid.axes, plan.spacing_mm)
-    text = f"the narrowest class, {name}, is {width:.3g} voxels wide in plane: {width / plan.token_stride:.2g} tokens"
+    voxels, tokens = counted(f"{width:.3g}", "voxel"), counted(f"{width / plan.token_stride:.2g}", "token")
+    text = f"the narrowest class, {name}, is {voxels} wide in plane: {tokens}"
     if plan.token_stride == max(rules.TOKEN_STRIDES):
         return text
     coarser = 2 * plan.token_stride
@@ -122,7 +124,8 @@ def _token_stride(fingerprint: Fingerprint, plan: Plan, grid: WorkingGrid) -> st
 
 def _decoder_strides(plan: Plan) -> str:
     deepest = plan.decoder_strides[-1]
-    text = f"every level halves the plane, up to the token stride; depth is halved {int(math.log2(deepest[0]))} times"
+    halved = counted(int(math.log2(deepest[0])), "time")
+    text = f"every level halves the plane, up to the token stride; depth is halved {halved}"
     if deepest[0] == deepest[1]:
         return text
     return f"{text}, where its spacing is within a factor 2 of the plane's and 8 voxels are left"
@@ -140,13 +143,18 @@ def _mirroring(fingerprint: Fingerprint, grid: WorkingGrid) -> str:
 
 def _nearest_depth(plan: Plan) -> str:
     ratio = plan.spacing_mm[0] / min(plan.spacing_mm[1:])
-    return f"slices are {ratio:.3g} times as thick as the finest axis; over 3 times, they are not interpolated"
+    return f"slices are {_times_as(ratio, 'thick')} as the finest axis; over 3 times, they are not interpolated"
 
 
 def _rotation(plan: Plan) -> str:
     if plan.nearest_depth:
         return "slices are thick"
-    return f"the patch is {max(plan.patch_size) / plan.patch_size[0]:.2g} times as long as deep; over 3 is flat"
+    return f"the patch is {_times_as(max(plan.patch_size) / plan.patch_size[0], 'long')} as deep; over 3 times is flat"
+
+
+def _times_as(ratio: float, adjective: str) -> str:
+    text = f"{ratio:.3g}"
+    return f"as {adjective}" if text == "1" else f"{text} times as {adjective}"
 
 
 def _air(fingerprint: Fingerprint, plan: Plan) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from volseg.errors import counted
 from volseg.io.findings import Finding, counts, report
 from volseg.io.labels import values_text
 from volseg.planning.fingerprint import Fingerprint
@@ -16,6 +17,7 @@ from volseg.planning.quantities import Quantity, number_text, quantities, smalle
 from volseg.planning.reasons import times
 
 WIDTH = 110
+KEPT_TOGETHER = "\u00a0x\u00a0"  # of sizes, with spaces at which no line breaks
 
 
 def summary_text(fingerprint: Fingerprint, plan: Plan, findings: Sequence[Finding] = ()) -> str:
@@ -68,8 +70,9 @@ def _extremes(quantity: Quantity) -> tuple[float, float, float]:
 def _decisions(plan: Plan) -> str:
     blocks = []
     for key, reason in plan.reasons.items():
-        text = f"{key.ljust(21)} {_value(plan, key)}: {reason}"
-        blocks.append(textwrap.fill(text, WIDTH, subsequent_indent=" " * 22, break_on_hyphens=False))
+        text = f"{key.ljust(21)} {_value(plan, key)}: {reason}".replace(" x ", KEPT_TOGETHER)
+        lines = textwrap.fill(text, WIDTH, subsequent_indent=" " * 22, break_on_hyphens=False)
+        blocks.append(lines.replace(KEPT_TOGETHER, " x "))
     return "\n".join(["Plan (D, H, W = " + ", ".join(plan.orientation) + "):", *blocks])
 
 
@@ -92,7 +95,8 @@ def _value(plan: Plan, key: str) -> str:
 def _tokens(plan: Plan) -> str:
     depth, height, width = plan.patch_size
     rows, columns = height // plan.token_stride, width // plan.token_stride
-    return f"A patch has {depth * rows * columns:,} tokens: {depth} slices of {rows} x {columns}."
+    tokens, slices = counted(f"{depth * rows * columns:,}", "token"), counted(depth, "slice")
+    return f"A patch has {tokens}: {slices} of {rows} x {columns}."
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

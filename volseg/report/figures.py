@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.errors import counted
 from volseg.io.label_table import Rgb, label_colour
 from volseg.metrics.table import HEADLINE, ClassScores, Metric
 from volseg.report.planes import CaseViews, View
@@ -127,7 +128,7 @@ def _draw_scores(axes: Axes, colours: Mapping[str, Rgb], scores: Mapping[str, Cl
         _shorten(label, cells[0])
     rest = len(names) - len(shown)
     if rest:
-        axes.text(0.0, -len(shown) - 1, f"and {rest} better classes", color=_FAINT, fontsize=9.5, va="center")
+        axes.text(0.0, -len(shown) - 1, f"and {counted(rest, 'better class')}", color=_FAINT, fontsize=9.5, va="center")
     bottom = -_ROWS - 2
     axes.plot([0.0, 0.08], [bottom, bottom], color=_TEXT, linewidth=3.4, alpha=0.5)
     axes.text(0.1, bottom, "reference", color=_FAINT, fontsize=9.5, va="center")

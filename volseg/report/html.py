@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from volseg.errors import counted
 from volseg.evaluation.results import CaseResult, Evaluation
 from volseg.io.atomic import atomic_file
 from volseg.metrics.table import HEADLINE, METRIC
@@ -68,7 +69,7 @@ def render_report(evaluation: Evaluation, summary: Mapping[str, Any], pictures: 
     from markupsafe import Markup
 
     environment = Environment(loader=PackageLoader("volseg", "report"), autoescape=True, trim_blocks=True)
-    environment.filters |= {"number": number_text, "p_value": p_text}
+    environment.filters |= {"number": number_text, "p_value": p_text, "counted": counted}
     names = [metric.name for metric in HEADLINE]
     scored = any(result.scores for result in evaluation.results)
     return environment.get_template("report.html.j2").render(

@@ -16,7 +16,7 @@ from volseg.config.sizes import parse_size
 from volseg.data.augment import build_augmentation
 from volseg.data.datasets import PatchDataset, TokenDataset
 from volseg.data.tokens import cache_tokens
-from volseg.errors import VolsegError
+from volseg.errors import VolsegError, counted
 from volseg.models.contracts import SegmentationNetwork
 from volseg.parallel import StageProgress, stage_progress
 from volseg.training.experiment import Experiment
@@ -128,7 +128,12 @@ def token_samples(
         region_indices=plan.region_indices,
         progress=stage_progress(progress, "tokens"),
     )
-    logger.info("tokens of %d cases x %d variants in %s", len(cases), len(cases[0]), cases[0][0].folder.parents[1])
+    logger.info(
+        "tokens of %s x %s in %s",
+        counted(len(cases), "case"),
+        counted(len(cases[0]), "variant"),
+        cases[0][0].folder.parents[1],
+    )
     return TokenDataset(
         cases,
         plan,

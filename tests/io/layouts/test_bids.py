@@ -67,7 +67,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     scans(root, "T1w", "sub-1", "sub-2")
     labels(root, "dseg", "sub-1", "sub-2")
     labels(root, "dseg", "sub-1", pipeline="freesurfer")
-    refused(root, "several kinds of labels", "freesurfer/dseg (1 scans)", "manual/dseg (2 scans)", "CSV")
+    refused(root, "several kinds of labels", "freesurfer/dseg (1 scan)", "manual/dseg (2 scans)", "CSV")
     scans(tmp_path / "no", "T1w", "sub-1")
     labels(tmp_path / "no", "probseg", "sub-1")
     refused(tmp_path / "no", "no scan of this BIDS data set has a label", "derivatives/")

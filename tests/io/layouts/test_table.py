@@ -99,7 +99,7 @@ def test_one_file_for_two_channels_or_for_image_and_label(tmp_path: Path) -> Non
         ("", ["no rows", "an empty file", "label"]),
         ("image,label\n", ["no rows"]),
         ("image,label,label\ni.nii,l.nii,l.nii\n", ["stand twice", "label"]),
-        ("image,label\ni.nii\n", ["row 2: 1 columns; the headers have 2"]),
+        ("image,label\ni.nii\n", ["row 2: 1 column; the headers have 2"]),
         ("image,label\n,l.nii\n", ["row 2: no file in image"]),
         (f"image,label,fold\ni.nii,l.nii,{'9' * 5000}\n", ["row 2: the fold", "is not a whole number"]),
         ("image_0,image_2,label\ni.nii,i.nii,l.nii\n", ["columns of images are missing", "image_0, image_2"]),

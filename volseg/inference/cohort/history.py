@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from volseg.errors import counted
 from volseg.io.atomic import atomic_file, free_name
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def repair(path: Path) -> None:
     if damaged:
         kept = free_name(path)
         shutil.copy2(path, kept)
-        logger.warning("%s: %d damaged lines are ignored; the file is kept as %s", path, damaged, kept.name)
+        logger.warning("%s: left out: %s; the file is kept as %s", path, counted(damaged, "damaged line"), kept.name)
     with atomic_file(path) as file:
         file.write(valid)
 

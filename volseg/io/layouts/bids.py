@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.io.cases import Case, find_volumes, list_folder, listed, refuse
 from volseg.io.description import Description
 from volseg.io.findings import Finding
@@ -171,7 +171,7 @@ def _references(root: Path, scan_kinds: Iterable[str]) -> tuple[dict[str, BidsFi
     segmentations = {key: files for key, files in kinds.items() if key[1].endswith(LABEL_SUFFIXES[0])}
     kinds = segmentations or kinds
     if len(kinds) > 1:
-        found = [f"{pipeline.name}/{kind} ({len(files)} scans)" for (pipeline, kind), files in kinds.items()]
+        found = [f"{pipeline.name}/{kind} ({counted(len(files), 'scan')})" for (pipeline, kind), files in kinds.items()]
         raise DataError("there are several kinds of labels", file=root, found=listed(found), expected=1, hint=USE_CSV)
     (pipeline, _), files = next(iter(kinds.items()), ((root, ""), {}))
     return files, pipeline, findings

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from volseg.errors import DataError, suggestion
+from volseg.errors import DataError, counted, suggestion
 from volseg.io.cases import Case, case_names, listed, refuse
 from volseg.io.description import Description
 from volseg.io.findings import Finding, refuse_errors
@@ -111,7 +111,9 @@ def _read(file: Path) -> tuple[list[str], dict[int, Row], list[tuple[int, str]]]
     refuse("headers that stand twice", file, sorted({name for name in header if name and header.count(name) > 1}))
     numbered = dict(enumerate(lines[1:], start=2))
     uneven = {number: line for number, line in numbered.items() if len(line) != len(header)}
-    problems = [(number, f"{len(line)} columns; the headers have {len(header)}") for number, line in uneven.items()]
+    problems = [
+        (number, f"{counted(len(line), 'column')}; the headers have {len(header)}") for number, line in uneven.items()
+    ]
     if len(uneven) == len(numbered):
         refuse_errors(_row_findings(problems, file), file)
     return (
