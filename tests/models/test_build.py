@@ -68,7 +68,7 @@ def test_count_parameters() -> None:
 
 def test_token_stride_and_decoder_strides_must_agree() -> None:
     with pytest.raises(ConfigError, match="token stride"):
-        build_model(CONFIG, StubPlan(token_stride=4))
+        build_model(CONFIG, StubPlan(token_stride=16))
 
 
 def test_a_random_start_must_be_asked_for() -> None:

@@ -91,13 +91,15 @@ def test_a_plan_is_frozen(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("overrides", "patch", "deepest"),
     [
-        ({"token_stride": 8}, (22, 152, 152), (2, 8, 8)),
+        ({"token_stride": 8}, (20, 160, 160), (4, 32, 32)),
         ({"patch_size": [32, 96, 96]}, (32, 96, 96), (4, 16, 16)),
+        ({"patch_size": [32, 128, 128]}, (32, 128, 128), (8, 32, 32)),
+        ({"patch_size": [32, 136, 128], "token_stride": 8}, (32, 136, 128), (2, 8, 8)),
         ({"patch_size": [7, 96, 96]}, (7, 96, 96), (1, 16, 16)),
-        ({"patch_size": [30, 96, 96], "token_stride": 4}, (30, 96, 96), (1, 4, 4)),
-        ({"spacing_mm": [2.5, 2.5, 2.5]}, (72, 88, 80), (8, 8, 8)),
+        ({"patch_size": [30, 96, 96], "token_stride": 4}, (30, 96, 96), (2, 16, 16)),
+        ({"spacing_mm": [2.5, 2.5, 2.5]}, (80, 80, 80), (16, 16, 16)),
         ({"token_stride": 4, "decoder_strides": [[1, 1, 1], [2, 2, 2], [2, 4, 4]]}, (22, 152, 152), (2, 4, 4)),
-        ({"patch_size": None}, (20, 160, 160), (4, 16, 16)),
+        ({"patch_size": None}, (20, 160, 160), (4, 32, 32)),
     ],
 )
 def test_what_depends_on_an_override_follows(overrides: dict[str, Any], patch: tuple, deepest: tuple) -> None:

@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_plan_is_read_and_overridden(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     plan = ready_plan(file, {"token_stride": 8}, DATASET)
-    assert (plan.token_stride, plan.decoder_strides[-1], plan.spacing_mm) == (8, (8, 8, 8), (1, 1, 1))
+    assert (plan.token_stride, plan.decoder_strides[-1], plan.spacing_mm) == (8, (16, 16, 16), (1, 1, 1))
     assert plan.cases == ("a", "b")
     assert ready_plan(file, {}, replace(DATASET, channels=(UNKNOWN,))).channels == ("CT",)
     assert not caplog.records

@@ -42,11 +42,11 @@ def test_reasons_hold_the_numbers_that_decided(field: str, part: str) -> None:
 def test_what_is_set_by_hand_says_so_and_what_follows_it_too(tmp_path: Path) -> None:
     plan = make_plan(measured(case()), {"token_stride": 8})
     assert plan.reasons["token_stride"] == "set by hand"
-    assert "multiples of 8 x 8 x 8" in plan.reasons["patch_size"]
+    assert "multiples of 16 x 16 x 16" in plan.reasons["patch_size"]
     plan.save(tmp_path / "plan.json")
-    revised = revise_plan(Plan.load(tmp_path / "plan.json"), {"token_stride": 16, "mirror_axes": [0]})
+    revised = revise_plan(Plan.load(tmp_path / "plan.json"), {"patch_size": [32, 32, 32], "mirror_axes": [0]})
     assert revised.reasons["mirror_axes"] == "set by hand"
-    assert revised.reasons["decoder_strides"] == "follows plan.mirror_axes and plan.token_stride"
+    assert revised.reasons["decoder_strides"] == "follows plan.mirror_axes and plan.patch_size"
     assert revised.reasons["spacing_mm"] == plan.reasons["spacing_mm"]
     assert revise_plan(plan, {}).reasons == plan.reasons
 

@@ -41,13 +41,20 @@ def test_crop_nonzero_needs_more_than_a_quarter_less(kept: int, expected: bool) 
 @pytest.mark.parametrize(("extent", "expected"), [(5, 4), (11.9, 4), (12, 8), (14, 8), (23.9, 8), (24, 16), (400, 16)])
 def test_token_stride_puts_one_and_a_half_tokens_across_the_smallest_structure(extent: float, expected: int) -> None:
     cases = [case(classes={"large": shape((90, 90, 90)), "small": shape((extent, 80, 2))})]
-    assert rules.token_stride(cases, (2, 1, 0), (1.0, 1.0, 1.0)) == expected
+    assert rules.token_stride(cases, (2, 1, 0), (1.0, 1.0, 1.0), (40, 56, 40)) == expected
 
 
 def test_token_stride_counts_voxels_in_plane() -> None:
     cases = [case(classes={"organ": shape((24, 24, 2))})]
-    assert rules.token_stride(cases, (2, 1, 0), (5.0, 2.0, 2.0)) == 8  # 12 voxels
-    assert rules.token_stride(cases, (1, 2, 0), (5.0, 1.0, 1.0)) == 4  # 2 voxels along S, which is in plane
+    size = (20, 64, 64)
+    assert rules.token_stride(cases, (2, 1, 0), (5.0, 2.0, 2.0), size) == 8  # 12 voxels
+    assert rules.token_stride(cases, (1, 2, 0), (5.0, 1.0, 1.0), size) == 4  # 2 voxels along S, which is in plane
+
+
+def test_small_structures_take_fine_tokens_only_where_a_patch_has_few() -> None:
+    cases = [case(classes={"aorta": shape((5, 5, 50))})]
+    strides = [rules.token_stride(cases, (2, 1, 0), (1.0,) * 3, (depth, 64, 64)) for depth in (16, 32, 33, 200)]
+    assert strides == [4, 4, 8, 8]  # 32 x 16 x 16 tokens are 8,192
 
 
 def test_decoder_strides_halve_depth_within_a_factor_two() -> None:
@@ -63,6 +70,32 @@ def test_decoder_strides_halve_depth_within_a_factor_two() -> None:
 def test_decoder_strides_of_a_given_patch_keep_it_divisible() -> None:
     assert rules.decoder_strides((1, 1, 1), 36, 8, exact=True)[-1] == (4, 8, 8)
     assert rules.decoder_strides((1, 1, 1), 33, 8, exact=True)[-1] == (1, 8, 8)
+
+
+def deepened(spacing: tuple, patch: tuple, stride: int, **kwargs: bool) -> tuple:
+    """Return the strides with all levels that nnU-Net's rule has for a patch."""
+    strides = rules.decoder_strides(spacing, patch[0], stride)
+    while deeper := rules.one_level_deeper(spacing, patch, strides, **kwargs):
+        strides = deeper
+    return strides
+
+
+def test_levels_below_the_token_stride_leave_four_voxels() -> None:
+    assert deepened((1, 1, 1), (40, 56, 40), 8)[-1] == (8, 8, 8)  # 5 voxels are left
+    assert deepened((1, 1, 1), (128, 128, 128), 8)[-2:] == ((16, 16, 16), (32, 32, 32))
+    assert deepened((1, 1, 1), (64, 128, 128), 8)[-2:] == ((16, 16, 16), (16, 32, 32))  # 4 along depth
+    assert deepened((7.7, 1.25, 1.25), (20, 160, 160), 16)[-1] == (4, 32, 32)  # 5 along depth
+    assert deepened((1, 1, 1), (96, 96, 96), 8)[-1] == (16, 16, 16)  # 6 are left
+    assert deepened((1, 1, 1), (96, 104, 96), 8, exact=True)[-1] == (8, 8, 8)  # 104 is no multiple of 16
+    assert deepened((1, 1, 1), (72, 96, 96), 8, exact=True)[-1] == (8, 16, 16)  # nor is 72, along depth alone
+
+
+def test_a_level_must_leave_voxels_after_the_patch_followed_it() -> None:
+    strides = ((1, 1, 1), (2, 2, 2), (4, 4, 4))
+    assert rules.leaves_voxels((16, 16, 20), strides)
+    assert not rules.leaves_voxels((16, 12, 20), strides)
+    assert not rules.leaves_voxels((12, 16, 20), strides)
+    assert rules.leaves_voxels((2, 16, 16), ((1, 1, 1), (1, 2, 2), (1, 4, 4)))  # depth is not halved
 
 
 def test_patch_is_the_median_case_rounded_up_if_it_fits() -> None:

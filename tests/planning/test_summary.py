@@ -23,7 +23,7 @@ def test_the_summary_says_what_the_set_is_and_what_was_decided() -> None:
     assert ["liver", "2", "4", "1500", "1500", "1500"] in rows
     assert ["spacing", "along", "S", "(mm)", "1", "1", "1"] in rows
     assert ["99.5", "percentile", "of", "CT", "300", "301.5", "303"] in rows
-    assert "token_stride          4: the narrowest class, lesion, is 8 voxels wide in plane" in text
+    assert "token_stride          8: the narrowest class, lesion, is 8 voxels wide in plane: 1 token, and" in text
     assert "mirror_axes           none: set by hand" in text
     assert "nearest_depth         no: " in text
     assert "Nothing looks odd." in text

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from volseg.config.sizes import format_size
     from volseg.models.describe import describe_model
+    from volseg.planning.reasons import field_of_convolutions
     from volseg.training.memory import step_memory
 
     network_plan = _plan(config, args.plan)
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     sizes_bytes = {**asdict(needed), "total": needed.total}
     memory = {name: format_size(size) for name, size in sizes_bytes.items()}
     print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), **sizes, **memory))
+    if config.model.baseline is None and config.model.decoder == "unetr":
+        print(field_of_convolutions(network_plan).lower())
     return 0
 
 

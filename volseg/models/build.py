@@ -137,10 +137,10 @@ def check_attention(model: ModelConfig, device: torch.device | str, dtype: torch
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
     if model.encoder == "identity":
         return None
-    if model.decoder == "unetr" and plan.decoder_strides[-1][1:] != (plan.token_stride, plan.token_stride):
+    if model.decoder == "unetr" and plan.token_stride not in [stride[1] for stride in plan.decoder_strides]:
         raise ConfigError(
-            "the deepest decoder level must have the encoder's token stride in plane",
-            found=f"decoder_strides end in {plan.decoder_strides[-1]}, token_stride is {plan.token_stride}",
+            "a decoder level must have the encoder's token stride in plane",
+            found=f"decoder_strides {plan.decoder_strides}, token_stride {plan.token_stride}",
             hint="set plan.decoder_strides and plan.token_stride together",
         )
     entry = CATALOGUE[model.encoder]

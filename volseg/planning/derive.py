@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+from volseg.config.levels import Strides
 from volseg.planning import nnunet, rules
 from volseg.planning.budget import MemoryBudget, largest_plan
 from volseg.planning.channel import RULE_OF_NAME, ChannelIntensity
@@ -43,21 +44,56 @@ def make_plan(
     pick = partial(_pick, overridden)
     cases = fingerprint.cases
     grid = WorkingGrid.of(cases, pick)
-    given, batch = overridden.get("patch_size"), overridden.get("batch_size")
-    depth = nnunet.start_shape(grid.median_shape, grid.spacing_mm)[0] if given is None else given[0]
-    stride = pick("token_stride", lambda: rules.token_stride(cases, grid.axes, grid.spacing_mm))
+    given = overridden.get("patch_size")
+    size = nnunet.start_shape(grid.median_shape, grid.spacing_mm).tolist() if given is None else given
+    stride = pick("token_stride", lambda: rules.token_stride(cases, grid.axes, grid.spacing_mm, size))
+    exact, spacing = given is not None, grid.spacing_mm
+
+    @cache
+    def plan_with(strides: Strides) -> Plan:
+        complete = partial(_complete, fingerprint, grid, pick, {"token_stride": stride, "decoder_strides": strides})
+        return _sized(complete, grid, strides[-1], overridden, budget, len(cases))
+
     strides = pick(
-        "decoder_strides", lambda: rules.decoder_strides(grid.spacing_mm, depth, stride, exact=given is not None)
+        "decoder_strides",
+        lambda: _deepened(
+            lambda strides: plan_with(strides).patch_size,
+            spacing,
+            rules.decoder_strides(spacing, size[0], stride, exact=exact),
+            exact=exact,
+        ),
     )
-    complete = partial(_complete, fingerprint, grid, pick, {"token_stride": stride, "decoder_strides": strides})
-    sizes = (grid.median_shape, grid.spacing_mm, strides[-1])
-    if budget is None:
-        plan = complete(given or rules.patch_size(*sizes), nnunet.MIN_BATCH if batch is None else batch)
-    else:
-        patches = [given] if given is not None else rules.patch_sizes(*sizes)
-        most = nnunet.largest_batch(grid.median_shape, len(cases), patches[0])
-        plan = largest_plan(budget, complete, patches, batch=batch, largest_batch=most)
+    plan = plan_with(strides)
     return replace(plan, reasons=explain(fingerprint, plan, grid, overridden, budget))
+
+
+def _deepened(
+    patch_of: Callable[[Strides], Size], spacing_mm: nnunet.Triple, strides: Strides, *, exact: bool
+) -> Strides:
+    """Return the strides with all levels below the token stride for which the patch, which follows them, has voxels."""
+    while deeper := rules.one_level_deeper(spacing_mm, patch_of(strides), strides, exact=exact):
+        if not rules.leaves_voxels(patch_of(deeper), deeper):
+            break
+        strides = deeper
+    return strides
+
+
+def _sized(
+    complete: Callable[[Size, int], Plan],
+    grid: WorkingGrid,
+    multiple: Size,
+    overridden: Mapping[str, Any],
+    budget: MemoryBudget | None,
+    cases: int,
+) -> Plan:
+    """Return the plan with the largest patch, a multiple of some voxels, and the batch for it."""
+    given, batch = overridden.get("patch_size"), overridden.get("batch_size")
+    sizes = (grid.median_shape, grid.spacing_mm, multiple)
+    if budget is None:
+        return complete(given or rules.patch_size(*sizes), nnunet.MIN_BATCH if batch is None else batch)
+    patches = [given] if given is not None else rules.patch_sizes(*sizes)
+    most = nnunet.largest_batch(grid.median_shape, cases, patches[0])
+    return largest_plan(budget, complete, patches, batch=batch, largest_batch=most)
 
 
 def _complete(
@@ -107,10 +143,16 @@ def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
         spacing, stride, patch = (
             overridden.get(key, getattr(plan, key)) for key in ("spacing_mm", "token_stride", "patch_size")
         )
-        strides = rules.decoder_strides(spacing, patch[0], stride, exact="patch_size" in overridden)
-        strides = overridden.setdefault("decoder_strides", strides)
-        patch = tuple(-(-size // step) * step for size, step in zip(patch, strides[-1], strict=True))
-        overridden.setdefault("patch_size", patch)
+
+        def patch_with(strides: Strides) -> Size:
+            depth, height, width = (-(-size // step) * step for size, step in zip(patch, strides[-1], strict=True))
+            return depth, height, width
+
+        if "decoder_strides" not in overridden:
+            exact = "patch_size" in overridden
+            strides = rules.decoder_strides(spacing, patch[0], stride, exact=exact)
+            overridden["decoder_strides"] = _deepened(patch_with, spacing, strides, exact=exact)
+        overridden.setdefault("patch_size", patch_with(overridden["decoder_strides"]))
         for key in ("decoder_strides", "patch_size"):
             if key not in changed and overridden[key] != getattr(plan, key):
                 reasons[key] = "follows " + " and ".join(f"plan.{name}" for name in sorted(changed))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
+from volseg.config.levels import receptive_field
 from volseg.config.sizes import format_size
 from volseg.errors import counted
 from volseg.planning import nnunet, rules
@@ -116,19 +117,36 @@ def _token_stride(fingerprint: Fingerprint, plan: Plan, grid: WorkingGrid) -> st
     name, width = rules.smallest_structure(fingerprint.cases, grid.axes, plan.spacing_mm)
     voxels, tokens = counted(f"{width:.3g}", "voxel"), counted(f"{width / plan.token_stride:.2g}", "token")
     text = f"the narrowest class, {name}, is {voxels} wide in plane: {tokens}"
+    if width < rules.TOKENS_ACROSS * plan.token_stride and plan.token_stride > min(rules.TOKEN_STRIDES):
+        finer = plan.token_stride // 2
+        count = rules.tokens(nnunet.start_shape(grid.median_shape, grid.spacing_mm), finer)
+        return (
+            f"{text}, and {rules.TOKENS_ACROSS} are wanted, but at {finer} a patch would have {count:,} tokens, over "
+            f"{rules.MOST_TOKENS:,}; the convolutions alone must find such structures"
+        )
     if plan.token_stride == max(rules.TOKEN_STRIDES):
         return text
     coarser = 2 * plan.token_stride
-    return f"{text}; at {coarser} it would be {width / coarser:.2g}, and {rules.TOKENS_ACROSS} are needed"
+    return f"{text}; at {coarser} it would be {width / coarser:.2g}, and {rules.TOKENS_ACROSS} are wanted"
 
 
 def _decoder_strides(plan: Plan) -> str:
     deepest = plan.decoder_strides[-1]
     halved = counted(int(math.log2(deepest[0])), "time")
-    text = f"every level halves the plane, up to the token stride; depth is halved {halved}"
-    if deepest[0] == deepest[1]:
-        return text
-    return f"{text}, where its spacing is within a factor 2 of the plane's and 8 voxels are left"
+    text = (
+        f"every level halves the plane, down to the token stride and on while {nnunet.MIN_EDGE} voxels of a patch are "
+        f"left; depth is halved {halved}"
+    )
+    if deepest[0] != deepest[1]:
+        text = f"{text}, where its spacing is within a factor 2 of the plane's and 8 voxels are left"
+    return f"{text}. {field_of_convolutions(plan)}"
+
+
+def field_of_convolutions(plan: Plan) -> str:
+    """Return what the convolutions see, as a sentence."""
+    voxels = receptive_field(plan.decoder_strides, plan.spacing_mm)
+    mm = [round(size * spacing) for size, spacing in zip(voxels, plan.spacing_mm, strict=True)]
+    return f"The convolutions see {times(voxels)} voxels ({times(mm)} mm)"
 
 
 def _mirroring(fingerprint: Fingerprint, grid: WorkingGrid) -> str:

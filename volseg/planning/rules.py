@@ -12,6 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from volseg.config.levels import Strides
 from volseg.planning import nnunet
 from volseg.planning.fingerprint import AIR_CUBE_MM, AIR_WINDOW_HU, CaseFingerprint, Triple
 
@@ -19,6 +20,8 @@ PATCH_VOXELS = 32 * 128 * 128
 """Most voxels of a patch: a batch of 2 fits a small GPU, and a step takes seconds on a CPU."""
 TOKENS_ACROSS = 1.5
 """Tokens that the smallest structure must be wide."""
+MOST_TOKENS = 8192
+"""Most tokens of a patch at a token stride finer than 8: each halving costs four times as many."""
 TOKEN_STRIDES = (16, 8, 4)
 SAME_ORDER = 0.9
 """Share of cases in which two classes must lie in the same order for the axis not to be mirrored."""
@@ -76,26 +79,34 @@ def smallest_structure(
     return name, widths.get(name, 0.0)
 
 
-def token_stride(cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float]) -> int:
-    """Return the coarsest token stride at which the smallest structure is at least 1.5 tokens wide.
+def token_stride(
+    cases: Sequence[CaseFingerprint], axes: Sequence[int], spacing_mm: Sequence[float], size: ArrayLike
+) -> int:
+    """Return the coarsest token stride at which the smallest structure is 1.5 tokens wide, if affordable.
 
     Then at least one token lies inside a structure, while the stem on the raw voxels resolves its border. Each finer
-    step costs four times the tokens. Hippocampus: 14 voxels -> 8 (1.75 tokens; 16 would give 0.9). CHAOS: the kidneys'
-    42 voxels -> 16 (2.6 tokens), where the slice is resized by 14/16 only.
+    step costs four times the tokens, so that 4 is only chosen where a patch has at most 8,192 tokens then; elsewhere
+    the stem alone finds the smallest structures. Hippocampus: 14 voxels -> 8 (1.75 tokens; 16 would give 0.9). CHAOS:
+    the kidneys' 42 voxels -> 16 (2.6 tokens), where the slice is resized by 14/16 only.
 
     Args:
         cases: Fingerprints.
         axes: Index in (R, A, S) of each working axis.
         spacing_mm: Target spacing (D, H, W).
+        size: Voxels of the patch, or of the case that it will be cut from (D, H, W).
     """
     _, smallest = smallest_structure(cases, axes, spacing_mm)
-    return next((stride for stride in TOKEN_STRIDES if smallest >= TOKENS_ACROSS * stride), TOKEN_STRIDES[-1])
+    affordable = [stride for stride in TOKEN_STRIDES if stride >= 8 or tokens(size, stride) <= MOST_TOKENS]
+    return next((stride for stride in affordable if smallest >= TOKENS_ACROSS * stride), affordable[-1])
 
 
-def decoder_strides(
-    spacing_mm: Sequence[float], depth: float, stride: int, *, exact: bool = False
-) -> tuple[tuple[int, int, int], ...]:
-    """Return the decoder's cumulative strides: in plane 1, 2, ... ``stride``; along depth by nnU-Net's rule.
+def tokens(size: ArrayLike, stride: int) -> int:
+    """Return the tokens of a patch from a case of some size, with at most 32 x 128 x 128 voxels."""
+    return int(min(float(np.prod(np.asarray(size, dtype=np.float64))), PATCH_VOXELS)) // stride**2
+
+
+def decoder_strides(spacing_mm: Sequence[float], depth: float, stride: int, *, exact: bool = False) -> Strides:
+    """Return the decoder's cumulative strides to the token stride: in plane 1, 2, ...; along depth by nnU-Net's rule.
 
     Unlike nnU-Net, every level halves both in-plane axes, because the token grid has to be reached, and the size of the
     case decides, not that of the patch cut from it.
@@ -111,6 +122,40 @@ def decoder_strides(
     if exact:
         along = [min(step, math.gcd(int(depth), along[-1])) for step in along]
     return tuple((step, 2**level, 2**level) for level, step in enumerate(along))
+
+
+def one_level_deeper(
+    spacing_mm: Sequence[float], patch: Sequence[int], strides: Strides, *, exact: bool = False
+) -> Strides | None:
+    """Return the strides with one more level, if nnU-Net's rule has one for this patch.
+
+    As in nnU-Net, an axis is halved while the patch has at least 8 voxels there, depth only while its spacing is within
+    a factor 2 of the plane's.
+
+    Args:
+        spacing_mm: Target spacing.
+        patch: Voxels of the patch.
+        strides: Cumulative stride of each level.
+        exact: The patch is fixed and must stay divisible.
+    """
+    depth, height, width = strides[-1]
+    halved = [
+        size >= 2 * nnunet.MIN_EDGE * step and not (exact and size % (2 * step))
+        for size, step in zip(patch, strides[-1], strict=True)
+    ]
+    if not (halved[1] and halved[2]):
+        return None
+    near = spacing_mm[0] * depth < 2 * min(spacing_mm[1] * height, spacing_mm[2] * width)
+    return (*strides, (depth * 2 if halved[0] and near else depth, height * 2, width * 2))
+
+
+def leaves_voxels(patch: Sequence[int], strides: Strides) -> bool:
+    """Return whether a patch has at least 4 voxels at the deepest level along each axis that is halved there."""
+    deepest, above = strides[-1], strides[-2]
+    return all(
+        size >= nnunet.MIN_EDGE * step or step == before
+        for size, step, before in zip(patch, deepest, above, strict=True)
+    )
 
 
 def patch_sizes(median: ArrayLike, spacing_mm: Sequence[float], multiples: Sequence[int]) -> list[tuple[int, int, int]]:

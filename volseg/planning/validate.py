@@ -89,15 +89,16 @@ def check_sizes(plan: Plan) -> None:
     if math.prod(plan.patch_size) > LARGEST_PATCH_VOXELS:
         expected = f"at most {LARGEST_PATCH_VOXELS} voxels (512 x 512 x 512)"
         raise ConfigError("plan.patch_size is too large", found=list(plan.patch_size), expected=expected)
-    levels = plan.token_stride.bit_length()
+    levels = len(plan.decoder_strides)
     in_plane = [(2**level, 2**level) for level in range(levels)]
     depth = [stride[0] for stride in plan.decoder_strides]
     steps = [after in (before, 2 * before) for before, after in pairwise(depth)]
-    if [stride[1:] for stride in plan.decoder_strides] != in_plane or depth[0] != 1 or not all(steps):
+    doubling = [stride[1:] for stride in plan.decoder_strides] == in_plane and 2 ** (levels - 1) >= plan.token_stride
+    if not doubling or depth[0] != 1 or not all(steps):
         raise ConfigError(
             "plan.decoder_strides does not fit plan.token_stride",
             found=[list(stride) for stride in plan.decoder_strides],
-            expected=f"{levels} levels from [1, 1, 1] on, doubling in plane up to {plan.token_stride}, "
+            expected=f"levels from [1, 1, 1] on, doubling in plane up to {plan.token_stride} or further, "
             "each depth the one before or its double",
             hint="omit plan.decoder_strides to have them derived",
         )

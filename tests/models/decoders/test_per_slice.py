@@ -47,7 +47,7 @@ def test_a_frozen_linear_probe_trains_its_classifier_only() -> None:
 
 
 def test_no_decoder_strides_are_needed() -> None:
-    plan = StubPlan(token_stride=4)  # the decoder's strides are those of another token stride
+    plan = StubPlan(token_stride=16)  # the decoder's strides are those of another token stride
     with pytest.raises(ConfigError, match="token stride"):
         build_model(replace(PROBE, decoder="unetr"), plan)
     model = build_model(PROBE, plan).eval()

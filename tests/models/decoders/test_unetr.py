@@ -5,34 +5,92 @@ from __future__ import annotations
 import pytest
 import torch
 
+from volseg.config.levels import conv_kernel, receptive_field
 from volseg.models.contracts import FeatureSpec, crop_to, pad_to_multiple
 from volseg.models.decoders import unetr
-from volseg.models.decoders.unetr import TapFusion, UnetrDecoder, assign_taps, kernel_at
+from volseg.models.decoders.unetr import TapFusion, UnetrDecoder, assign_taps
+from volseg.models.kernels import InstanceNorm
+from volseg.planning import rules
 
 
 @pytest.mark.parametrize(
     ("taps", "levels", "expected"),
     [
-        (4, 3, {1: (0,), 2: (1, 2, 3)}),
-        (4, 4, {1: (0,), 2: (1,), 3: (2, 3)}),
-        (4, 5, {1: (0,), 2: (1,), 3: (2,), 4: (3,)}),
-        (2, 5, {1: (0,), 4: (1,)}),
-        (1, 4, {3: (0,)}),
-        (0, 4, {}),
+        ([4] * 4, 3, {1: (0,), 2: (1, 2, 3)}),
+        ([8] * 4, 4, {1: (0,), 2: (1,), 3: (2, 3)}),
+        ([16] * 4, 5, {1: (0,), 2: (1,), 3: (2,), 4: (3,)}),
+        ([16] * 2, 5, {1: (0,), 4: (1,)}),
+        ([8], 4, {3: (0,)}),
+        ([], 4, {}),
+        ([8] * 4, 6, {1: (0,), 2: (1,), 3: (2, 3)}),  # two levels below the tokens
+        ([2, 4, 8, 8], 4, {1: (0,), 2: (1,), 3: (2, 3)}),  # an encoder with taps at several strides
+        ([4, 8, 16, 16], 6, {2: (0,), 3: (1,), 4: (2, 3)}),
     ],
 )
-def test_every_tap_enters_once_and_the_last_at_the_deepest(
-    taps: int, levels: int, expected: dict[int, tuple[int, ...]]
+def test_every_tap_enters_once_and_the_last_of_a_stride_at_its_level(
+    taps: list[int], levels: int, expected: dict[int, tuple[int, ...]]
 ) -> None:
-    assert assign_taps(taps, levels) == expected
+    spec = FeatureSpec((6,) * len(taps), tuple((1, stride, stride) for stride in taps))
+    assert assign_taps(spec, [(1, 2**level, 2**level) for level in range(levels)]) == expected
+
+
+def deep_decoder(taps: FeatureSpec) -> UnetrDecoder:
+    """Return a decoder with two levels below stride 4, from the same random state."""
+    torch.manual_seed(0)
+    strides = ((1, 1, 1), (2, 2, 2), (4, 4, 4), (4, 8, 8), (8, 16, 16))
+    return UnetrDecoder(
+        image_channels=1, num_classes=2, strides=strides, spacing_mm=(1.0,) * 3, taps=taps, features=4
+    ).eval()
+
+
+def test_levels_below_the_tokens_see_them_and_start_as_the_control() -> None:
+    x, tap = torch.randn(1, 1, 8, 32, 32), torch.randn(1, 6, 8, 8, 8, requires_grad=True)
+    decoder, control = deep_decoder(FeatureSpec((6,), ((1, 4, 4),))), deep_decoder(FeatureSpec())
+    assert decoder.multiple == (8, 16, 16)
+    assert torch.equal(decoder(x, [tap])[0], control(x, [])[0])
+    torch.nn.init.normal_(decoder.fusions["2"].proj.weight)
+    skips = decoder.skips(x, [tap])
+    skips[4].sum().backward()
+    assert tap.grad.abs().sum() > 0
+
+
+def test_without_a_stem_there_is_no_level_below_the_tokens() -> None:
+    strides = ((1, 1, 1), (2, 2, 2), (4, 4, 4))
+    settings = {"image_channels": 1, "num_classes": 2, "spacing_mm": (1.0,) * 3, "features": 4, "stem": False}
+    decoder = UnetrDecoder(strides=strides, taps=FeatureSpec((6,), ((1, 2, 2),)), **settings).eval()
+    assert decoder.multiple == (2, 2, 2)
+    assert decoder(torch.randn(1, 1, 4, 8, 8), [torch.randn(1, 6, 4, 4, 4)])[0].shape == (1, 2, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "depth", "deepest", "size"),
+    [((1, 1, 1), 40, 4, (64, 64, 64)), ((1, 1, 1), 80, 8, (112, 112, 112)), ((4, 1, 1), 16, 8, (64, 112, 112))],
+)
+def test_the_receptive_field_is_what_one_voxel_of_the_logits_depends_on(
+    spacing: tuple, depth: int, deepest: int, size: tuple
+) -> None:
+    strides = rules.decoder_strides(spacing, depth, deepest)
+    settings = {"image_channels": 1, "num_classes": 2, "taps": FeatureSpec(), "features": 1, "max_features": 1}
+    decoder = UnetrDecoder(strides=strides, spacing_mm=spacing, **settings).eval()
+    for name, module in list(decoder.named_modules()):
+        if isinstance(module, InstanceNorm | torch.nn.LeakyReLU):  # a norm depends on all voxels
+            decoder.set_submodule(name, torch.nn.Identity())
+        elif not list(module.children()) and hasattr(module, "weight"):
+            torch.nn.init.constant_(module.weight, 0.1)
+    x = torch.zeros(1, 1, *size, requires_grad=True)
+    decoder(x, [])[0][0, 0, size[0] // 2, size[1] // 2, size[2] // 2].backward()
+    seen = x.grad[0, 0].nonzero()
+    extent = seen.amax(0) - seen.amin(0) + 1
+    expected = torch.tensor(receptive_field(strides, spacing))
+    assert ((extent - expected).abs() < torch.tensor(strides[-1])).all()  # by the place of the voxel in its coarse one
 
 
 def test_kernels_are_flat_while_slices_are_thick() -> None:
     thick = (7.7, 1.6, 1.6)
-    assert kernel_at((1, 1, 1), thick) == (1, 3, 3)
-    assert kernel_at((1, 2, 2), thick) == (1, 3, 3)
-    assert kernel_at((1, 4, 4), thick) == (3, 3, 3)
-    assert kernel_at((1, 16, 16), (1.0, 1.0, 1.0)) == (3, 3, 3)
+    assert conv_kernel((1, 1, 1), thick) == (1, 3, 3)
+    assert conv_kernel((1, 2, 2), thick) == (1, 3, 3)
+    assert conv_kernel((1, 4, 4), thick) == (3, 3, 3)
+    assert conv_kernel((1, 16, 16), (1.0, 1.0, 1.0)) == (3, 3, 3)
 
 
 def test_thick_slices_do_not_mix_before_the_deep_level() -> None:

@@ -7,12 +7,14 @@ Isensee et al. 2021, "nnU-Net".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from volseg.config.levels import conv_kernel
 from volseg.models.contracts import Decoder, FeatureSpec, Part, Stride
 from volseg.models.kernels import Conv3d, InstanceNorm, PointwiseConv, mean_of_slices, to_channels_last
 
@@ -21,12 +23,6 @@ def relative(deep: Stride, shallow: Stride) -> Stride:
     """Return the stride that leads from one level to a deeper one."""
     depth, height, width = (a // b for a, b in zip(deep, shallow, strict=True))
     return depth, height, width
-
-
-def kernel_at(stride: Stride, spacing_mm: Sequence[float]) -> Stride:
-    """Return the kernel of a level: 3x3x3, or 1x3x3 where slices are at least twice as thick as pixels are wide."""
-    depth, height, width = (step * spacing for step, spacing in zip(stride, spacing_mm, strict=True))
-    return (3 if depth < 2 * min(height, width) else 1), 3, 3
 
 
 def conv_block(inputs: int, outputs: int, kernel: Stride, stride: Stride = (1, 1, 1)) -> nn.Sequential:
@@ -72,11 +68,12 @@ class TapFusion(nn.Module):
 class UnetrDecoder(Decoder):
     """Stem, taps and up path.
 
-    Level ``l`` works at ``strides[l]`` with ``min(features * 2**l, max_features)`` channels. Level 1 takes the
-    first tap and level 2 the second; the deepest level takes the last tap and all that remain, level 0 raw voxels only.
-    Stem, taps and the output of the deeper level are added, not concatenated, which halves the input of the widest
-    convolutions. The projections of the taps start at zero, so the initial result is bitwise identical to that of the
-    stem alone. Without a stem a level has its taps, and a level without taps only the output of the deeper level.
+    Level ``l`` works at ``strides[l]`` with ``min(features * 2**l, max_features)`` channels. Taps enter at the level of
+    their own stride or above it, see `assign_taps`; level 0 has raw voxels only. The levels below the last tap see more
+    of the scan: there the stem goes on from the sum of stem and tap. Stem, taps and the output of the deeper level are
+    added, not concatenated, which halves the input of the widest convolutions. The projections of the taps start at
+    zero, so the initial result is bitwise identical to that of the stem alone. Without a stem a level has its taps, a
+    level without taps only the output of the deeper level, and there is no level below the last tap.
 
     Args:
         image_channels: Channels of the image.
@@ -102,12 +99,15 @@ class UnetrDecoder(Decoder):
         stem: bool = True,
     ) -> None:
         super().__init__()
+        self.tap_levels = assign_taps(taps, strides)
+        if not stem:
+            strides = strides[: max(self.tap_levels) + 1]
         levels = len(strides)
         self.multiple = strides[-1]
         self.deep_strides = tuple(strides[1:-1])
         self.features = features
         widths = [min(features * 2**level, max_features) for level in range(levels)]
-        kernels = [kernel_at(stride, spacing_mm) for stride in strides]
+        kernels = [conv_kernel(stride, spacing_mm) for stride in strides]
         steps = [relative(strides[level], strides[max(0, level - 1)]) for level in range(levels)]
         self.ups = nn.ModuleList(
             nn.ConvTranspose3d(widths[level + 1], widths[level], steps[level + 1], steps[level + 1], bias=False)
@@ -131,10 +131,9 @@ class UnetrDecoder(Decoder):
             for level in range(levels if stem else 0)
         ).apply(_initialise)
         self.input_weight = "stem.0.0.0.weight" if stem else None
-        self.tap_levels = assign_taps(len(taps), levels)
         self.fusions = nn.ModuleDict()
         for level, indices in self.tap_levels.items():
-            pool, scale = strides[level][0], taps.strides[0][1] // strides[level][1]
+            pool, scale = strides[level][0], taps.strides[indices[0]][1] // strides[level][1]
             fusion = TapFusion([taps.channels[i] for i in indices], widths[level], pool, scale)
             self.fusions[str(level)] = fusion.apply(_initialise)
             if stem:  # the network starts as its control without an encoder
@@ -158,13 +157,18 @@ class UnetrDecoder(Decoder):
 
     def skips(self, x: torch.Tensor, taps: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """Compute what each level adds to the output of the deeper one: stem plus taps."""
+        fused = {
+            level: self.fusions[str(level)]([taps[index] for index in indices])
+            for level, indices in self.tap_levels.items()
+        }
+        last = max(fused, default=None)
         skips, x = {}, to_channels_last(x)
         for level, stage in enumerate(self.stem):
-            skips[level] = x = stage(x)
-        for level, indices in self.tap_levels.items():
-            fused = self.fusions[str(level)]([taps[index] for index in indices])
-            skips[level] = skips[level] + fused if level in skips else to_channels_last(fused)
-        return skips
+            x = stage(x)
+            skips[level] = x + fused.pop(level) if level in fused else x
+            if level == last:  # the levels below see the tokens too
+                x = skips[level]
+        return skips | {level: to_channels_last(tokens) for level, tokens in fused.items()}
 
     def parts(self) -> dict[str, Part]:
         """Return the stem, if there is one, and the whole decoder."""
@@ -175,13 +179,27 @@ class UnetrDecoder(Decoder):
         return {"stem": Part(blocks, (*parts["decoder"].strides, self.multiple)), **parts}
 
 
-def assign_taps(taps: int, levels: int) -> dict[int, tuple[int, ...]]:
-    """Return which taps enter at which level: one each from level 1 on, the last and the surplus at the deepest."""
-    if taps == 0:
-        return {}
-    shallow = min(levels - 2, taps - 1)
-    assigned: dict[int, tuple[int, ...]] = {level: (level - 1,) for level in range(1, shallow + 1)}
-    assigned[levels - 1] = tuple(range(shallow, taps))
+def assign_taps(taps: FeatureSpec, strides: Sequence[Stride]) -> dict[int, tuple[int, ...]]:
+    """Return which taps enter at which level.
+
+    The last of the taps of one stride enters at the level of that stride. Those before it take one finer level each,
+    from the finest free one below level 0 on, and what remains joins the last: four taps at the level 3 of stride 8
+    enter at 1, 2, 3 and 3.
+
+    Args:
+        taps: Channels and strides of the taps, shallow to deep.
+        strides: Cumulative stride of each level.
+    """
+    level_of = {stride[1]: level for level, stride in enumerate(strides)}
+    assigned: dict[int, tuple[int, ...]] = {}
+    free = 1
+    for own, group in groupby(range(len(taps)), key=lambda index: level_of[taps.strides[index][1]]):
+        indices = list(group)
+        while len(indices) > 1 and free < own:
+            assigned[free] = (indices.pop(0),)
+            free += 1
+        assigned[own] = tuple(indices)
+        free = own + 1
     return assigned
 
 
