@@ -20,6 +20,7 @@ import os
 import sys
 from pathlib import Path
 
+import volseg
 from shared.arguments import check_choices, integers, make_parser, words
 from shared.record import CPU_CONFIG
 from shared.text import say
@@ -27,6 +28,8 @@ from training.ablation_tables import write_tables
 from training.runs import NO_VALIDATION, finished_run
 from volseg.io.datasets import read_dataset
 
+TO_TOKENS = "plan.decoder_strides"
+"""Replaced by the plan's decoder levels without those below the token stride."""
 CELLS = {
     "default": [],
     "encoder identity": ["model.encoder=identity"],
@@ -36,6 +39,8 @@ CELLS = {
     "1 slice": ["model.adjacent_slices=1"],
     "token stride 4": ["plan.token_stride=4"],
     "no stem": ["model.stem=false"],
+    "no deeper levels": [TO_TOKENS],
+    "identity, no deeper levels": ["model.encoder=identity", TO_TOKENS],
 }
 """Settings that each cell changes."""
 
@@ -55,11 +60,21 @@ def main() -> int:
     for seed in args.seeds:
         for key in args.cells:
             say(f"{name}, {budget_name}, seed {seed}: {key}")
-            settings = [*shared, NO_VALIDATION, f"seed={seed}", *args.settings, *CELLS[key]]
+            settings = [*shared, NO_VALIDATION, f"seed={seed}", *args.settings, *cell_settings(key, args)]
             finished_run(runs / budget_name / key.replace(" ", "_") / f"seed{seed}", key, args.config, settings)
             text = write_tables(runs, args.out / name.lower(), list(CELLS))
     print(text)
     return 0
+
+
+def cell_settings(key: str, args: argparse.Namespace) -> list[str]:
+    """Return the settings of a cell; those that follow the plan need the plan of the data set."""
+    settings = [setting for setting in CELLS[key] if setting != TO_TOKENS]
+    if len(settings) < len(CELLS[key]):
+        plan = volseg.plan(args.data, [setting for setting in args.settings if setting.startswith("plan.")])
+        levels = [list(stride) for stride in plan.decoder_strides if stride[1] <= plan.token_stride]
+        settings += [f"plan.decoder_strides={levels}", f"plan.patch_size={list(plan.patch_size)}"]
+    return settings
 
 
 def parse_arguments() -> argparse.Namespace:
