@@ -39,8 +39,8 @@ CELLS = {
     "1 slice": ["model.adjacent_slices=1"],
     "token stride 4": ["plan.token_stride=4"],
     "no stem": ["model.stem=false"],
-    "no deeper levels": [TO_TOKENS],
-    "identity, no deeper levels": ["model.encoder=identity", TO_TOKENS],
+    "without deeper levels": [TO_TOKENS],
+    "identity without deeper levels": ["model.encoder=identity", TO_TOKENS],
 }
 """Settings that each cell changes."""
 
