@@ -13,7 +13,7 @@ from torch import nn
 
 from volseg.config.encoders import CATALOGUE, EncoderEntry
 from volseg.models.encoders.dinov2 import DinoV2
-from volseg.models.encoders.key_names import official_names
+from volseg.models.encoders.dinov2 import official_names
 from volseg.models.encoders.slices import tap_indices
 
 PUBLISHED = {"s": 22_056_576, "b": 86_580_480, "l": 304_368_640, "g": 1_136_480_768}
@@ -113,7 +113,7 @@ def official_position(pos_embed: torch.Tensor, *, registers: bool) -> Callable[.
         if (height, width) == NATIVE:
             return pos_embed
         rows, columns = height // 14, width // 14
-        native = pos_embed[:, 1:].float().reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+        native = pos_embed[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
         settings: dict[str, Any] = {"size": (rows, columns), "antialias": True}
         if not registers:
             settings = {"scale_factor": ((rows + 0.1) / 37, (columns + 0.1) / 37), "antialias": False}

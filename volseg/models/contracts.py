@@ -143,11 +143,11 @@ class ImageEncoder(nn.Module, ABC):
         """Return a weight file's tensors under this network's names; unknown names are kept."""
         return dict(state)
 
-    def run_layer(self, layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-        """Run one of ``layers``, with or without keeping its activations."""
+    def run_layer(self, layer: nn.Module, tokens: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """Run one of ``layers``, on its tokens and other inputs, with or without keeping its activations."""
         if self.checkpoint_layers and torch.is_grad_enabled():
-            return checkpoint(layer, tokens, use_reentrant=False)  # type: ignore[no-any-return]
-        return layer(tokens)  # type: ignore[no-any-return]
+            return checkpoint(layer, tokens, *more, use_reentrant=False)  # type: ignore[no-any-return]
+        return layer(tokens, *more)  # type: ignore[no-any-return]
 
 
 class VolumeEncoder(nn.Module, ABC):

@@ -57,8 +57,8 @@ class PatchConv(nn.Conv2d):
     many times as long. In float32 both take the same time, and the convolution rounds as other implementations do.
     """
 
-    def __init__(self, in_channels: int, width: int, patch: int) -> None:
-        super().__init__(in_channels, width, kernel_size=patch, stride=patch)
+    def __init__(self, in_channels: int, width: int, patch: int, *, bias: bool = True) -> None:
+        super().__init__(in_channels, width, kernel_size=patch, stride=patch, bias=bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` -> ``(B, E, h, w)``."""

@@ -11,9 +11,10 @@ import torch
 from tests.made.encoders import small_entry
 from volseg.config.encoders import CATALOGUE
 from volseg.errors import ConfigError
-from volseg.models.encoders.dinov2 import DinoV2, build_dinov2, resize_position
+from volseg.models.encoders.dinov2 import DinoV2, build_dinov2
 from volseg.models.encoders.layers import DropPath
 from volseg.models.encoders.slices import tap_indices
+from volseg.models.encoders.transformer import resize_position
 
 SMALL = small_entry(width=24, depth=2, heads=2, grid=5)
 PUBLISHED = {
@@ -140,7 +141,7 @@ def test_position_embedding_follows_the_official_rule(pixels: tuple[int, int], r
     generator = torch.Generator().manual_seed(3)
     native = torch.randn(1, 1 + 37 * 37, 2, generator=generator)
     height, width = pixels[0] // 14, pixels[1] // 14
-    resized = resize_position(native, height, width, exact=registers)
+    resized = resize_position(native, height, width, antialias=registers, offset=0.0 if registers else 0.1)
     grid = native[0, 1:].reshape(37, 37, 2).double().numpy()
     down, across = (official_matrix(37, size, registers=registers) for size in (height, width))
     expected = np.einsum("ab,bcd,ec->aed", down, grid, across).reshape(-1, 2)

@@ -15,7 +15,7 @@ from torch import nn
 from tests.made.encoders import small_entry
 from volseg.config.encoders import CATALOGUE, EncoderEntry
 from volseg.models.encoders.dinov2 import DinoV2
-from volseg.models.encoders.key_names import official_names
+from volseg.models.encoders.dinov2 import official_names
 
 transformers = pytest.importorskip("transformers", reason="the independent DINOv2 comes with volseg[bench]")
 
@@ -83,7 +83,7 @@ def official_position(pos_embed: torch.Tensor, *, registers: bool) -> Callable[.
 
     def position(_embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
         rows, columns = height // 14, width // 14
-        native = pos_embed[:, 1:].float().reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+        native = pos_embed[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
         if registers:  # interpolate_antialias=True, interpolate_offset=0.0
             settings: dict[str, object] = {"size": (rows, columns), "antialias": True}
         else:  # interpolate_antialias=False, interpolate_offset=0.1

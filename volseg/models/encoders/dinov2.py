@@ -1,29 +1,59 @@
 """DINOv2 vision transformers in plain torch, with the official state-dict keys.
 
 Source: Oquab et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision"; registers: Darcet et al. 2023,
-"Vision Transformers Need Registers". Key names and the resizing of the position embedding follow
-github.com/facebookresearch/dinov2.
+"Vision Transformers Need Registers". Key names and the resizing of the position embedding
+(``interpolate_pos_encoding``) follow github.com/facebookresearch/dinov2.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from functools import partial
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 from volseg.config.encoders import CATALOGUE, EncoderEntry
 from volseg.errors import ConfigError
 from volseg.models.attention import AttentionFunction, sdpa
-from volseg.models.contracts import ImageEncoder, State
-from volseg.models.encoders.key_names import PATCH_WEIGHT, official_names
-from volseg.models.encoders.layers import Block, PatchEmbed
+from volseg.models.contracts import State
+from volseg.models.encoders.key_names import KeyNames, own_names
+from volseg.models.encoders.layers import Attention, Block, Mlp, SwiGlu
+from volseg.models.encoders.transformer import PositionCache, VisionTransformer, resize_position
+
+EPS = 1e-6
+OFFICIAL = KeyNames()
+"""Hub checkpoints, and training checkpoints with the prefix ``teacher.backbone.`` and blocks in chunks."""
+HUGGING_FACE = KeyNames(
+    patch_weight="embeddings.patch_embeddings.projection.weight",
+    renamed={
+        "embeddings.cls_token": "cls_token",
+        "embeddings.mask_token": "mask_token",
+        "embeddings.register_tokens": "register_tokens",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "encoder.layer": "blocks",
+        "layernorm": "norm",
+        "attention.output.dense": "attn.proj",
+        "attention.o_proj": "attn.proj",
+        "layer_scale1.lambda1": "ls1.gamma",
+        "layer_scale2.lambda1": "ls2.gamma",
+        "mlp.weights_in": "mlp.w12",
+        "mlp.weights_out": "mlp.w3",
+        "mlp.down_proj": "mlp.w3",
+    },
+    joined={
+        "attn.qkv": (
+            ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+            ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+        ),
+        "mlp.w12": (("mlp.gate_proj", "mlp.up_proj"),),
+    },
+)
+"""``models/dinov2`` and ``models/dinov2_with_registers`` of huggingface/transformers: files of version 4 and 5 have the
+first of two names, version 5 has the second ones in memory."""
 
 
-class DinoV2(ImageEncoder):
+class DinoV2(VisionTransformer):
     """A DINOv2 vision transformer.
 
     The models with registers resize the position embedding to the exact size with antialiasing, the models without by a
@@ -36,7 +66,6 @@ class DinoV2(ImageEncoder):
         drop_path: Stochastic-depth rate of the last block; it rises linearly from 0.
     """
 
-    input_weight = PATCH_WEIGHT
     attention_layers = ("qkv", "proj")
     mlp_layers = ("fc1", "fc2", "w12", "w3")
     undecayed = ("pos_embed", "cls_token", "register_tokens")
@@ -44,63 +73,29 @@ class DinoV2(ImageEncoder):
     def __init__(
         self, entry: EncoderEntry, in_channels: int = 3, attend: AttentionFunction = sdpa, drop_path: float = 0.0
     ) -> None:
-        super().__init__(entry.patch, entry.width)
-        self.entry = entry
-        width, depth = entry.width, entry.depth
-        self.patch_embed = PatchEmbed(in_channels, width, entry.patch)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        width = entry.width
+
+        def block(rate: float) -> Block:
+            attention = Attention(width, entry.heads, attend)
+            mlp = (SwiGlu if entry.swiglu else Mlp)(width, 4 * width)
+            return Block(width, attention, mlp, eps=EPS, drop_path=rate)
+
+        super().__init__(entry, in_channels, block, eps=EPS, drop_path=drop_path)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + entry.grid**2, width))
         self.register_tokens = nn.Parameter(torch.zeros(1, entry.registers, width)) if entry.registers else None
         self.mask_token = nn.Parameter(torch.zeros(1, width), requires_grad=False)  # masks images in pretraining only
-        rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
-        self.blocks = nn.ModuleList(
-            Block(width, entry.heads, swiglu=entry.swiglu, attend=attend, drop_path=rate) for rate in rates
-        )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self._resized_position: tuple[tuple[object, ...], torch.Tensor] | None = None
-        self._initialise()
-
-    def _initialise(self) -> None:
+        rule = {"antialias": True} if entry.registers else {"offset": 0.1}
+        self._position = PositionCache(partial(resize_position, **rule))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.normal_(self.cls_token, std=1e-6)
-        if self.register_tokens is not None:
-            nn.init.normal_(self.register_tokens, std=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """Return the transformer blocks."""
-        return list(self.blocks)
-
-    def layers_above(self, parameter: str) -> int:
-        """Return how many layers follow a parameter's: patch embedding, blocks, final norm."""
-        block = re.match(r"blocks\.(\d+)\.", parameter)
-        if block:
-            return len(self.blocks) - int(block[1])
-        return 0 if parameter.startswith("norm.") else len(self.blocks) + 1
+        self.initialise(*([self.register_tokens] if self.register_tokens is not None else []))
 
     def official_state(self, state: State) -> dict[str, torch.Tensor]:
         """Return a weight file's tensors under the official names; see `official_names`."""
         return official_names(state)
 
     def position(self, height: int, width: int) -> torch.Tensor:
-        """Return the position embedding of a token grid, class position first: ``(1, 1 + height * width, E)``.
-
-        Without gradients the result is cached until the parameter changes. Like autograd, the cache does not detect
-        changes through ``pos_embed.data``; copy under ``torch.no_grad`` instead.
-        """
-        trains = torch.is_grad_enabled() and self.pos_embed.requires_grad
-        if trains or self.pos_embed.is_inference():  # inference tensors have no version counter
-            return resize_position(self.pos_embed, height, width, exact=self.register_tokens is not None)
-        parameter = self.pos_embed
-        state = (height, width, parameter.device, parameter.dtype, parameter.data_ptr(), parameter._version)
-        if self._resized_position is None or self._resized_position[0] != state:
-            resized = resize_position(parameter.detach(), height, width, exact=self.register_tokens is not None)
-            self._resized_position = (state, resized)
-        return self._resized_position[1]
+        """Return the position embedding of a token grid, class position first: ``(1, 1 + height * width, E)``."""
+        return self._position(self.pos_embed, height, width)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the input of the first block: class, register and patch tokens ``(B, 1 + R + h * w, E)``."""
@@ -112,65 +107,15 @@ class DinoV2(ImageEncoder):
             return tokens
         return torch.cat([tokens[:, :1], self.register_tokens.expand(len(tokens), -1, -1), tokens[:, 1:]], dim=1)
 
-    def taps(self, images: torch.Tensor, indices: Sequence[int]) -> list[torch.Tensor]:
-        """Return the patch tokens after some blocks, each through the final norm.
 
-        Args:
-            images: ``(B, C, H, W)``; H and W are multiples of the patch size.
-            indices: Ascending numbers of blocks; no block after the last of them is run.
-
-        Returns:
-            For each index ``(B, h * w, E)``, without class and register tokens.
-
-        Raises:
-            ValueError: H or W is not a multiple of the patch size.
-        """
-        if any(side % self.patch for side in images.shape[-2:]):
-            raise ValueError(
-                f"image of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {self.patch}"
-            )
-        tokens, taps = self.embed(images), []
-        for index, block in enumerate(self.blocks[: indices[-1] + 1]):
-            tokens = self.run_layer(block, tokens)
-            if index in indices:
-                taps.append(self.norm(tokens[:, 1 + self.entry.registers :]))
-        return taps
-
-    def patch_tokens(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the patch tokens after the last block and the final norm: ``(B, C, H, W)`` -> ``(B, h * w, E)``."""
-        return self.taps(images, [len(self.blocks) - 1])[0]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return `patch_tokens`."""
-        return self.patch_tokens(images)
-
-
-def resize_position(pos_embed: torch.Tensor, height: int, width: int, *, exact: bool) -> torch.Tensor:
-    """Resize a square position embedding to ``height`` x ``width`` tokens as the official code does.
+def official_names(state: State) -> dict[str, torch.Tensor]:
+    """Return the tensors of a DINOv2 file under the official names.
 
     Args:
-        pos_embed: ``(1, 1 + M * M, E)``, class position first.
-        height: Token rows.
-        width: Token columns.
-        exact: Rule of the models with registers (exact size, antialiased) instead of those without (scale factor
-            ``(size + 0.1) / M``, which shifts the samples slightly; not antialiased).
-
-    Returns:
-        ``(1, 1 + height * width, E)`` in the dtype of ``pos_embed``; the interpolation runs in float32.
-
-    Source: ``interpolate_pos_encoding`` in facebookresearch/dinov2, ``vision_transformer.py``.
+        state: Official, Hugging Face or RAD-DINO names, with or without a prefix; see
+            `volseg.models.encoders.key_names.own_names`.
     """
-    side = round((pos_embed.shape[1] - 1) ** 0.5)
-    if height * width == side * side and height == width:
-        return pos_embed
-    native = rearrange(pos_embed[:, 1:].float(), "one (h w) e -> one e h w", h=side)
-    if exact:
-        resized = F.interpolate(native, size=(height, width), mode="bicubic", antialias=True)
-    else:
-        scale = ((height + 0.1) / side, (width + 0.1) / side)
-        resized = F.interpolate(native, scale_factor=scale, mode="bicubic", antialias=False)
-    patches = rearrange(resized, "one e h w -> one (h w) e").to(pos_embed.dtype)
-    return torch.cat([pos_embed[:, :1], patches], dim=1)
+    return own_names(state, (OFFICIAL, HUGGING_FACE))
 
 
 def build(entry: EncoderEntry, in_channels: int, *, attend: AttentionFunction, drop_path: float) -> DinoV2:

@@ -1,6 +1,7 @@
-"""The layers of a DINOv2 vision transformer, with the official attribute names.
+"""The layers of vision transformers, with the attribute names of DINOv2.
 
-Source: Oquab et al. 2023, "DINOv2"; github.com/facebookresearch/dinov2, ``dinov2/layers``.
+Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; Oquab et al. 2023, "DINOv2";
+github.com/facebookresearch/dinov2, ``dinov2/layers``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from volseg.models.kernels import PatchConv
 class PatchEmbed(nn.Module):
     """Cut an image into square patches and project each to a token."""
 
-    def __init__(self, in_channels: int, width: int, patch: int) -> None:
+    def __init__(self, in_channels: int, width: int, patch: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.proj = PatchConv(in_channels, width, patch)
+        self.proj = PatchConv(in_channels, width, patch, bias=bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` -> ``(B, h * w, E)``."""
@@ -107,21 +108,37 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with LayerScale and stochastic depth."""
+    """Pre-norm transformer block with stochastic depth.
+
+    Args:
+        width: Channels E.
+        attention: Mixes the tokens.
+        mlp: Works on each token.
+        eps: Epsilon of the norms.
+        drop_path: Stochastic-depth rate.
+        scaled: Whether the residual branches have a LayerScale.
+    """
 
     def __init__(
-        self, width: int, heads: int, *, swiglu: bool, attend: AttentionFunction, drop_path: float = 0.0
+        self,
+        width: int,
+        attention: nn.Module,
+        mlp: nn.Module,
+        *,
+        eps: float,
+        drop_path: float = 0.0,
+        scaled: bool = True,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, attend)
-        self.ls1 = LayerScale(width)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = (SwiGlu if swiglu else Mlp)(width, 4 * width)
-        self.ls2 = LayerScale(width)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = attention
+        self.ls1 = LayerScale(width) if scaled else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = mlp
+        self.ls2 = LayerScale(width) if scaled else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, N, E)`` -> ``(B, N, E)``."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+    def forward(self, x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """``(B, N, E)``, and what the attention needs beside it -> ``(B, N, E)``."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), *more)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # type: ignore[no-any-return]
