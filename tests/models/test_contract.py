@@ -1,7 +1,8 @@
-"""One contract for every encoder x aggregator x decoder x adaptation, and for the baseline (STYLE 10).
+"""One contract for every encoder, aggregator, decoder and adaptation, and for the baseline (STYLE 10).
 
 The choices come from schema and catalogue, so new ones are included. Encoders that differ in numbers only become equal
-when their numbers are made small, and are tested once.
+when their numbers are made small, and are tested once. All combinations are tested with the first encoder. The others
+meet every adaptation, and every aggregator and decoder: those depend on the shapes of the taps alone.
 """
 
 from __future__ import annotations
@@ -37,11 +38,17 @@ KINDS = {entry: name for name, entry in reversed(ENTRIES.items())}  # the first 
 
 
 def choices() -> Iterator[dict[str, object]]:
-    for encoder, aggregator, decoder, adaptation in product(KINDS.values(), AGGREGATORS, DECODERS, ADAPTATIONS):
-        yield {"encoder": encoder, "aggregator": aggregator, "decoder": decoder, "adaptation": adaptation}
-    for encoder, adaptation in product(KINDS.values(), ADAPTATIONS):
-        yield {"encoder": encoder, "stem": False, "adaptation": adaptation}
-    yield {"encoder": next(iter(KINDS.values())), "checkpoint_encoder": True}
+    first, *others = KINDS.values()
+    for aggregator, decoder, adaptation in product(AGGREGATORS, DECODERS, ADAPTATIONS):
+        yield {"encoder": first, "aggregator": aggregator, "decoder": decoder, "adaptation": adaptation}
+    for encoder in others:
+        yield {"encoder": encoder, "aggregator": "none", "decoder": "linear", "adaptation": "linear"}
+        for index, adaptation in enumerate(choice for choice in ADAPTATIONS if choice != "linear"):
+            parts = {"aggregator": AGGREGATORS[index % len(AGGREGATORS)], "decoder": DECODERS[index % len(DECODERS)]}
+            yield {"encoder": encoder, **parts, "adaptation": adaptation}
+    for encoder in KINDS.values():
+        yield {"encoder": encoder, "stem": False, "adaptation": "full"}
+        yield {"encoder": encoder, "checkpoint_encoder": True}
     for decoder in DECODERS:  # no aggregator or adaptation: there is nothing to mix or to adapt
         yield {"encoder": "identity", "decoder": decoder}
     for baseline in BASELINES:

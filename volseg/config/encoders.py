@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _DINOV2 = "volseg.models.encoders.dinov2"
+_DINOV3 = "volseg.models.encoders.dinov3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class EncoderEntry:
         width: Channels E of a token.
         depth: Layers.
         heads: Attention heads, of the encoder and of attention along depth; ``width / heads`` is even.
-        url: Address of the official weights; ``None`` where there are none.
+        url: Address of the official weights; ``None`` where there are none, or none without a licence.
+        weights: In words, which files fit and where they are, if they have no address.
         swiglu: Vision transformers: SwiGLU instead of a GELU MLP.
         registers: Vision transformers: register tokens beside the class token.
         grid: Vision transformers: side of the position embedding's native grid, in tokens.
@@ -36,6 +38,7 @@ class EncoderEntry:
     depth: int
     heads: int
     url: str | None = None
+    weights: str | None = None
     swiglu: bool = False
     registers: int = 0
     grid: int = 37
@@ -60,6 +63,25 @@ def _dinov2(size: str, *, registers: int = 0, width: int, depth: int, heads: int
     )
 
 
+def _dinov3(size: str, *, width: int, depth: int, heads: int, swiglu: bool = False) -> EncoderEntry:
+    """Return an official DINOv3 model.
+
+    Source: the table "Pretrained models" in the README of facebookresearch/dinov3, and its ``hub/backbones.py``.
+    """
+    return EncoderEntry(
+        module=_DINOV3,
+        patch=16,
+        width=width,
+        depth=depth,
+        heads=heads,
+        weights=f"accept Meta's DINOv3 licence at ai.meta.com/resources/models-and-libraries/dinov3-downloads and "
+        f"download dinov3_vit{size}_pretrain_lvd1689m-*.pth, or model.safetensors of "
+        f"huggingface.co/facebook/dinov3-vit{size}-pretrain-lvd1689m",
+        swiglu=swiglu,
+        registers=4,
+    )
+
+
 CATALOGUE: dict[str, EncoderEntry] = {
     "dinov2_s14": _dinov2("s", width=384, depth=12, heads=6),
     "dinov2_b14": _dinov2("b", width=768, depth=12, heads=12),
@@ -69,6 +91,10 @@ CATALOGUE: dict[str, EncoderEntry] = {
     "dinov2_b14_reg": _dinov2("b", registers=4, width=768, depth=12, heads=12),
     "dinov2_l14_reg": _dinov2("l", registers=4, width=1024, depth=24, heads=16),
     "dinov2_g14_reg": _dinov2("g", registers=4, width=1536, depth=40, heads=24, swiglu=True),
+    "dinov3_s16": _dinov3("s16", width=384, depth=12, heads=6),
+    "dinov3_s16plus": _dinov3("s16plus", width=384, depth=12, heads=6, swiglu=True),
+    "dinov3_b16": _dinov3("b16", width=768, depth=12, heads=12),
+    "dinov3_l16": _dinov3("l16", width=1024, depth=24, heads=16),
     "tiny": EncoderEntry(module=_DINOV2, patch=14, width=192, depth=4, heads=3, grid=16),
 }
 """Value of ``model.encoder`` -> entry."""

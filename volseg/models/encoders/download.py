@@ -30,18 +30,25 @@ def official_url(encoder: str) -> str:
         encoder: Value of ``model.encoder``.
 
     Raises:
-        ConfigError: The encoder has no official weights.
+        ConfigError: The encoder has no official weights, or none that can be downloaded without a licence.
     """
-    url = CATALOGUE[encoder].url if encoder in CATALOGUE else None
-    if url is None:
-        names = official_encoders()
+    entry = CATALOGUE.get(encoder)
+    if entry is not None and entry.url is not None:
+        return entry.url
+    found = f"model.encoder={encoder} model.weights=official"
+    if entry is not None and entry.weights is not None:
         raise ConfigError(
-            "there are no official weights for this encoder",
-            found=f"model.encoder={encoder} model.weights=official",
-            expected=f"one of {', '.join(names)}",
-            hint=f"set model.weights=random, or model.encoder={names[0]}",
+            "the weights of this encoder are not downloaded automatically",
+            found=found,
+            hint=f"{entry.weights}; then set model.weights=FILE",
         )
-    return url
+    names = official_encoders()
+    raise ConfigError(
+        "there are no official weights for this encoder",
+        found=found,
+        expected=f"one of {', '.join(names)}",
+        hint=f"set model.weights=random, or model.encoder={names[0]}",
+    )
 
 
 def official_file(encoder: str) -> Path:

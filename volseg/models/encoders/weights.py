@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from volseg.errors import ModelFileError
 from volseg.io.torch_files import read_torch_file
 from volseg.models.contracts import State
+from volseg.models.encoders.recognise import fitting_encoders
 from volseg.models.encoders.slices import SliceEncoder
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,26 @@ def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -
         ModelFileError: Keys are missing, unexpected, of another shape, or not finite numbers; the first are listed.
     """
     path = Path(path)
-    state, name = encoder.vit.official_state(read_weights(path)), encoder.vit.input_weight
+    weights, expected, name = read_weights(path), encoder.vit.state_dict(), encoder.vit.input_weight
+    state = encoder.vit.official_state(weights)
     if name in state and state[name].shape[1:2] == (3,):
         state[name] = inflate_patch_embedding(state[name], image_channels, encoder.adjacent_slices)
-    hint = "set model.encoder to the encoder of these weights"
-    check_fit(state, encoder.vit.state_dict(), path, "the weights do not fit the encoder", hint)
+    hint = None if _shapes(state) == _shapes(expected) else _encoder_hint(weights)
+    check_fit(state, expected, path, "the weights do not fit the encoder", hint)
     encoder.vit.load_state_dict(state, strict=True)
     logger.info("encoder weights from %s", path)
+
+
+def _shapes(state: State) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
+
+
+def _encoder_hint(weights: State) -> str:
+    """Return which encoder a file of other weights is for."""
+    names = fitting_encoders(weights)
+    if not names:
+        return "set model.encoder to the encoder of these weights; as they are, they fit none of volseg's encoders"
+    return f"these are weights of {' or '.join(names)}: set model.encoder={names[0]}"
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
