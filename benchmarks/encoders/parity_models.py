@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from volseg.config.encoders import CATALOGUE, EncoderEntry
-from volseg.models.encoders.dinov2 import DinoV2
-from volseg.models.encoders.dinov2 import official_names
+from volseg.models.encoders.dinov2 import DinoV2, official_names
 from volseg.models.encoders.slices import tap_indices
 
 PUBLISHED = {"s": 22_056_576, "b": 86_580_480, "l": 304_368_640, "g": 1_136_480_768}

@@ -133,4 +133,6 @@ MODELS = (
     BadInput("`model.weights` that are no weights", "dino.pth",
              started(lambda: Path("dino.pth").write_text("<html>"), weights="dino.pth")),
     BadInput("Official weights of an encoder that has none", "model.encoder", started(weights="official")),
+    BadInput("Official weights that need a licence", "model.encoder",
+             started(encoder="dinov3_s16", weights="official")),
 )  # fmt: skip

@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.made.plans import StubPlan
 from volseg.config.encoders import CATALOGUE, EncoderEntry
+from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.attention import reference_attention
+from volseg.models.describe import describe_model
 from volseg.models.encoders.dinov3 import DinoV3, RotaryPosition, rotate
 from volseg.models.encoders.download import official_url
 from volseg.models.encoders.weights import read_weights
@@ -169,7 +172,7 @@ def hugging_face_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
                                  (".w1.", ".gate_proj."), (".w2.", ".up_proj."), (".w3.", ".down_proj."),
                                  (".fc1.", ".up_proj."), (".fc2.", ".down_proj."),
                                  ("attention.proj", "attention.o_proj")):  # fmt: skip
-            key = key.replace(official, theirs)  # noqa: PLW2901
+            key = key.replace(official, theirs)
         if "qkv" in key:
             for part, rows in zip("qkv", value.chunk(3), strict=True):
                 converted[key.replace("qkv", f"{part}_proj")] = rows
@@ -223,7 +226,7 @@ def test_a_bias_of_keys_without_a_mask_does_not_fit() -> None:
 
 
 def test_positions_by_hand() -> None:
-    """A head of 8 channels has periods 1 and 100 ** (1 / 2); centres of 2 rows are at -1/2 and 1/2, of 1 column at 0."""
+    """A head of 8 channels has periods 1 and 10; the centres of 2 rows are at -1/2 and 1/2, that of 1 column at 0."""
     rotary = RotaryPosition(8)
     torch.testing.assert_close(rotary.periods, torch.tensor([1.0, 10.0]))
     cos, sin = rotary(2, 1)
@@ -269,6 +272,16 @@ def test_kernels_and_checkpointing_agree(checkpointed: bool) -> None:
         model(torch.randn(1, 3, 48, 64, dtype=torch.float64)).square().sum().backward()
         outputs.append(model.blocks[0].attn.query.weight.grad)
     torch.testing.assert_close(*outputs)
+
+
+def test_its_cost_by_hand() -> None:
+    plan = StubPlan()
+    encoder, *_ = describe_model(ModelConfig(encoder="dinov3_s16plus", weights="random"), plan, batch_size=1)
+    slices, tokens = plan.patch_size[0], 5 + (16 // plan.token_stride) ** 2
+    weights = 4 * 384**2 + 3 * 384 * 1536
+    block = tokens * weights + 2 * tokens**2 * 384
+    embedding = (tokens - 5) * 2 * 16**2 * 384
+    assert encoder.macs == slices * (12 * block + embedding)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.made.encoders import small_entry
 from volseg.config.encoders import EncoderEntry
 from volseg.errors import ModelFileError
-from volseg.models.encoders.dinov2 import DinoV2
-from volseg.models.encoders.dinov2 import official_names
+from volseg.models.encoders.dinov2 import DinoV2, official_names
 from volseg.models.encoders.slices import SliceEncoder
 from volseg.models.encoders.weights import load_encoder, read_weights
 

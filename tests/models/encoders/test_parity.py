@@ -14,8 +14,7 @@ from torch import nn
 
 from tests.made.encoders import small_entry
 from volseg.config.encoders import CATALOGUE, EncoderEntry
-from volseg.models.encoders.dinov2 import DinoV2
-from volseg.models.encoders.dinov2 import official_names
+from volseg.models.encoders.dinov2 import DinoV2, official_names
 
 transformers = pytest.importorskip("transformers", reason="the independent DINOv2 comes with volseg[bench]")
 

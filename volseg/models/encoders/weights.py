@@ -49,7 +49,7 @@ def _encoder_hint(weights: State) -> str:
     """Return which encoder a file of other weights is for."""
     names = fitting_encoders(weights)
     if not names:
-        return "set model.encoder to the encoder of these weights; as they are, they fit none of volseg's encoders"
+        return "set model.encoder to the encoder of these weights (none fits the file exactly)"
     return f"these are weights of {' or '.join(names)}: set model.encoder={names[0]}"
 
 
