@@ -127,4 +127,5 @@ def test_an_invalid_value_is_blamed_on_where_it_was_given(
 def test_errors_without_a_setting_that_was_given_stay_as_they_are() -> None:
     for problem in ("the scan is damaged", "train.lr is out of range", "seed"):
         error = ConfigError(problem)
-        assert with_origin(error, "gpu", ["data.root=x"]) is error
+        for source in ("gpu", "no such configuration", None):
+            assert with_origin(error, source, ["data.root=x"]) is error

@@ -139,6 +139,11 @@ class StubLogger:
     def __init__(self, **settings: Any) -> None:
         self.settings, self.calls = settings, []
 
+    @property
+    def experiment(self) -> None:
+        if "refused" in self.settings.values():
+            raise RuntimeError("log in first")
+
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.calls.append((step, metrics))
 
@@ -146,19 +151,31 @@ class StubLogger:
         self.calls.append(status)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("mlflow", "MLFlowLogger"), ("wandb", "WandbLogger")])
-def test_other_trackers_get_the_rows_through_lightnings_interface(
-    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stub_module(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loggers = ModuleType("pytorch_lightning.loggers")
     setattr(loggers, kind, StubLogger)
     for module in (ModuleType(name), ModuleType("pytorch_lightning"), loggers):
         monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_what_a_tracker_refuses_is_an_error_of_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_module("wandb", "WandbLogger", monkeypatch)
+    with pytest.raises(ConfigError, match=r"train\.logger=wandb cannot be opened(.|\n)*log in first"):
+        open_logger(Config(train=TrainConfig(max_steps=1, logger="wandb")), tmp_path / "refused")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mlflow", "MLFlowLogger"), ("wandb", "WandbLogger")])
+def test_other_trackers_get_the_rows_through_lightnings_interface(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_module(name, kind, monkeypatch)
     tracker: Any = open_logger(Config(train=TrainConfig(max_steps=1, logger=name)), tmp_path / "run")
     log = RunLog(tmp_path, 0, tracker=tracker)
     log.validation(validation(40, 0.5, liver=0.25))
     log.close()
     assert "run" in tracker.settings.values()
+    if name == "mlflow":  # MLflow 3 refuses a folder of files
+        assert tracker.settings["tracking_uri"] == f"sqlite:///{tmp_path}/run/mlflow/mlflow.db"
     (step, numbers), status = tracker.calls
     assert (step, numbers["val_dice"], numbers["val_dice_by_class/liver"], status) == (40, 0.5, 0.25, "success")
 

@@ -35,10 +35,12 @@ def with_origin(error: Error, source: object, overrides: Sequence[str] = ()) -> 
         return error.in_file(COMMAND_LINE)
     if not isinstance(source, str | Path) or source == COMMAND_LINE:
         return error
-    file = config_file(source)
-    lines = key_lines(file)
-    line = next((lines[key] for key in keys if key in lines), None)
-    return error if line is None else error.in_file(f"{file}, line {line}")
+    with suppress(ConfigError):  # there is no such configuration, which is the error then
+        file = config_file(source)
+        lines = key_lines(file)
+        line = next((lines[key] for key in keys if key in lines), None)
+        return error if line is None else error.in_file(f"{file}, line {line}")
+    return error
 
 
 def key_lines(file: Path) -> dict[str, int]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volseg.config.schema import Config
+from volseg.errors import ConfigError
 from volseg.extras import import_extra
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
+FOUND_LENGTH = 300
 MODULES = {
     "tensorboard": ("tensorboard", "lightning_fabric.loggers", "TensorBoardLogger"),
     "mlflow": ("mlflow", "pytorch_lightning.loggers", "MLFlowLogger"),
@@ -35,7 +38,8 @@ def open_logger(config: Config, folder: Path) -> Logger | None:
     """Return the logger of a run, or ``None`` if ``train.logger`` is not set.
 
     TensorBoard's event files are written into ``tensorboard/`` of the run folder. MLflow and Weights & Biases take
-    their address and login from their own environment variables; MLflow's default is ``mlflow/`` in the run folder.
+    their address and login from their own environment variables; MLflow's default is ``mlflow/mlflow.db`` in the run
+    folder: MLflow 3 refuses folders of files.
 
     Args:
         config: The configuration.
@@ -43,6 +47,7 @@ def open_logger(config: Config, folder: Path) -> Logger | None:
 
     Raises:
         MissingExtraError: The library is not installed.
+        ConfigError: The tracker refuses the run, for example because nobody is logged in.
     """
     name = config.train.logger
     if name is None:
@@ -52,10 +57,21 @@ def open_logger(config: Config, folder: Path) -> Logger | None:
     make = getattr(import_extra(module, name, f"train.logger={name}"), kind)
     settings: dict[str, dict[str, Any]] = {
         "tensorboard": {"root_dir": folder, "name": None, "version": "tensorboard"},
-        "mlflow": {"experiment_name": "volseg", "run_name": folder.name, "save_dir": str(folder / "mlflow")},
+        "mlflow": {"experiment_name": "volseg", "run_name": folder.name},
         "wandb": {"project": "volseg", "name": folder.name, "save_dir": str(folder)},
     }
-    logger: Logger = make(**settings[name])
+    if name == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
+        database = folder.resolve() / "mlflow" / "mlflow.db"
+        database.parent.mkdir(parents=True, exist_ok=True)
+        settings[name] |= {"tracking_uri": f"sqlite:///{database}", "artifact_location": str(database.parent)}
+    try:
+        made: Any = make(**settings[name])
+        _ = made.experiment  # it connects here
+    except Exception as error:  # each tracker has errors of its own
+        found = f"{type(error).__name__}: {error}"[:FOUND_LENGTH]
+        hint = "see the tracker's own documentation, or leave train.logger out"
+        raise ConfigError(f"train.logger={name} cannot be opened", found=found, hint=hint) from error
+    logger: Logger = made
     return logger
 
 
