@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 _DINOV2 = "volseg.models.encoders.dinov2"
 _DINOV3 = "volseg.models.encoders.dinov3"
+_VIT = "volseg.models.encoders.vit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,12 @@ def _dinov3(size: str, *, width: int, depth: int, heads: int, swiglu: bool = Fal
     )
 
 
+def _vit(*, width: int, depth: int, heads: int, published: str) -> EncoderEntry:
+    """Return a plain vision transformer, with the kinds of weights that are published for its size."""
+    hint = f"download weights from huggingface.co, for example of {published}"
+    return EncoderEntry(module=_VIT, patch=16, width=width, depth=depth, heads=heads, weights=hint, grid=14)
+
+
 CATALOGUE: dict[str, EncoderEntry] = {
     "dinov2_s14": _dinov2("s", width=384, depth=12, heads=6),
     "dinov2_b14": _dinov2("b", width=768, depth=12, heads=12),
@@ -95,6 +102,21 @@ CATALOGUE: dict[str, EncoderEntry] = {
     "dinov3_s16plus": _dinov3("s16plus", width=384, depth=12, heads=6, swiglu=True),
     "dinov3_b16": _dinov3("b16", width=768, depth=12, heads=12),
     "dinov3_l16": _dinov3("l16", width=1024, depth=24, heads=16),
+    "vit_s16": _vit(
+        width=384, depth=12, heads=6, published="timm/vit_small_patch16_224.augreg_in21k or facebook/vit-msn-small"
+    ),
+    "vit_b16": _vit(
+        width=768,
+        depth=12,
+        heads=12,
+        published="timm/vit_base_patch16_224.augreg_in21k, facebook/vit-mae-base or facebook/vit-msn-base",
+    ),
+    "vit_l16": _vit(
+        width=1024,
+        depth=24,
+        heads=16,
+        published="timm/vit_large_patch16_224.augreg_in21k, facebook/vit-mae-large or facebook/vit-msn-large",
+    ),
     "tiny": EncoderEntry(module=_DINOV2, patch=14, width=192, depth=4, heads=3, grid=16),
 }
 """Value of ``model.encoder`` -> entry."""

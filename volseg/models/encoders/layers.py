@@ -6,6 +6,8 @@ github.com/facebookresearch/dinov2, ``dinov2/layers``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,6 +15,8 @@ from torch import nn
 
 from volseg.models.attention import AttentionFunction, AttentionLayer
 from volseg.models.kernels import PatchConv
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PatchEmbed(nn.Module):
@@ -43,16 +47,17 @@ class Attention(AttentionLayer):
 
 
 class Mlp(nn.Module):
-    """Two layers with GELU between."""
+    """Two layers with an activation between, GELU by default."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation = F.gelu) -> None:
         super().__init__()
+        self.activation = activation
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(..., E)`` -> ``(..., E)``."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(self.activation(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class SwiGlu(nn.Module):

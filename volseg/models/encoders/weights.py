@@ -56,7 +56,7 @@ def _encoder_hint(weights: State) -> str:
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict from an official ``.pth`` (no pickled code is run) or a ``.safetensors`` file.
 
-    Of a training checkpoint, a dict of dicts, the teacher or the model is read.
+    Of a training checkpoint, a dict of dicts, the teacher, the target encoder (MSN) or the model is read.
 
     Raises:
         ModelFileError: The file is damaged, or holds something else.
@@ -69,7 +69,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             raise ModelFileError("the weight file cannot be read", file=path, found=error, hint=hint) from error
     else:
         state = read_torch_file(path, "the weight file cannot be read", hint)
-    for name in ("teacher", "model", "state_dict"):
+    for name in ("teacher", "target_encoder", "model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
     if not isinstance(state, dict) or not all(_is_weight(key, value) for key, value in state.items()):
