@@ -30,7 +30,8 @@ PLANS = {"isotropic": ISOTROPIC, "thick": replace(THICK, patch_size=(3, 8, 12))}
 def shrunk(name: str) -> EncoderEntry:
     """The encoder's structure with the smallest numbers."""
     entry = CATALOGUE[name]
-    return replace(entry, width=16, depth=2, heads=2, registers=min(entry.registers, 1), grid=3, url=None)
+    small = replace(entry, patch=8, width=16, depth=2, heads=2, registers=min(entry.registers, 1), grid=3)
+    return replace(small, url=None, weights=None)
 
 
 ENTRIES = {name: shrunk(name) for name in CATALOGUE}

@@ -7,11 +7,12 @@ A program can add an entry to `CATALOGUE` for an encoder of its own, before it r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _DINOV2 = "volseg.models.encoders.dinov2"
 _DINOV3 = "volseg.models.encoders.dinov3"
 _VIT = "volseg.models.encoders.vit"
+_CLIP = "volseg.models.encoders.clip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class EncoderEntry:
         url: Address of the official weights; ``None`` where there are none, or none without a licence.
         weights: In words, which files fit and where they are, if they have no address.
         swiglu: Vision transformers: SwiGLU instead of a GELU MLP.
+        quick_gelu: CLIP: the activation of OpenAI's models instead of GELU.
         registers: Vision transformers: register tokens beside the class token.
         grid: Vision transformers: side of the position embedding's native grid, in tokens.
     """
@@ -41,6 +43,7 @@ class EncoderEntry:
     url: str | None = None
     weights: str | None = None
     swiglu: bool = False
+    quick_gelu: bool = False
     registers: int = 0
     grid: int = 37
 
@@ -89,6 +92,17 @@ def _vit(*, width: int, depth: int, heads: int, published: str) -> EncoderEntry:
     return EncoderEntry(module=_VIT, patch=16, width=width, depth=depth, heads=heads, weights=hint, grid=14)
 
 
+def _clip_b16(*, quick_gelu: bool, published: str) -> EncoderEntry:
+    """Return CLIP's ViT-B/16; files do not tell the activation."""
+    return replace(_vit(width=768, depth=12, heads=12, published=published), module=_CLIP, quick_gelu=quick_gelu)
+
+
+def _clip_l14(*, quick_gelu: bool, published: str) -> EncoderEntry:
+    """Return CLIP's ViT-L/14; files do not tell the activation."""
+    larger = _vit(width=1024, depth=24, heads=16, published=published)
+    return replace(larger, module=_CLIP, quick_gelu=quick_gelu, patch=14, grid=16)
+
+
 CATALOGUE: dict[str, EncoderEntry] = {
     "dinov2_s14": _dinov2("s", width=384, depth=12, heads=6),
     "dinov2_b14": _dinov2("b", width=768, depth=12, heads=12),
@@ -117,6 +131,10 @@ CATALOGUE: dict[str, EncoderEntry] = {
         heads=16,
         published="timm/vit_large_patch16_224.augreg_in21k, facebook/vit-mae-large or facebook/vit-msn-large",
     ),
+    "clip_b16": _clip_b16(quick_gelu=True, published="openai/clip-vit-base-patch16"),
+    "clip_b16_gelu": _clip_b16(quick_gelu=False, published="laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
+    "clip_l14": _clip_l14(quick_gelu=True, published="openai/clip-vit-large-patch14"),
+    "clip_l14_gelu": _clip_l14(quick_gelu=False, published="laion/CLIP-ViT-L-14-laion2B-s32B-b82K"),
     "tiny": EncoderEntry(module=_DINOV2, patch=14, width=192, depth=4, heads=3, grid=16),
 }
 """Value of ``model.encoder`` -> entry."""
