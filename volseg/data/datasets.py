@@ -135,7 +135,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
 
         Returns:
             ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D, H, W) int64 with -1 ignored, ``case`` its name, and
-            ``tokens`` (D, T, h, w, E) float16. They stay half precision until the training step, which halves
+            ``tokens`` (D, F) float16. They stay half precision until the training step, which halves
             the data that workers transfer.
         """
         if not 0 <= index < self.samples:

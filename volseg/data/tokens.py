@@ -32,7 +32,7 @@ from volseg.parallel import Progress
 from volseg.preprocessing.cache import CachedCase, StoredCase, damage_of, digest, log_damage
 from volseg.preprocessing.preprocess import class_locations
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Increased whenever the same case and settings give other files."""
 HALF = np.dtype("<f2")
 CHECK_THREADS = 4
@@ -55,14 +55,14 @@ class SliceTokens(Protocol):
         """Neighbour slices on each side that the tokens of a slice depend on."""
 
     @property
-    def slice_shape(self) -> tuple[int, int, int, int]:
-        """Tokens of one slice of a window: (T taps, h, w, E)."""
+    def slice_shape(self) -> tuple[int, ...]:
+        """Shape of the tokens of one slice of a window."""
 
     def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
         """Return the first row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
 
     def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
-        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, T, h, w, E)."""
+        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, *slice_shape)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TokenVariant(StoredCase):
 
     @property
     def tokens(self) -> NDArray[np.float16]:
-        """(N, D, T, h, w, E): the taps of each slice of each window. A range of slices is contiguous."""
+        """(N, D, *slice_shape): the tokens of each slice of each window. A range of slices is contiguous."""
         return open_array(self.folder / "tokens.npy")
 
 

@@ -96,9 +96,10 @@ class ImageEncoder(nn.Module, ABC):
 
     Args:
         patch: Pixels along the side of the square that becomes one token.
-        width: Channels E of every tap.
+        width: Channels E of the last tap.
 
     Attributes:
+        chunk_pixels: Pixels encoded at once where activations are not kept; limits the memory of a deep volume.
         checkpoint_layers: Keep only the input of each layer for the backward pass, and run the layer again there.
         input_weight: Name of the weight that reads the image channels, ``(E, C, ...)``; weights of an RGB network are
             adapted there.
@@ -111,6 +112,7 @@ class ImageEncoder(nn.Module, ABC):
     attention_layers: tuple[str, ...] = ()
     mlp_layers: tuple[str, ...] = ()
     undecayed: tuple[str, ...] = ()
+    chunk_pixels: int = 16 * 518 * 518
 
     def __init__(self, patch: int, width: int) -> None:
         super().__init__()
@@ -132,8 +134,12 @@ class ImageEncoder(nn.Module, ABC):
             indices: Ascending numbers of layers.
 
         Returns:
-            ``(B, h * w, E)`` for each index, with ``h = H / patch`` and ``w = W / patch``.
+            ``(B, h * w, E)`` for each index; ``h = H / pixels`` and ``w = W / pixels`` with the pixels of `tap_shapes`.
         """
+
+    def tap_shapes(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """Return pixels along the side of a token, and channels, after some layers; coarser ones may only follow."""
+        return [(self.patch, self.width)] * len(indices)
 
     @abstractmethod
     def layers_above(self, parameter: str) -> int:
@@ -155,8 +161,8 @@ class VolumeEncoder(nn.Module, ABC):
 
     Attributes:
         spec: Channels and strides of the taps.
-        patch: Pixels along the side of a token in the images that the encoder works on.
-        token_stride: Voxels along the side of a token.
+        patch: Pixels along the side of a token of the last tap in the images that the encoder works on.
+        token_stride: Voxels along the side of such a token.
         undecayed: Ends of the names of parameters without weight decay, beside norms and biases.
         frozen: Nothing is trained: evaluation mode at all times, and no graph.
     """

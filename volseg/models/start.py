@@ -6,13 +6,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
 from volseg.io.model_folder import one_model_file
 from volseg.io.paths import is_file
 from volseg.models.contracts import NetworkPlan, State
-from volseg.models.encoders.download import official_file
+from volseg.models.encoders.download import installed_file, official_file
 from volseg.models.encoders.weights import load_encoder
 from volseg.models.fine_tune import StartRecord, load_model_weights
 from volseg.models.segmenter import Segmenter
@@ -44,6 +45,8 @@ def weight_file(model: ModelConfig) -> Path | None:
         )
     if model.weights == "official":
         return official_file(model.encoder)
+    if model.weights in CATALOGUE and CATALOGUE[model.weights].installed:
+        return installed_file(model.weights)
     path = one_model_file(Path(model.weights))
     if not is_file(path):
         raise ModelFileError(

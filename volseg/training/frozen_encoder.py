@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,11 +16,14 @@ from torch import Tensor, nn
 
 from volseg.errors import ConfigError
 from volseg.inference.sliding.windows import OVERLAP, window_starts
-from volseg.models.contracts import SegmentationNetwork
+from volseg.models.contracts import SegmentationNetwork, VolumeEncoder
 from volseg.planning.plan import Plan
 from volseg.preprocessing.cache import digest
 
 logger = logging.getLogger(__name__)
+
+TapShape = tuple[int, int, int]
+"""Rows, columns and channels of a tap of one slice."""
 
 
 class FrozenEncoder:
@@ -36,7 +40,7 @@ class FrozenEncoder:
         key: Hash of the weights, the encoder's settings and the windows.
         window: The plan's patch (D, H, W).
         halo: Neighbouring slices on each side.
-        slice_shape: (T taps, h, w, E) of one slice of a window.
+        slice_shape: (F,), the floats of all taps of one slice of a window.
     """
 
     def __init__(self, model: SegmentationNetwork, plan: Plan, name: str) -> None:
@@ -46,8 +50,7 @@ class FrozenEncoder:
         self._model = model
         _, height, width = self.window = plan.patch_size
         self.halo = model.halo
-        stride = encoder.token_stride
-        self.slice_shape = (len(encoder.spec), height // stride, width // stride, encoder.spec.channels[0])
+        self.slice_shape = (sum(map(math.prod, tap_shapes(encoder, height, width))),)
         settings = {
             "encoder": name,
             "weights": weights_hash(encoder),
@@ -63,7 +66,7 @@ class FrozenEncoder:
         return np.array([(row, column) for row in rows for column in columns], dtype=np.int32)
 
     def encode(self, stack: NDArray[np.float32]) -> NDArray[np.float16]:
-        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, T, h, w, E).
+        """Encode the slices of one window: (C, D + 2 halo, H, W) -> tokens (D, F).
 
         Raises:
             ConfigError: A token does not fit half precision.
@@ -80,21 +83,33 @@ class FrozenEncoder:
         return cast("NDArray[np.float16]", tokens.cpu().numpy())
 
 
+def tap_shapes(encoder: VolumeEncoder, height: int, width: int) -> list[TapShape]:
+    """Return rows, columns and channels of each tap of one slice of H x W voxels."""
+    spec = zip(encoder.spec.channels, encoder.spec.strides, strict=True)
+    return [(height // rows, width // columns, channels) for channels, (_, rows, columns) in spec]
+
+
 def pack_taps(taps: Sequence[Tensor]) -> Tensor:
-    """Pack taps (B, E, D, h, w) each into (B, D, T, h, w, E) float16, the order on disk."""
-    return rearrange([tap.half() for tap in taps], "t b e d h w -> b d t h w e").contiguous()
+    """Pack taps (B, E, D, h, w), each of its own size, into (B, D, F) float16: of a slice tap by tap, channels last."""
+    return torch.cat([rearrange(tap.half(), "b e d h w -> b d (h w e)") for tap in taps], dim=2)
 
 
-def unpack_taps(tokens: Tensor) -> list[Tensor]:
-    """Unpack (B, D, T, h, w, E) float16 into taps (B, E, D, h, w) float32 each, channels last as from the encoder."""
-    return [rearrange(tokens[:, :, index].float(), "b d h w e -> b e d h w") for index in range(tokens.shape[2])]
+def unpack_taps(tokens: Tensor, shapes: Sequence[TapShape]) -> list[Tensor]:
+    """Unpack (B, D, F) float16 into taps (B, E, D, h, w) float32 each, channels last as from the encoder."""
+    pieces = torch.split(tokens.float(), [math.prod(shape) for shape in shapes], dim=2)
+    return [
+        rearrange(piece, "b d (h w e) -> b e d h w", h=height, w=width)
+        for piece, (height, width, _) in zip(pieces, shapes, strict=True)
+    ]
 
 
-def training_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, list[Tensor]]:
+def training_inputs(batch: dict[str, Any], encoder: VolumeEncoder | None, device: torch.device) -> dict[str, Any]:
     """Return the network's further inputs: the taps, if the batch has tokens."""
     if "tokens" not in batch:
         return {}
-    return {"taps": unpack_taps(batch["tokens"].to(device, non_blocking=True))}
+    assert encoder is not None
+    tokens = batch["tokens"].to(device, non_blocking=True)
+    return {"taps": unpack_taps(tokens, tap_shapes(encoder, *batch["image"].shape[-2:]))}
 
 
 def weights_hash(encoder: nn.Module) -> str:
@@ -102,5 +117,5 @@ def weights_hash(encoder: nn.Module) -> str:
     found = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -149,7 +149,8 @@ class TrainingState:
             image = batch["image"].to(self.device, non_blocking=True)
             is_last = number == len(batches)
             with self._fabric.no_backward_sync(self._network, enabled=not is_last):
-                loss = self._loss(self._network(image, **training_inputs(batch, self.device)), label, share, totals)
+                inputs = training_inputs(batch, self.model.encoder, self.device)
+                loss = self._loss(self._network(image, **inputs), label, share, totals)
                 self._fabric.backward(loss * self._ranks.size)
             losses.append(loss.detach())
         return self._ranks.sum(torch.stack(losses).sum())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.made.encoders import small_entry
-from volseg.models.encoders import slices
+from volseg.models.contracts import ImageEncoder
 from volseg.models.encoders.dinov2 import DinoV2
 from volseg.models.encoders.slices import SliceEncoder, gather_slices, resize_slices, slice_channels
 
@@ -73,7 +73,7 @@ def test_chunks_do_not_change_the_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
     model.vit.patch_embed.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     with torch.no_grad():
         whole = model(x)
-        monkeypatch.setattr(slices, "CHUNK_PIXELS", 4 * 28 * 28)
+        monkeypatch.setattr(ImageEncoder, "chunk_pixels", 4 * 28 * 28)
         chunked = model(x)
     assert calls == [14, 4, 4, 4, 2]
     for one, other in zip(whole, chunked, strict=True):

