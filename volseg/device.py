@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from volseg.errors import ConfigError
 
 DEVICES = ("cpu", "cuda", "mps")
+FREE_SHARE = 0.9
+"""Share of the free memory that an estimate may take."""
+CGROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Files with limit and use of a control group, of versions 2 and 1."""
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -83,6 +88,56 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
             hint="set precision=auto or precision=32",
         )
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32
+
+
+def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
+    """Return the bytes that are free on a device, less a tenth; ``None`` where that is not known.
+
+    On a CPU that is what Linux counts as available, or what the limits of the process's control groups leave. On a GPU,
+    freed blocks of torch are free.
+
+    Args:
+        device: The device.
+        system: Folder of ``proc`` and ``sys``.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(FREE_SHARE * (free + unused))
+    if device.type != "cpu":
+        return None
+    try:
+        lines = (system / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    amounts = [*available, *_left_by_control_groups(system)]
+    return int(FREE_SHARE * max(0, min(amounts))) if amounts else None
+
+
+def _left_by_control_groups(system: Path) -> Iterator[int]:
+    """Yield what the limit of each control group of this process leaves; cached files count as free."""
+    try:
+        lines = (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = system / "sys/fs/cgroup" / controllers
+        group = root / name.strip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            for limit, used in CGROUPS:
+                try:
+                    most = int((folder / limit).read_text(encoding="ascii"))  # "max" is none
+                    now = int((folder / used).read_text(encoding="ascii"))
+                    cached = (folder / "memory.stat").read_text(encoding="ascii").split()
+                    yield most - now + int(cached[cached.index("inactive_file") + 1])
+                except (OSError, ValueError):
+                    continue
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Memory of a training step of one network, measured in a process of its own."""
+"""Memory of a training step, measured in a process of its own: of one network, and against what volseg estimates."""
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
@@ -21,6 +22,24 @@ MODES: dict[str, dict[str, Any]] = {
 }
 SEED = 0
 STEPS = 2
+SETTINGS: dict[str, dict[str, Any]] = {
+    "control, small patch": {"model": {"encoder": "identity"}, "patch": (40, 56, 40), "batch": 9},
+    "control, 142 classes": {"model": {"encoder": "identity"}, "patch": (32, 64, 64), "batch": 1, "classes": 142},
+    "tiny": {"model": {"encoder": "tiny"}, "patch": (32, 128, 128), "batch": 1},
+    "tiny, bf16": {"model": {"encoder": "tiny"}, "patch": (32, 128, 128), "batch": 1, "precision": "bf16"},
+    "ViT-S": {"model": {"encoder": "dinov2_s14"}, "patch": (32, 128, 128), "batch": 1},
+    "ViT-S, frozen": {
+        "model": {"encoder": "dinov2_s14", "adaptation": "frozen"},
+        "patch": (32, 128, 128),
+        "batch": 1,
+    },
+    "ViT-S, checkpointed": {
+        "model": {"encoder": "dinov2_s14", "checkpoint_encoder": True},
+        "patch": (32, 128, 128),
+        "batch": 1,
+    },
+}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def measure(encoder: str, plane: int, mode: str, depth: int) -> dict[str, Any]:
@@ -61,3 +80,58 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
+
+
+def compare(setting: str, heap: str) -> dict[str, Any]:
+    """Return the estimate of a step, and by how much the resident memory of real steps exceeds that of the libraries.
+
+    On a CPU that volseg does not train on in bf16, the refusal is lifted: memory is measured, not gradients.
+
+    Args:
+        setting: Key of `SETTINGS`.
+        heap: ``reused``, as in ``volseg train``; or ``returned``, where each freed block of a megabyte goes back.
+    """
+    from volseg import device
+    from volseg.cli.heap import reuse_freed_memory
+    from volseg.config.schema import Config, TrainConfig
+    from volseg.training.memory import step_memory
+    from volseg.training.state import TrainingState
+
+    if heap == "reused":
+        reuse_freed_memory()
+    else:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            ctypes.CDLL(None).mallopt(parameter, 1 << 20)
+    device.has_native_bf16 = lambda _: True
+
+    def run(settings: dict[str, Any], steps: int) -> int:
+        """Run some steps and return the estimate."""
+        config = Config(
+            device="cpu",
+            precision=settings.get("precision", "32"),
+            model=ModelConfig(weights="random", **settings["model"]),
+            train=TrainConfig(max_steps=steps, batch_size=settings["batch"]),
+        )
+        count = settings.get("classes", 3)
+        plan = Patch(settings["patch"], num_classes=count, class_names=tuple(map(str, range(count))))
+        state = TrainingState(config, plan)
+        depth, *plane = settings["patch"]
+        for step in range(steps):
+            image = torch.randn(settings["batch"], 1, depth + 2 * state.model.halo, *plane)
+            label = torch.randint(count, (settings["batch"], depth, *plane))
+            state.step([{"image": image, "label": label}], step, 0.5)
+        return step_memory(config, plan, settings["batch"]).total
+
+    torch.manual_seed(SEED)
+    run(SETTINGS[setting] | {"patch": (8, 16, 16), "batch": 1, "model": {"encoder": "identity"}}, 1)  # libraries
+    cost, estimate = cost_of(lambda: run(SETTINGS[setting], STEPS))
+    return {
+        "setting": setting,
+        "heap": heap,
+        "patch": SETTINGS[setting]["patch"],
+        "batch": SETTINGS[setting]["batch"],
+        "estimate_mb": round(estimate / 1e6),
+        "libraries_mb": round(cost.before_bytes / 1e6),
+        "measured_mb": round(cost.above_bytes / 1e6),
+        "seconds": round(cost.seconds / STEPS, 2),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from volseg.cli.main import main
 from volseg.planning.plan import Plan
@@ -31,6 +32,15 @@ def test_the_table_of_a_config_and_a_plan(capsys: pytest.CaptureFixture[str]) ->
     assert numbers["encoder"][1] == 0
     assert rows["encoder"][4] == "1x8x8"
     assert "patch 40 x 56 x 40 voxels, 1 channel, 3 classes, token stride 8" in printed
+
+
+def test_memory_is_that_of_the_device_in_its_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    _, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "device=cpu", "precision=32")
+    assert "in float32 on cpu, and up to" in printed
+    assert "are free on cpu" in printed
+    if not torch.cuda.is_available():
+        _, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "device=cuda")
+        assert "in bf16 on cuda; what is free on cuda is not known here" in printed
 
 
 def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[str]) -> None:

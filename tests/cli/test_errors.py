@@ -121,7 +121,8 @@ def test_a_good_data_set_is_planned(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["plan", str(root), "--workers", "0", "--out", str(out), "plan.token_stride=4"]) == 0
     printed = capsys.readouterr().out
     assert "token_stride          4: set by hand" in printed
-    assert "A training step of 2 patches needs about" in printed
+    assert "With 2 patches and the network" in printed
+    assert "a training step needs about" in printed
     assert printed.endswith(f"written: {out}\nwritten: {out.with_suffix('.png')}\n")
     assert json.loads(out.read_text())["reasons"]["token_stride"] == "set by hand"
     assert json.loads(out.read_text())["token_stride"] == 4

@@ -107,13 +107,12 @@ class PlanningResult:
     @property
     def summary(self) -> str:
         """What the data set is, its ranges, each decision with its reason, what looks odd, and the cost of a step."""
-        from volseg.config.sizes import format_size
         from volseg.errors import counted
         from volseg.planning.summary import summary_text
-        from volseg.training.memory import network_name, step_memory
+        from volseg.training.memory import compare_with_free, network_name, step_memory
 
         measured, plan = self.examination.usable()
-        needed = format_size(step_memory(self.config, plan, plan.batch_size).total)
+        needed = step_memory(self.config, plan, plan.batch_size).total
         patches, network = counted(plan.batch_size, "patch"), network_name(self.config)
-        cost = f"A training step of {patches} needs about {needed} in float32 with the network {network}."
+        cost = f"With {patches} and the network {network}, {compare_with_free(self.config, needed)[1]}."
         return f"{summary_text(measured, plan, self.examination.findings)}\n\n{cost}"

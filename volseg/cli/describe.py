@@ -24,8 +24,10 @@ GMACs: one patch in prediction; matrix products, convolutions and attention, not
 kept MB: activations that autograd keeps of one training batch ({batch}, shared out among the processes of
   torchrun) in float32, counted on the meta device;
   the peak also holds weights, gradients, the optimizer's state, the loss and temporary tensors
-training step: about {total} at its peak in float32: {activations} of activations, loss and temporary tensors,
-  {weights} of weights and their average, {optimizer} of gradients and the optimizer's state; Python is not counted"""
+{comparison}:
+  {activations} of activations, gradients, loss and temporary tensors at their peak, {weights} of weights and
+  their average, {optimizer} of the optimizer's state; Python with its libraries (about 0.4 GB) and data.workers,
+  which are processes of their own, are not counted"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from volseg.config.sizes import format_size
     from volseg.models.describe import describe_model
     from volseg.planning.reasons import field_of_convolutions
-    from volseg.training.memory import step_memory
+    from volseg.training.memory import compare_with_free, step_memory
 
     network_plan = _plan(config, args.plan)
     batch = config.train.batch_size or network_plan.batch_size
@@ -60,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         "batch": counted(batch, "patch"),
     }
     needed = step_memory(config, network_plan, batch)
-    sizes_bytes = {**asdict(needed), "total": needed.total}
-    memory = {name: format_size(size) for name, size in sizes_bytes.items()}
-    print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), **sizes, **memory))
+    memory = {name: format_size(size) for name, size in asdict(needed).items()}
+    comparison = compare_with_free(config, needed.total)[1]
+    print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), comparison=comparison, **sizes, **memory))
     if config.model.baseline is None and config.model.decoder == "unetr":
         print(field_of_convolutions(network_plan).lower())
     return 0

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.config.schema import ModelConfig
 from volseg.models.attention import AttentionFunction, AttentionLayer, reference_attention
-from volseg.models.build import build_model
+from volseg.models.build import build_empty
 from volseg.models.contracts import ImageEncoder, NetworkPlan, Part, Stride
 
 Parts = Mapping[str, Part]
@@ -58,8 +58,7 @@ def describe_model(model: ModelConfig, plan: NetworkPlan, batch_size: int) -> li
     Raises:
         ConfigError: The settings do not fit each other.
     """
-    with torch.device("meta"):
-        network = build_model(replace(model, weights="random", attention="math"), plan)
+    network = build_empty(replace(model, weights="random", attention="math"), plan)
     parts = network.parts()
     depth, height, width = plan.patch_size
     patches = torch.empty(batch_size, plan.num_channels, depth + 2 * network.halo, height, width, device="meta")
@@ -91,6 +90,12 @@ def prepare_for_counting(network: nn.Module, attention: str) -> None:
     _keep_channels_last(network)
 
 
+def checkpointed_layers(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that the backward pass runs again."""
+    encoders = [m for m in network.modules() if isinstance(m, ImageEncoder) and m.checkpoint_layers]
+    return [layer for encoder in encoders for layer in encoder.layers]
+
+
 def kept_bytes(network: nn.Module, parts: Parts, run: Callable[[], object]) -> dict[str, int]:
     """Count the bytes that autograd keeps of a run, by part: every storage once, without parameters and buffers.
 
@@ -115,8 +120,7 @@ def kept_bytes(network: nn.Module, parts: Parts, run: Callable[[], object]) -> d
         """Count the input of a checkpointed layer, which the hooks on saved tensors do not report."""
         keep(inputs[0])
 
-    encoders = [m for m in network.modules() if isinstance(m, ImageEncoder) and m.checkpoint_layers]
-    handles = [layer.register_forward_pre_hook(keep_input) for encoder in encoders for layer in encoder.layers]
+    handles = [layer.register_forward_pre_hook(keep_input) for layer in checkpointed_layers(network)]
     try:
         with _watch(parts, running), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from volseg.config.schema import ModelConfig
-from volseg.models.build import build_model
+from volseg.models.autocast import MetaAutocast
+from volseg.models.build import build_empty
 from volseg.models.contracts import NetworkPlan, SegmentationNetwork
-from volseg.models.describe import prepare_for_counting
+from volseg.models.describe import checkpointed_layers, prepare_for_counting
 
 FLOAT = 4  # bytes
 Loss = Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
@@ -23,12 +25,12 @@ Loss = Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """Memory of a training step in float32, in bytes; Python, its libraries and the data loader are not counted.
+    """Memory of a training step in bytes; Python, its libraries and the data loader's workers are not counted.
 
     Attributes:
         weights: Weights and their moving average.
-        optimizer: Gradients and the two moments of AdamW.
-        activations: Peak of all other tensors during forward pass, loss and backward pass.
+        optimizer: The two moments of AdamW.
+        activations: Peak of all other tensors: activations, gradients, loss and temporary tensors.
     """
 
     weights: int
@@ -41,7 +43,16 @@ class TrainingMemory:
         return self.weights + self.optimizer + self.activations
 
 
-def training_memory(model: ModelConfig, plan: NetworkPlan, batch_size: int, loss: Loss) -> TrainingMemory:
+def training_memory(
+    model: ModelConfig,
+    plan: NetworkPlan,
+    batch_size: int,
+    loss: Loss,
+    *,
+    device_type: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    accumulates: bool = False,
+) -> TrainingMemory:
     """Count the memory of a training step of the network that a configuration describes.
 
     Forward pass, loss and backward pass run on the meta device, and every storage counts from its creation until it is
@@ -52,45 +63,77 @@ def training_memory(model: ModelConfig, plan: NetworkPlan, batch_size: int, loss
         plan: The plan; its patch, classes and channels are used.
         batch_size: Patches per step.
         loss: The loss of the training.
+        device_type: Device of the training; it need not be there.
+        dtype: Precision of the network's multiplications.
+        accumulates: Whether gradients of earlier batches live during the forward pass.
 
     Raises:
         ConfigError: The settings do not fit each other.
     """
+    network = build_empty(replace(model, weights="random", attention="math"), plan)
+    depth, height, width = plan.patch_size
     with torch.device("meta"):
-        network = build_model(replace(model, weights="random", attention="math"), plan)
-        depth, height, width = plan.patch_size
         patches = torch.empty(batch_size, plan.num_channels, depth + 2 * network.halo, height, width)
         target = torch.empty(batch_size, depth, height, width, dtype=torch.int64)
     prepare_for_counting(network, model.attention)
     parameters = list(network.parameters())
+    trained = FLOAT * sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+
+    def precision() -> AbstractContextManager[object]:
+        return MetaAutocast(device_type) if dtype == torch.bfloat16 else nullcontext()
+
+    for layer in checkpointed_layers(network):
+        layer.forward = within(precision, layer.forward)  # the backward pass runs it again, without the context
+    forward, backward = step_peaks(network, patches, target, loss, precision)
+    activations = max(forward + trained * accumulates, backward)
+    if device_type != "cpu":  # AdamW computes the updates of all weights at once there
+        activations = max(activations, 2 * trained)
     return TrainingMemory(
         weights=2 * FLOAT * sum(parameter.numel() for parameter in parameters),
-        optimizer=3 * FLOAT * sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        activations=step_peak(network, patches, target, loss),
+        optimizer=2 * trained,
+        activations=activations,
     )
 
 
-def step_peak(network: SegmentationNetwork, patches: torch.Tensor, target: torch.Tensor, loss: Loss) -> int:
-    """Run a step and return the peak of the bytes of all tensors but weights and gradients.
-
-    The gradients of the step before live until the backward pass begins, which makes its own.
+def step_peaks(
+    network: SegmentationNetwork,
+    patches: torch.Tensor,
+    target: torch.Tensor,
+    loss: Loss,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> tuple[int, int]:
+    """Run a step and return the peak of the bytes of all tensors but weights: until the loss, and in the backward pass.
 
     Args:
-        network: The network, on any device, without gradients.
+        network: The network, on any device, without gradients; those of the backward pass count.
         patches: ``(B, C, D + 2 halo, H, W)``.
         target: Class indices ``(B, D, H, W)``.
-        loss: The loss.
+        loss: The loss, which is computed in float32.
+        precision: Returns the context of the forward pass.
     """
-    gradients = FLOAT * sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     with LivingStorages() as living:
         living.add(patches)
         living.add(target)
-        value = loss(network.train()(patches), target)
+        with precision():
+            outputs = network.train()(patches)
+        outputs = [logits.float() for logits in outputs]
+        value = loss(outputs, target)
+        del outputs
         forward: int = living.peak
         living.peak = 0
         value.backward()  # type: ignore[no-untyped-call]
-    backward: int = living.peak - gradients
-    return max(forward, backward)
+        backward: int = living.peak
+    return forward, backward
+
+
+def within(context: Callable[[], AbstractContextManager[object]], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs another one within a context of its own."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return function(*args, **kwargs)
+
+    return run
 
 
 class LivingStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -118,6 +161,11 @@ class LivingStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _remove(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return that torch's compiler, whose import takes seconds, need not be told to leave this class alone."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

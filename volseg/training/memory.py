@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from volseg.config.schema import Config
+from volseg.config.sizes import format_size
+from volseg.device import choose_device, free_memory, training_dtype
+from volseg.errors import ConfigError
 from volseg.models.contracts import NetworkPlan
 from volseg.models.memory import TrainingMemory, training_memory
 from volseg.planning.budget import MemoryBudget
 from volseg.planning.plan import Plan
 from volseg.planning.settings import PlanSettings
 from volseg.training.losses import SegmentationLoss
+from volseg.training.ranks import Ranks, share_of_batch
+
+logger = logging.getLogger(__name__)
+
+HEAP_FACTOR = 2.1
+"""Largest measured resident memory of a process on a CPU, as a multiple of its tensors (`benchmarks/results`)."""
+SAVE_HINT = (
+    "to need less: train.batch_size=1 with train.accumulate, plan.memory=SIZE, model.checkpoint_encoder=true, "
+    "model.adaptation=frozen, or precision=bf16 where the device computes in it"
+)
+
+
+def run_precision(config: Config) -> tuple[torch.device, torch.dtype]:
+    """Return the device of a run and the precision of its network; a GPU that is not here is taken to compute in bf16.
+
+    Raises:
+        ConfigError: There is no such device, or it cannot compute in this precision.
+    """
+    try:
+        device = choose_device(config.device)
+    except ConfigError:
+        if not config.device.startswith("cuda"):
+            raise
+        return torch.device("cuda"), torch.float32 if config.precision == "32" else torch.bfloat16
+    return device, training_dtype(config.precision, device)
 
 
 def step_memory(config: Config, plan: NetworkPlan, batch_size: int) -> TrainingMemory:
-    """Estimate the memory of a training step of a configuration.
+    """Estimate the memory of a training step of a configuration, on its device and in its precision.
 
     Args:
         config: The configuration.
@@ -28,6 +58,7 @@ def step_memory(config: Config, plan: NetworkPlan, batch_size: int) -> TrainingM
         ConfigError: The settings do not fit each other.
     """
     settings = config.train
+    device, dtype = run_precision(config)
     loss = SegmentationLoss(settings.loss, batch_dice=settings.batch_dice, region_indices=plan.region_indices)
     loss.to("meta")
 
@@ -35,7 +66,54 @@ def step_memory(config: Config, plan: NetworkPlan, batch_size: int) -> TrainingM
         total: Tensor = loss(outputs if settings.deep_supervision else outputs[:1], target)
         return total
 
-    return training_memory(config.model, plan, batch_size, of_levels)
+    accumulates = settings.accumulate > 1
+    return training_memory(
+        config.model, plan, batch_size, of_levels, device_type=device.type, dtype=dtype, accumulates=accumulates
+    )
+
+
+def precision_text(config: Config) -> str:
+    """Return precision and device of a run in words: ``float32 on cpu``."""
+    device, dtype = run_precision(config)
+    return f"{'bf16' if dtype == torch.bfloat16 else 'float32'} on {device}"
+
+
+def compare_with_free(config: Config, needed_bytes: int, processes: int = 1) -> tuple[bool, str]:
+    """Compare the memory of a training step with what is free on its device.
+
+    Args:
+        config: The configuration.
+        needed_bytes: Memory of a step, by `step_memory`.
+        processes: Processes that share the device.
+
+    Returns:
+        Whether it may not fit, and a sentence with what is needed and free.
+    """
+    device, _ = run_precision(config)
+    on_cpu, needed = device.type == "cpu", needed_bytes * processes
+    most = int(HEAP_FACTOR * needed) if on_cpu else needed
+    kept = f", and up to {format_size(most)} with the freed memory that a process keeps" if on_cpu else ""
+    text = f"a training step needs about {format_size(needed)} in {precision_text(config)}{kept}"
+    free = free_memory(device) if on_cpu or torch.cuda.is_available() else None
+    if free is None:
+        return False, f"{text}; what is free on {device} is not known here"
+    return most > free, f"{text}; {format_size(free)} are free on {device}"
+
+
+def warn_if_short(config: Config, plan: NetworkPlan, ranks: Ranks) -> None:
+    """Warn if a training step may not fit into what is free; an estimate, so it is no error.
+
+    Args:
+        config: The configuration, with its batch size.
+        plan: The plan.
+        ranks: The processes of the run; those of one machine share the memory of its CPU.
+    """
+    assert config.train.batch_size is not None  # `prepare` fills it in from the plan
+    needed = step_memory(config, plan, share_of_batch(config.train.batch_size, ranks.size))
+    on_cpu = run_precision(config)[0].type == "cpu"
+    is_short, text = compare_with_free(config, needed.total, ranks.local_size if on_cpu else 1)
+    if is_short:
+        logger.warning("the run may not fit into memory: %s; %s", text, SAVE_HINT)
 
 
 def network_name(config: Config) -> str:

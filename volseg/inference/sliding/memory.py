@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from volseg.config.sizes import format_size
+from volseg.device import free_memory
 from volseg.errors import ConfigError
 from volseg.inference.sliding.columns import Flips
 from volseg.inference.sliding.windows import Layout
@@ -22,8 +23,6 @@ MOST_ENCODINGS = 1.3
 """Largest mean number of encodings per slice where the tokens do not fit."""
 DEFAULT_BYTES = 4_000_000_000
 """Limit of a prediction's memory if none is given and this is enough."""
-FREE_SHARE = 0.9
-"""Share of a GPU's free memory that a prediction may take by its estimate."""
 WINDOWS_OF_GPU = 8
 """Windows that keep a GPU busy when they are decoded side by side."""
 FLOAT = 4  # bytes
@@ -198,12 +197,11 @@ def _gpu_schedules(layout: Layout) -> list[Schedule]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return what is free on a GPU, freed blocks of torch included, less a margin; 0 without a GPU."""
-    if device.type != "cuda":
-        return 0 if device.type == "cpu" else DEFAULT_BYTES
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(FREE_SHARE * (free + unused))
+    """Return what a prediction may take of a GPU's memory; 0 without a GPU."""
+    if device.type == "cpu":
+        return 0
+    free = free_memory(device)
+    return DEFAULT_BYTES if free is None else free
 
 
 def footprint(

@@ -1,0 +1,70 @@
+"""The warning before a run that may not fit, and the precision that is counted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.made.plans import StubPlan
+from volseg.config.schema import Config, ModelConfig, TrainConfig
+from volseg.errors import ConfigError
+from volseg.training import memory
+from volseg.training.ranks import ALONE
+
+CONFIG = Config(
+    device="cpu",
+    precision="32",
+    model=ModelConfig(encoder="tiny", weights="random", features=4, max_features=8),
+    train=TrainConfig(batch_size=2),
+)
+
+
+def test_a_run_that_may_not_fit_is_named_in_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    needed = memory.step_memory(CONFIG, StubPlan(), 2).total
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(memory.HEAP_FACTOR * needed) - 1)
+    with caplog.at_level(logging.INFO):
+        memory.warn_if_short(CONFIG, StubPlan(), ALONE)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for part in ("needs about", "in float32 on cpu", "are free on cpu", "train.batch_size", "plan.memory"):
+        assert part in record.getMessage()
+
+
+@pytest.mark.parametrize("free", [10**12, None])
+def test_nothing_is_said_where_it_fits_or_nothing_is_known(
+    free: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    memory.warn_if_short(CONFIG, StubPlan(), ALONE)
+    assert not caplog.records
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
+    assert not memory.compare_with_free(CONFIG, 4 * 10**8)[0]
+    is_short, text = memory.compare_with_free(CONFIG, 4 * 10**8, processes=2)
+    assert is_short
+    assert "800 MB" in text
+
+
+def test_the_precision_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.run_precision(CONFIG) == (torch.device("cpu"), torch.float32)
+    monkeypatch.setattr("volseg.device.has_native_bf16", lambda device: True)
+    auto = replace(CONFIG, precision="auto")
+    assert memory.run_precision(auto) == (torch.device("cpu"), torch.bfloat16)
+    plan = StubPlan(patch_size=(16, 32, 32))
+    assert memory.step_memory(auto, plan, 2).total < 0.8 * memory.step_memory(CONFIG, plan, 2).total
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is here")
+def test_a_gpu_that_is_not_here_is_counted() -> None:
+    assert memory.run_precision(replace(CONFIG, device="cuda")) == (torch.device("cuda"), torch.float32)
+    auto = replace(CONFIG, device="cuda", precision="auto")
+    assert memory.run_precision(auto) == (torch.device("cuda"), torch.bfloat16)
+    with pytest.raises(ConfigError, match="the device is not available"):
+        memory.run_precision(replace(CONFIG, device="gpu"))
