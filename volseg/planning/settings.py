@@ -29,8 +29,8 @@ class PlanSettings:
         model: Model file or run folder whose plan gives spacing, intensity, patch and strides; the cases are measured
             as well, for classes, channels, mirror axes and ranges. For fine-tuning on other data.
         memory: Memory of a training step, for example ``8GB``: patch and batch are the largest that fit. It counts the
-            network of this configuration in the precision of the run, so the plan depends on both. Without it a patch has at most
-            32 x 128 x 128 voxels, and a batch 2 patches.
+            network of this configuration in the precision of the run, so the plan depends on both. Without it a patch
+            has at most 32 x 128 x 128 voxels, and a batch 2 patches.
         overrides: The other fields, read and checked; ``None`` overrides nothing.
     """
 
