@@ -104,3 +104,27 @@ def test_another_seed_starts_with_other_weights() -> None:
     torch.manual_seed(5)
     one, other = (build_model(CONFIG, StubPlan()).state_dict()["decoder.ups.0.weight"] for _ in range(2))
     assert not torch.equal(one, other)
+
+
+def test_the_encoder_may_see_slices_at_another_scale_than_the_plan() -> None:
+    config = replace(CONFIG, encoder="vit_s16", encoder_scale=4)
+    model = build_model(config, StubPlan(token_stride=8))
+    assert model.encoder.token_stride == 4
+    assert [tuple(tap.shape[2:]) for tap in model.encode(torch.randn(1, 1, 3, 16, 24))] == [(1, 4, 6)] * 4
+    sizes: list[tuple[int, ...]] = []
+    model.encoder.vit.patch_embed.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape[-2:])))
+    model.encode(torch.randn(1, 1, 3, 16, 24))
+    assert sizes == [(64, 96)]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "scale", "message"),
+    [
+        ("vit_s16", 3, "set model.encoder_scale to one of 8, 4, 2"),
+        ("vit_s16", 1, "= 16 voxels per token"),
+        ("medsam_lite", 2, "finer than a voxel"),
+    ],
+)
+def test_a_scale_that_fits_no_level_is_refused(encoder: str, scale: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model(replace(CONFIG, encoder=encoder, encoder_scale=scale), StubPlan())

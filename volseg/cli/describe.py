@@ -13,7 +13,7 @@ from volseg.cli.progress import progress_bars
 from volseg.errors import ConfigError, counted
 
 if TYPE_CHECKING:
-    from volseg.config.schema import Config
+    from volseg.config.schema import Config, ModelConfig
     from volseg.models.describe import PartCost
     from volseg.planning.plan import Plan
 
@@ -65,9 +65,24 @@ def run(args: argparse.Namespace) -> int:
     memory = {name: format_size(size) for name, size in asdict(needed).items()}
     comparison = compare_with_free(config, needed.total)[1]
     print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), comparison=comparison, **sizes, **memory))
+    if config.model.baseline is None and config.model.encoder != "identity":
+        print(encoder_note(config.model, network_plan))
     if config.model.baseline is None and config.model.decoder == "unetr":
         print(field_of_convolutions(network_plan).lower())
     return 0
+
+
+def encoder_note(model: ModelConfig, plan: Plan) -> str:
+    """Return the size at which a slice of a patch enters the encoder, and its tokens."""
+    from volseg.config.encoders import CATALOGUE
+    from volseg.models.build import token_stride
+
+    patch, stride = CATALOGUE[model.encoder].patch, token_stride(model, plan)
+    rows, columns = (side // stride for side in plan.patch_size[1:])
+    return (
+        f"a slice enters the encoder with {patch / stride:.3g} pixels per voxel: {rows * patch} x {columns * patch}, "
+        f"{rows} x {columns} tokens"
+    )
 
 
 def table(parts: list[PartCost]) -> str:

@@ -115,6 +115,8 @@ class ModelConfig:
 
     Attributes:
         encoder: Slice encoder; ``identity`` leaves stem and decoder only (the control).
+        encoder_scale: Pixels per voxel of the slices that the encoder sees; one token then covers its patch divided by
+            this, which must be the stride of a decoder level. ``None`` follows ``plan.token_stride``.
         weights: Path of an encoder weight file, of a volseg model file or of its run folder, ``official`` (downloaded
             once), or ``random``. There is no default, so that training from scratch is always a choice.
         adaptation: Trained part of the encoder: nothing (``frozen``; ``linear`` is the linear probe, which needs
@@ -138,6 +140,7 @@ class ModelConfig:
     """
 
     encoder: str = "dinov2_s14"
+    encoder_scale: float | None = None
     weights: str | None = None
     adaptation: str = "full"
     lora_rank: int = 8
@@ -165,6 +168,7 @@ class ModelConfig:
         _one_of("model.decoder", self.decoder, DECODERS)
         _one_of("model.adjacent_slices", self.adjacent_slices, (1, 3))
         _one_of("model.baseline", self.baseline, (None, *BASELINES))
+        _positive("model.encoder_scale", self.encoder_scale)
         _positive("model.features", self.features)
         _positive("model.max_features", self.max_features)
         if not 0 <= self.drop_path < 1:

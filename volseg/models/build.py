@@ -142,18 +142,37 @@ def check_attention(model: ModelConfig, device: torch.device | str, dtype: torch
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
     if model.encoder == "identity":
         return None
-    if model.decoder == "unetr" and plan.token_stride not in [stride[1] for stride in plan.decoder_strides]:
-        raise ConfigError(
-            "a decoder level must have the encoder's token stride in plane",
-            found=f"decoder_strides {plan.decoder_strides}, token_stride {plan.token_stride}",
-            hint="set plan.decoder_strides and plan.token_stride together",
-        )
     entry = CATALOGUE[model.encoder]
     channels = slice_channels(plan.num_channels, model.adjacent_slices)
     attend = attention_function(model.attention)
     vit: ImageEncoder = import_module(entry.module).build(entry, channels, attend=attend, drop_path=model.drop_path)
     vit.checkpoint_layers = model.checkpoint_encoder
-    return SliceEncoder(vit, plan.token_stride, model.adjacent_slices, TAPS[model.decoder])
+    return SliceEncoder(vit, token_stride(model, plan), model.adjacent_slices, TAPS[model.decoder])
+
+
+def token_stride(model: ModelConfig, plan: NetworkPlan) -> int:
+    """Return the voxels per token in plane: the plan's, or those that ``model.encoder_scale`` gives.
+
+    Raises:
+        ConfigError: The decoder has no level of this stride.
+    """
+    patch = CATALOGUE[model.encoder].patch
+    stride = plan.token_stride if model.encoder_scale is None else patch / model.encoder_scale
+    levels = [level[1] for level in plan.decoder_strides[1:]]
+    if (model.decoder != "unetr" and model.encoder_scale is None) or stride in levels:
+        return int(stride)
+    if model.encoder_scale is None:
+        raise ConfigError(
+            "a decoder level must have the encoder's token stride in plane",
+            found=f"decoder_strides {plan.decoder_strides}, token_stride {plan.token_stride}",
+            hint="set plan.decoder_strides and plan.token_stride together",
+        )
+    raise ConfigError(
+        "model.encoder_scale gives tokens that fit no level of the decoder",
+        found=f"{patch} pixels per token / {model.encoder_scale:g} = {stride:g} voxels per token",
+        expected=f"{', '.join(map(str, levels))} voxels per token",
+        hint=f"set model.encoder_scale to one of {', '.join(f'{patch / level:g}' for level in levels)}",
+    )
 
 
 def _build_aggregator(model: ModelConfig, encoder: SliceEncoder | None) -> nn.Module:

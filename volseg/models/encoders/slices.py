@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from volseg.errors import ConfigError
 from volseg.models.contracts import FeatureSpec, ImageEncoder, VolumeEncoder
 
 
@@ -72,6 +73,12 @@ class SliceEncoder(VolumeEncoder):
         self.frozen = False
         self.tap_indices = tap_indices(len(vit.layers), taps)
         shapes = vit.tap_shapes(self.tap_indices)
+        if any(token_stride * pixels % self.patch for pixels, _ in shapes):
+            raise ConfigError(
+                "the finest tap of the encoder would be finer than a voxel",
+                found=f"{shapes[0][0]} of {self.patch} pixels of a token that covers {token_stride} voxels",
+                hint="set a larger plan.token_stride or a smaller model.encoder_scale",
+            )
         strides = [token_stride * pixels // self.patch for pixels, _ in shapes]
         self.spec = FeatureSpec(tuple(width for _, width in shapes), tuple((1, stride, stride) for stride in strides))
 
