@@ -31,7 +31,7 @@ def test_the_table_of_a_config_and_a_plan(capsys: pytest.CaptureFixture[str]) ->
     assert numbers["total"] == [sum(column) for column in zip(*parts, strict=True)]
     assert numbers["encoder"][1] == 0
     assert rows["encoder"][4] == "1x8x8"
-    assert "patch 40 x 56 x 40 voxels, 1 channel, 3 classes, token stride 8" in printed
+    assert "patch 40 x 56 x 40 voxels, 1 channel, 3 classes" in printed
 
 
 def test_memory_is_that_of_the_device_in_its_precision(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +54,7 @@ def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[s
 
 def test_what_depends_on_an_override_follows_it(capsys: pytest.CaptureFixture[str]) -> None:
     fine, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "plan.token_stride=4")
-    assert "token stride 4" in printed
+    assert "14 x 10 tokens of 4 x 4 voxels" in printed
     assert fine["encoder"][4] == "1x4x4"
     _, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "plan.token_stride=16")
     assert "patch 40 x 64 x 48 voxels" in printed  # rounded up to the new strides

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HEAD = ("part", "parameters", "trainable", "GMACs", "kept MB", "output strides")
 NOTES = """\
-patch {patch} voxels, {channels}, {classes}, token stride {stride}
+patch {patch} voxels, {channels}, {classes}
 GMACs: one patch in prediction; matrix products, convolutions and attention, not norms, activations or interpolation
 kept MB: activations that autograd keeps of one training batch ({batch}, shared out among the processes of
   torchrun) in float32, counted on the meta device;
@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     sizes = {
         "channels": counted(network_plan.num_channels, "channel"),
         "classes": counted(network_plan.num_classes, "class"),
-        "stride": network_plan.token_stride,
         "batch": counted(batch, "patch"),
     }
     needed = step_memory(config, network_plan, batch)
@@ -80,8 +79,8 @@ def encoder_note(model: ModelConfig, plan: Plan) -> str:
     patch, stride = CATALOGUE[model.encoder].patch, token_stride(model, plan)
     rows, columns = (side // stride for side in plan.patch_size[1:])
     return (
-        f"a slice enters the encoder with {patch / stride:.3g} pixels per voxel: {rows * patch} x {columns * patch}, "
-        f"{rows} x {columns} tokens"
+        f"a slice enters the encoder with {counted(f'{patch / stride:.3g}', 'pixel')} per voxel: {rows * patch} x "
+        f"{columns * patch} pixels, {rows} x {columns} tokens of {stride} x {stride} voxels"
     )
 
 
