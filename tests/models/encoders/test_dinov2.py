@@ -94,7 +94,7 @@ def test_taps_are_the_normalised_patch_tokens_after_each_block() -> None:
     torch.manual_seed(0)
     model = DinoV2(small_entry(width=24, depth=3, heads=2, registers=2, grid=5)).eval()
     images = torch.randn(2, 3, 28, 42)
-    tokens, expected = model.embed(images), []
+    tokens, expected = model.embed(model.patch_embed(images), 2, 3), []
     for block in model.blocks:
         tokens = block(tokens)
         expected.append(model.norm(tokens)[:, 3:])
@@ -102,6 +102,24 @@ def test_taps_are_the_normalised_patch_tokens_after_each_block() -> None:
     torch.testing.assert_close(first, expected[0])
     torch.testing.assert_close(last, expected[2])
     assert torch.equal(model.patch_tokens(images), last)
+
+
+def test_masked_patches_are_replaced_before_positions_are_added() -> None:
+    torch.manual_seed(0)
+    model = DinoV2(small_entry(width=24, depth=2, heads=2, registers=2, grid=5)).eval()
+    assert model.mask_token is not None
+    torch.nn.init.normal_(model.mask_token)
+    images, masked = torch.randn(1, 3, 28, 42), torch.tensor([[True, False, False, False, True, False]])
+    cls, patches = model.class_and_patch_tokens(images)
+    assert cls.shape == (1, 24)
+    assert torch.equal(patches, model.patch_tokens(images))
+    hidden = images.clone()
+    hidden[:, :, :14, :14] = hidden[:, :, 14:, 14:28] = 7.0  # patches 0 and 4
+    assert not torch.equal(model.patch_tokens(images), model.patch_tokens(hidden))
+    first, second = (model.class_and_patch_tokens(each, masked) for each in (images, hidden))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[1], patches)
 
 
 def cubic(distance: float, a: float) -> float:

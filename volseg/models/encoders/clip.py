@@ -78,9 +78,9 @@ class Clip(Vit):
         super().__init__(entry, in_channels, attend, drop_path, eps=EPS, activation=activation, patch_bias=False)
         self.norm_pre = nn.LayerNorm(entry.width, eps=EPS)
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the input of the first block: normalised class and patch tokens ``(B, 1 + h * w, E)``."""
-        return self.norm_pre(super().embed(images))  # type: ignore[no-any-return]
+        return self.norm_pre(super().embed(patches, height, width))  # type: ignore[no-any-return]
 
     def official_state(self, state: State) -> dict[str, torch.Tensor]:
         """Return the tensors of a file with the names of open_clip, Hugging Face or timm under this network's names."""

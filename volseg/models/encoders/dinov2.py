@@ -97,10 +97,8 @@ class DinoV2(VisionTransformer):
         """Return the position embedding of a token grid, class position first: ``(1, 1 + height * width, E)``."""
         return self._position(self.pos_embed, height, width)
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the input of the first block: class, register and patch tokens ``(B, 1 + R + h * w, E)``."""
-        height, width = (side // self.patch for side in images.shape[-2:])
-        patches = self.patch_embed(images)  # (B, h * w, E)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         tokens = tokens + self.position(height, width).to(tokens.dtype)
         if self.register_tokens is None:

@@ -147,9 +147,8 @@ class DinoV3(VisionTransformer):
         self.rope_embed = RotaryPosition(width // entry.heads)
         self.initialise(self.register_tokens)
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the input of the first block: class, register and patch tokens ``(B, 1 + R + h * w, E)``."""
-        patches = self.patch_embed(images)  # (B, h * w, E)
         first = torch.cat([self.cls_token, self.register_tokens], dim=1)
         return torch.cat([first.expand(len(patches), -1, -1), patches], dim=1)
 

@@ -29,6 +29,9 @@ class VisionTransformer(ImageEncoder):
         eps: Epsilon of the final norm.
         drop_path: Stochastic-depth rate of the last block; it rises linearly from 0.
         patch_bias: Whether the patch embedding has a bias.
+
+    Attributes:
+        mask_token: What stands for hidden patches in pretraining, ``(1, E)``; ``None`` if the network has none.
     """
 
     input_weight = PATCH_WEIGHT
@@ -47,6 +50,7 @@ class VisionTransformer(ImageEncoder):
         self.entry = entry
         self.patch_embed = PatchEmbed(in_channels, entry.width, entry.patch, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, entry.width))
+        self.mask_token: nn.Parameter | None = None
         rates = [drop_path * index / max(1, entry.depth - 1) for index in range(entry.depth)]
         self.blocks = nn.ModuleList(make_block(rate) for rate in rates)
         self.norm = nn.LayerNorm(entry.width, eps=eps)
@@ -74,8 +78,8 @@ class VisionTransformer(ImageEncoder):
         return 0 if parameter.startswith("norm.") else len(self.blocks) + 1
 
     @abstractmethod
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the input of the first block, the patches last: ``(B, 1 + R + h * w, E)``."""
+    def embed(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Return the input of the first block, ``(B, 1 + R + h * w, E)``, the patches ``(B, h * w, E)`` last."""
 
     def block_inputs(self, height: int, width: int) -> tuple[torch.Tensor, ...]:
         """Return what every block gets beside its tokens, for a grid of ``height`` x ``width`` tokens."""
@@ -94,18 +98,47 @@ class VisionTransformer(ImageEncoder):
         Raises:
             ValueError: H or W is not a multiple of the patch size.
         """
-        if any(side % self.patch for side in images.shape[-2:]):
-            raise ValueError(
-                f"image of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {self.patch}"
-            )
-        height, width = (side // self.patch for side in images.shape[-2:])
+        height, width = self._grid(images)
         more = self.block_inputs(height, width)
-        tokens, taps = self.embed(images), []
+        tokens, taps = self.embed(self.patch_embed(images), height, width), []
         for index, block in enumerate(self.blocks[: indices[-1] + 1]):
             tokens = self.run_layer(block, tokens, *more)
             if index in indices:
                 taps.append(self.norm(tokens[:, -height * width :]))
         return taps
+
+    def class_and_patch_tokens(
+        self, images: torch.Tensor, masked: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the class token and the patch tokens after the last block and the final norm.
+
+        Args:
+            images: ``(B, C, H, W)``; H and W are multiples of the patch size.
+            masked: ``(B, h * w)``: where the mask token stands in place of the patch, before positions are added.
+
+        Returns:
+            ``(B, E)`` and ``(B, h * w, E)``.
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch size.
+        """
+        height, width = self._grid(images)
+        more, patches = self.block_inputs(height, width), self.patch_embed(images)
+        if masked is not None:
+            assert self.mask_token is not None  # callers choose such an encoder
+            patches = torch.where(masked[..., None], self.mask_token.to(patches.dtype), patches)
+        tokens = self.embed(patches, height, width)
+        for block in self.blocks:
+            tokens = self.run_layer(block, tokens, *more)
+        tokens = self.norm(tokens)
+        return tokens[:, 0], tokens[:, -height * width :]
+
+    def _grid(self, images: torch.Tensor) -> tuple[int, int]:
+        """Return token rows and columns."""
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"image of {(height, width)} pixels: both sides must be multiples of {self.patch}")
+        return height // self.patch, width // self.patch
 
     def patch_tokens(self, images: torch.Tensor) -> torch.Tensor:
         """Return the patch tokens after the last block and the final norm: ``(B, C, H, W)`` -> ``(B, h * w, E)``."""

@@ -94,13 +94,11 @@ class Vit(VisionTransformer):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.initialise()
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the input of the first block: class and patch tokens ``(B, 1 + h * w, E)``.
 
         The position embedding is resized to the exact size without antialiasing, as by MAE and transformers.
         """
-        height, width = (side // self.patch for side in images.shape[-2:])
-        patches = self.patch_embed(images)  # (B, h * w, E)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         return tokens + self._position(self.pos_embed, height, width).to(tokens.dtype)
 
