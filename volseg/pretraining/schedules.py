@@ -1,6 +1,6 @@
 """Schedules of pretraining over the completed fraction of a run, 0 to 1.
 
-Source: Oquab et al. 2023, "DINOv2"; ``ssl_default_config.yaml`` of facebookresearch/dinov2: 1 stands for its 100 epochs.
+Source: Oquab et al. 2023, "DINOv2"; ``ssl_default_config.yaml`` of facebookresearch/dinov2, with 100 epochs as 1.
 """
 
 from __future__ import annotations
