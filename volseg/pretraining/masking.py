@@ -45,7 +45,8 @@ def _add_block(mask: NDArray[np.bool_], most: int, rng: np.random.Generator) -> 
     """Add a block with at most ``most`` new patches; return whether one was found."""
     height, width = mask.shape
     for _ in range(ATTEMPTS):
-        area, aspect = rng.uniform(SMALLEST_BLOCK, most), math.exp(rng.uniform(*map(math.log, ASPECTS)))
+        area = rng.uniform(SMALLEST_BLOCK, most)
+        aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
         rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if not (0 < rows < height and 0 < columns < width):
             continue
