@@ -43,6 +43,9 @@ MODULES = {
         "volseg.models.contracts",
         "volseg.models.build",
         "volseg.models.encoders.dinov2",
+        "volseg.models.encoders.dinov3",
+        "volseg.models.encoders.vit",
+        "volseg.models.encoders.clip",
         "volseg.models.lora",
     ],
     "Metrics and evaluation": [

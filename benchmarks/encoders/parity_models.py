@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoders.parity_oracles import oracle
+from encoders.parity_oracles import FAMILIES, oracle
 from volseg.config.encoders import CATALOGUE, EncoderEntry
 from volseg.models.attention import reference_attention, sdpa
 from volseg.models.encoders.slices import tap_indices
@@ -27,7 +27,7 @@ OTHER_SIZES = ((224, 224), (448, 448), (224, 336), (112, 560))
 
 def compared() -> list[str]:
     """Return the encoders of the catalogue that have an independent implementation."""
-    return [name for name in CATALOGUE if name != "tiny"]
+    return [name for name in CATALOGUE if name.partition("_")[0] in FAMILIES]
 
 
 def sizes_of(name: str) -> Sequence[tuple[int, int]]:

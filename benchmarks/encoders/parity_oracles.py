@@ -32,8 +32,7 @@ class Oracle:
 
 def oracle(name: str, entry: EncoderEntry, dtype: torch.dtype) -> Oracle:
     """Return the model of transformers for an encoder of the catalogue; only its depth may differ from ``entry``."""
-    family = name.partition("_")[0]
-    return {"dinov2": _dinov2, "dinov3": _dinov3, "vit": _vit, "clip": _clip}[family](entry, dtype)
+    return FAMILIES[name.partition("_")[0]](entry, dtype)
 
 
 def _settings(entry: EncoderEntry, *, attention: str) -> dict[str, Any]:
@@ -151,3 +150,12 @@ def _clip(entry: EncoderEntry, dtype: torch.dtype) -> Oracle:
     model = _drawn(lambda: CLIPVisionModel(config), dtype)
     model.embeddings.position_ids = torch.arange(1 + entry.grid**2)[None]
     return Oracle(model, _hidden_taps(model, model.post_layernorm, 1, interpolate_pos_encoding=True))
+
+
+FAMILIES: dict[str, Callable[[EncoderEntry, torch.dtype], Oracle]] = {
+    "dinov2": _dinov2,
+    "dinov3": _dinov3,
+    "vit": _vit,
+    "clip": _clip,
+}
+"""First word of an encoder's name -> its model in transformers."""
