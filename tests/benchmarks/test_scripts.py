@@ -76,6 +76,7 @@ def test_tables_of_a_folder_follow_from_its_records(topic: str, module: str, tmp
         ("parity", "parity/README.md"),
         ("step", "step/README.md"),
         ("training_memory", "training_memory/dinov2_s14_128.md"),
+        ("training_memory", "training_memory/estimate.md"),
         *[("tokens", f"tokens/{label}.md") for label in ("bf16", "float32", "stride4")],
         *[("compare", f"hippocampus/{minutes}min_fold0_seed0.md") for minutes in (10, 60)],
         ("compare", "chaos_mr/30min_fold0_seed0.md"),

@@ -162,11 +162,6 @@ class LivingStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _remove(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Return that torch's compiler, whose import takes seconds, need not be told to leave this class alone."""
-        return False
-
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

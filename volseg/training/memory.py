@@ -23,8 +23,11 @@ from volseg.training.ranks import Ranks, share_of_batch
 
 logger = logging.getLogger(__name__)
 
-HEAP_FACTOR = 2.1
-"""Largest measured resident memory of a process on a CPU, as a multiple of its tensors (`benchmarks/results`)."""
+HEAP_FACTOR = 2.4
+"""Largest measured resident memory of a process on a CPU that keeps freed memory, as a multiple of the estimate.
+
+Source: `benchmarks/results/training_memory/estimate.md`, settings from half a gigabyte on: 1.09 to 2.36.
+"""
 SAVE_HINT = (
     "to need less: train.batch_size=1 with train.accumulate, plan.memory=SIZE, model.checkpoint_encoder=true, "
     "model.adaptation=frozen, or precision=bf16 where the device computes in it"
