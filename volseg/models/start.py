@@ -14,7 +14,7 @@ from volseg.io.model_folder import one_model_file
 from volseg.io.paths import is_file
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.download import installed_file, official_file
-from volseg.models.encoders.weights import load_encoder
+from volseg.models.encoders.weights import encoder_hint, load_encoder, read_weights
 from volseg.models.fine_tune import StartRecord, load_model_weights
 from volseg.models.segmenter import Segmenter
 
@@ -61,7 +61,7 @@ def check_size(path: Path, expected: State) -> None:
     """Check, before a large encoder is built, that a weight file is large enough to hold it.
 
     Raises:
-        ModelFileError: The file has less than one byte for each weight.
+        ModelFileError: The file has less than one byte for each weight, or is damaged.
     """
     weights = sum(value.numel() for key, value in expected.items() if key.startswith("encoder."))
     size = path.stat().st_size
@@ -71,7 +71,7 @@ def check_size(path: Path, expected: State) -> None:
             file=path,
             found=format_size(size),
             expected=f"{weights} weights",
-            hint="set model.encoder to the encoder of these weights",
+            hint=encoder_hint(read_weights(path)),
         )
 
 

@@ -52,3 +52,11 @@ def test_the_error_names_the_encoder_of_the_file(tmp_path: Path) -> None:
         build_model(ModelConfig(encoder="dinov3_s16", weights=str(path), features=4), StubPlan())
     assert "these are weights of tiny: set model.encoder=tiny" in str(error.value)
     assert "unexpected pos_embed" in str(error.value)
+
+
+def test_so_does_the_error_for_a_small_file_and_a_large_encoder(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(build_dinov2("tiny").state_dict(), path)
+    with pytest.raises(ModelFileError, match="too small") as error:
+        build_model(ModelConfig(encoder="vit_l16", weights=str(path), features=4), StubPlan())
+    assert "these are weights of tiny: set model.encoder=tiny" in str(error.value)

@@ -35,7 +35,7 @@ def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -
     state = encoder.vit.official_state(weights)
     if name in state and state[name].shape[1:2] == (3,):
         state[name] = inflate_patch_embedding(state[name], image_channels, encoder.adjacent_slices)
-    hint = None if _shapes(state) == _shapes(expected) else _encoder_hint(weights)
+    hint = None if _shapes(state) == _shapes(expected) else encoder_hint(weights)
     check_fit(state, expected, path, "the weights do not fit the encoder", hint)
     encoder.vit.load_state_dict(state, strict=True)
     logger.info("encoder weights from %s", path)
@@ -45,8 +45,8 @@ def _shapes(state: State) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in state.items()}
 
 
-def _encoder_hint(weights: State) -> str:
-    """Return which encoder a file of other weights is for."""
+def encoder_hint(weights: State) -> str:
+    """Return a hint which encoder a file of other weights is for."""
     names = fitting_encoders(weights)
     if not names:
         return "set model.encoder to the encoder of these weights (none fits the file exactly)"
