@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.made.plans import StubPlan
-from volseg.models.baselines import build_dynunet, unet_topology
+from volseg.models.baselines import Unetr, build_baseline, build_dynunet, unet_topology
 
 ISO = (3, 3, 3)
 
@@ -37,3 +38,20 @@ def test_widths_double_up_to_320() -> None:
     network = build_dynunet(plan).network
     assert network.filters == [32, 64, 128, 256, 320]
     assert len(network.deep_supervision_heads) == 3
+
+
+@pytest.mark.parametrize("name", ["unetr", "swinunetr"])
+def test_transformer_baselines_take_any_size(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_baseline(name, StubPlan(patch_size=(12, 24, 32))).eval()
+    assert model.multiple == ((16, 32, 32) if name == "unetr" else (32, 32, 64))
+    with torch.no_grad():
+        small, large = torch.randn(1, 1, 12, 20, 30), torch.randn(1, 1, 20, 40, 30)
+        assert model.decode([], small).shape == (1, 3, 12, 20, 30)
+        assert model.decode([], large).shape == (1, 3, 20, 40, 30)
+
+
+def test_the_blocks_of_a_large_input_are_put_where_they_were_cut() -> None:
+    model = Unetr(torch.nn.Identity(), (2, 3, 4), 0)
+    x = torch.randn(2, 1, 4, 6, 8)
+    assert torch.equal(model.levels(x)[0], x)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from volseg.training.ema import WeightAverage
 from volseg.training.provenance import provenance
 from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget, learning_rate_factor
-from volseg.training.state import seed_step
+from volseg.training.state import build_optimizer, seed_step
 
 
 def test_the_budget_counts_steps_or_seconds() -> None:
@@ -27,9 +28,21 @@ def test_the_budget_counts_steps_or_seconds() -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    factors = [learning_rate_factor(progress, 0.1) for progress in (0, 0.05, 0.1, 0.55, 1.0)]
+    config = TrainConfig(max_steps=1, warmup_fraction=0.1)
+    factors = [learning_rate_factor(progress, config) for progress in (0, 0.05, 0.1, 0.55, 1.0)]
     assert factors == pytest.approx([0.01, 0.5, 1, 0.5, 0])
-    assert learning_rate_factor(0, 0) == 1
+    assert learning_rate_factor(0, replace(config, warmup_fraction=0.0)) == 1
+
+
+def test_sgd_has_the_schedule_and_momentum_of_nnunet() -> None:
+    config = TrainConfig(max_steps=1, optimizer="sgd")
+    factors = [learning_rate_factor(progress, config) for progress in (0, 0.5, 0.9, 1.0)]
+    assert factors == pytest.approx([1, 0.5**0.9, 0.1**0.9, 0])
+    group = {"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 0.01, "weight_decay": 3e-5}
+    optimizer = build_optimizer(config, [group])
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {key: optimizer.defaults[key] for key in ("momentum", "nesterov")} == {"momentum": 0.99, "nesterov": True}
+    assert optimizer.param_groups[0]["weight_decay"] == 3e-5
 
 
 def test_the_average_follows_and_keeps_frozen_weights() -> None:

@@ -16,7 +16,8 @@ AGGREGATORS = ("none", "conv", "attention")
 ATTENTIONS = ("sdpa", "xformers", "math")
 ADAPTATIONS = ("frozen", "linear", "lora", "bitfit", "full")
 DECODERS = ("unetr", "linear", "unet2d")
-BASELINES = ("dynunet",)
+BASELINES = ("dynunet", "unetr", "swinunetr")
+OPTIMIZERS = ("adamw", "sgd")
 HEADERS = (None, "image")
 PRECISIONS = ("auto", "32", "bf16")
 LOSSES = ("dice_ce", "dice_focal", "dice", "ce", "focal")
@@ -136,7 +137,8 @@ class ModelConfig:
         max_features: Largest number of channels of a level.
         drop_path: Stochastic-depth rate of the encoder's last block; it rises linearly from 0.
         checkpoint_encoder: Gradient checkpointing of the encoder: less memory, more time.
-        baseline: Train this reference network instead of volseg's own (``dynunet``).
+        baseline: Train a reference network of MONAI instead of volseg's own: ``dynunet`` with nnU-Net's topology,
+            ``unetr`` or ``swinunetr`` with MONAI's default sizes.
     """
 
     encoder: str = "dinov2_s14"
@@ -243,11 +245,13 @@ class TrainConfig:
             plan's.
         accumulate: Batches per optimizer step, one after the other: the gradient is that of ``accumulate`` times
             ``batch_size`` patches, in the memory of one batch. Steps are optimizer steps everywhere.
+        optimizer: ``adamw`` with warm-up and cosine decay, or nnU-Net's ``sgd``: Nesterov momentum of 0.99 and
+            polynomial decay. nnU-Net's other settings are ``lr=0.01 weight_decay=3e-5 clip_norm=12``.
         lr: Peak learning rate of the stem, aggregator and decoder.
         encoder_lr_scale: Learning rate of a pretrained encoder as a fraction of ``lr``; LoRA matrices use ``lr``.
         layer_decay: Learning rate of each layer of a pretrained encoder as a fraction of the next layer's; 1 is off.
-        weight_decay: Weight decay of AdamW (not on norms and biases).
-        warmup_fraction: Part of the run during which the learning rate rises linearly from 0.
+        weight_decay: Weight decay (not on norms and biases).
+        warmup_fraction: Part of the run during which the learning rate of AdamW rises linearly from 0.
         clip_norm: Gradients are clipped to this norm.
         ema_decay: Decay of the exponential moving average of the weights, which is validated and saved.
         foreground_fraction: Fraction of patches centred on a voxel of a random foreground class.
@@ -272,6 +276,7 @@ class TrainConfig:
     max_minutes: float | None = None
     batch_size: int | None = None
     accumulate: int = 1
+    optimizer: str = "adamw"
     lr: float = 1e-3
     encoder_lr_scale: float = 0.1
     layer_decay: float = 1.0
@@ -300,6 +305,7 @@ class TrainConfig:
             _positive(f"train.{name}", getattr(self, name))
         for name in ("weight_decay", "encoder_lr_scale", "validate_cases", "focal_gamma"):
             _positive(f"train.{name}", getattr(self, name), zero=True)
+        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         _one_of("train.loss", self.loss, LOSSES)
         _one_of("train.logger", self.logger, LOGGERS)
         if self.stop_after is not None and self.validate_cases == 0:

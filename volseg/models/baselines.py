@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from volseg.models.contracts import NetworkPlan, SegmentationNetwork, SpacingMm, Stride, pad_to_multiple
@@ -13,6 +14,9 @@ from volseg.models.contracts import NetworkPlan, SegmentationNetwork, SpacingMm,
 MIN_FEATURE_MAP = 4
 BASE_FEATURES = 32
 MAX_FEATURES = 320
+UNETR_PATCH = 16
+SWIN_MULTIPLE = (32, 32, 64)
+"""Its instance norms need more than one voxel at stride 32."""
 
 
 def unet_topology(spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[list[Stride], list[Stride]]:
@@ -47,33 +51,79 @@ def unet_topology(spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tup
 
 
 class BaselineNetwork(SegmentationNetwork):
-    """A MONAI DynUNet as a `SegmentationNetwork` without an encoder.
+    """A network of MONAI as a `SegmentationNetwork` without an encoder.
 
     Args:
-        network: The DynUNet.
-        strides: Stride of each stage to the one before.
-        extra_outputs: Number of deep-supervision outputs.
+        network: The network.
+        multiple: Voxels along D, H and W of which its input is a whole multiple.
+        deep_strides: Strides of the extra outputs in training, which `levels` returns.
         halo: Slices that the data pipeline adds on each side for volseg's encoder; not used here.
     """
 
-    def __init__(self, network: nn.Module, strides: Sequence[Stride], extra_outputs: int, halo: int) -> None:
-        cumulative = list(accumulate(strides, lambda a, b: (a[0] * b[0], a[1] * b[1], a[2] * b[2])))
-        deep_strides = tuple(cumulative[1 : 1 + extra_outputs])
+    def __init__(self, network: nn.Module, multiple: Stride, halo: int, deep_strides: tuple[Stride, ...] = ()) -> None:
         super().__init__(halo=halo, deep_strides=deep_strides, features=BASE_FEATURES)
         self.network = network
-        self.multiple = cumulative[-1]
+        self.multiple = multiple
 
     def decode(
         self, taps: list[torch.Tensor], x: torch.Tensor, spacing_mm: SpacingMm | None = None
     ) -> torch.Tensor | list[torch.Tensor]:
         """Compute the logits of voxels ``(B, C, D, H, W)``; neither taps nor spacing are used."""
-        padded = pad_to_multiple(x, self.multiple)
+        return self.cropped(self.levels(pad_to_multiple(x, self.multiple)), x.shape[2:])
+
+    def levels(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the logits of padded voxels, finest first, those of ``deep_strides`` in training only."""
+        return [self.network(x)]
+
+
+class DynUnet(BaselineNetwork):
+    """MONAI's DynUNet with deep supervision."""
+
+    def levels(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the logits of padded voxels, finest first, those of ``deep_strides`` in training only."""
         # DynUNet.forward would enlarge the coarse outputs to full resolution; its parts return them as they are.
-        finest = self.network.output_block(self.network.skip_layers(padded))  # type: ignore[operator]
-        if not self.training:
-            return self.cropped([finest], x.shape[2:])
-        heads = list(self.network.heads)[: len(self.deep_strides)]  # type: ignore[arg-type]
-        return self.cropped([finest, *heads], x.shape[2:])
+        finest = self.network.output_block(self.network.skip_layers(x))  # type: ignore[operator]
+        heads = self.network.heads if self.training else ()
+        return [finest, *list(heads)[: len(self.deep_strides)]]  # type: ignore[arg-type]
+
+
+class Unetr(BaselineNetwork):
+    """MONAI's UNETR, whose position embedding allows one size of input only; a larger one is cut into blocks."""
+
+    def __init__(self, network: nn.Module, multiple: Stride, halo: int) -> None:
+        super().__init__(network, multiple, halo)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_("cross_attn" not in name)  # layers of MONAI's blocks that are never called
+
+    def levels(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the logits of padded voxels, as the only element of the list."""
+        depth, height, width = self.multiple
+        sizes = {"d": depth, "h": height, "w": width}
+        counts = {"i": x.shape[2] // depth, "j": x.shape[3] // height, "k": x.shape[4] // width}
+        blocks = rearrange(x, "b c (i d) (j h) (k w) -> (b i j k) c d h w", **sizes)
+        return [rearrange(self.network(blocks), "(b i j k) c d h w -> b c (i d) (j h) (k w)", **counts)]
+
+
+def build_baseline(name: str, plan: NetworkPlan, halo: int = 0) -> BaselineNetwork:
+    """Build a reference network of MONAI.
+
+    Args:
+        name: ``dynunet``; ``unetr`` or ``swinunetr`` with the sizes that are MONAI's defaults, a single output, and
+            patches rounded up to the multiples that they need.
+        plan: The plan; its patch, spacing, channels and classes are used.
+        halo: Slices that the data pipeline adds on each side.
+    """
+    if name == "dynunet":
+        return build_dynunet(plan, halo)
+    inputs, outputs = plan.num_channels, plan.num_classes
+    if name == "unetr":
+        from monai.networks.nets.unetr import UNETR
+
+        depth, height, width = (-(-size // UNETR_PATCH) * UNETR_PATCH for size in plan.patch_size)
+        return Unetr(UNETR(inputs, outputs, img_size=(depth, height, width)), (depth, height, width), halo)
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
+    return BaselineNetwork(SwinUNETR(inputs, outputs), SWIN_MULTIPLE, halo)
 
 
 def build_dynunet(plan: NetworkPlan, halo: int = 0) -> BaselineNetwork:
@@ -94,4 +144,5 @@ def build_dynunet(plan: NetworkPlan, halo: int = 0) -> BaselineNetwork:
         deep_supervision=extra_outputs > 0,
         deep_supr_num=max(1, extra_outputs),
     )
-    return BaselineNetwork(network, strides, extra_outputs, halo)
+    cumulative = list(accumulate(strides, lambda a, b: (a[0] * b[0], a[1] * b[1], a[2] * b[2])))
+    return DynUnet(network, cumulative[-1], halo, tuple(cumulative[1 : 1 + extra_outputs]))

@@ -57,10 +57,10 @@ def build_model(
     start = weight_file(model) if read_weights else None
     if start is not None:
         check_size(start, expected_state(model, plan))
-    if model.baseline == "dynunet":
-        from volseg.models.baselines import build_dynunet
+    if model.baseline is not None:
+        from volseg.models.baselines import build_baseline
 
-        return build_dynunet(plan, halo=(model.adjacent_slices - 1) // 2)
+        return build_baseline(model.baseline, plan, halo=(model.adjacent_slices - 1) // 2)
     seed = int(torch.randint(2**31, (), device="cpu"))
     with _own_random_state(seed):
         encoder = _build_encoder(model, plan)

@@ -208,7 +208,7 @@ def log_changes(found: Sequence[Change], before: Config, after: Config, step: in
         rates = []
         for config in (before, after):
             spent = Budget.from_config(config.train).progress(step, elapsed_s)
-            rates.append(config.train.lr * learning_rate_factor(spent, config.train.warmup_fraction))
+            rates.append(config.train.lr * learning_rate_factor(spent, config.train))
         text = "at step %d the schedule of the former length has the learning rate %.2e, that of the new one %.2e"
         logger.warning(text, step, *rates)
 

@@ -44,16 +44,22 @@ class Budget:
         return min(1.0, elapsed_s / self.max_seconds)
 
 
-def learning_rate_factor(progress: float, warmup_fraction: float) -> float:
-    """Return the factor of the learning rate: linear warm-up, then cosine decay to 0.
+def learning_rate_factor(progress: float, config: TrainConfig) -> float:
+    """Return the factor of the learning rate at some point of a run.
+
+    With AdamW: linear warm-up, then cosine decay to 0 (Loshchilov and Hutter, SGDR, ICLR 2017). With SGD: polynomial
+    decay with exponent 0.9 (``PolyLRScheduler`` in MIC-DKFZ/nnUNet v2).
 
     Args:
         progress: Completed fraction of the run, 0 to 1.
-        warmup_fraction: Fraction of the run with a rising rate.
+        config: Optimizer, and fraction of the run with a rising rate.
 
     Returns:
-        Factor of the peak learning rate, 0 to 1. Source: Loshchilov and Hutter, SGDR, ICLR 2017.
+        Factor of the peak learning rate, 0 to 1.
     """
-    if progress < warmup_fraction:
-        return max(progress / warmup_fraction, 0.01)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_fraction) / (1 - warmup_fraction)))
+    if config.optimizer == "sgd":
+        return float((1 - progress) ** 0.9)
+    warmup = config.warmup_fraction
+    if progress < warmup:
+        return max(progress / warmup, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

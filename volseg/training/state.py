@@ -16,7 +16,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from volseg.config.load import config_from_dict, config_to_dict
-from volseg.config.schema import Config
+from volseg.config.schema import Config, TrainConfig
 from volseg.device import choose_device, training_dtype
 from volseg.errors import ConfigError, ModelFileError
 from volseg.models.build import build_model, parameter_groups
@@ -91,7 +91,7 @@ class TrainingState:
         self._peaks = [group["lr"] for group in groups]
         self._levels = None if settings.deep_supervision else 1
         trained = TrainedLevels(self.model, self._levels)
-        self._network, self._optimizer = self._fabric.setup(trained, torch.optim.AdamW(groups))
+        self._network, self._optimizer = self._fabric.setup(trained, build_optimizer(settings, groups))
         self.average = WeightAverage(self.model, settings.ema_decay)
         self._loss = build_loss(settings, plan, ranks).to(self.device)
         self._saved_step: int | None = None
@@ -117,7 +117,7 @@ class TrainingState:
             state of the optimizer are unchanged.
         """
         settings = self._config.train
-        factor = learning_rate_factor(spent, settings.warmup_fraction)
+        factor = learning_rate_factor(spent, settings)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         seed_step(self._config.seed, step, self._ranks.rank)
@@ -253,6 +253,13 @@ def make_fabric(config: Config, ranks: Ranks = ALONE) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def build_optimizer(settings: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer of a configuration; SGD as in nnU-Net's ``configure_optimizers``."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.99, nesterov=True)
+    return torch.optim.AdamW(groups)
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
