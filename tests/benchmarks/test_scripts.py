@@ -115,6 +115,11 @@ def test_few_shot_curve_follows_from_its_records(page: Path) -> None:
     assert tables.markdown(page.stem, curve) == page.read_text(encoding="utf-8")
 
 
+def test_the_page_of_the_first_hour_follows_from_its_records() -> None:
+    folder = RESULTS / "first_hour"
+    assert import_module("first_hour").page(folder) == (folder / "commands.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}.{path.stem}")
 def test_links_of_results_resolve(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8"))
