@@ -42,7 +42,7 @@ def main() -> int:
     from prediction.restoring import restore
     from prediction.speed_tables import write_tables
     from prediction.windows import hippocampus, window
-    from volseg.cli.heap import reuse_freed_memory
+    from volseg.heap import reuse_freed_memory
 
     reuse_freed_memory()  # as the commands do; MONAI runs in the same process and gains from it too
     measure = {"window": window, "hippocampus": hippocampus, "pipeline": pipeline, "restore": restore, "shell": shell}

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from prediction.monai_inferer import monai_logits, whole_network, with_neighbours
 from prediction.networks import Size, plan_for, random_network
 from shared.measure import cost_of, memory_bytes, timed
-from volseg.cli.heap import reuse_freed_memory
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
+from volseg.heap import reuse_freed_memory
 from volseg.inference.sliding.windows import window_starts
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import torch
@@ -39,7 +38,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "batch": 1,
     },
 }
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def measure(encoder: str, plane: int, mode: str, depth: int) -> dict[str, Any]:
@@ -92,16 +90,14 @@ def compare(setting: str, heap: str) -> dict[str, Any]:
         heap: ``reused``, as in ``volseg train``; or ``returned``, where each freed block of a megabyte goes back.
     """
     from volseg import device
-    from volseg.cli.heap import reuse_freed_memory
     from volseg.config.schema import Config, TrainConfig
+    from volseg.heap import return_freed_memory, reuse_freed_memory
     from volseg.training.memory import step_memory
     from volseg.training.state import TrainingState
 
-    if heap == "reused":
-        reuse_freed_memory()
-    else:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            ctypes.CDLL(None).mallopt(parameter, 1 << 20)
+    reuse_freed_memory()
+    if heap == "returned":
+        return_freed_memory()
     device.has_native_bf16 = lambda _: True
 
     def run(settings: dict[str, Any], steps: int) -> int:

@@ -28,8 +28,8 @@ def measure(config: str, patch: list[int], steps: int, settings: list[str]) -> d
         steps: Timed calls of each part.
         settings: ``key=value``.
     """
-    from volseg.cli.heap import reuse_freed_memory
     from volseg.config.load import load_config
+    from volseg.heap import reuse_freed_memory
     from volseg.planning.nnunet import MIN_BATCH
     from volseg.training.state import TrainingState
 

@@ -26,9 +26,9 @@ def test_a_run_that_may_not_fit_is_named_in_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     needed = memory.step_memory(CONFIG, StubPlan(), 2).total
-    monkeypatch.setattr(memory, "free_memory", lambda device: int(memory.HEAP_FACTOR * needed) - 1)
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed)
     with caplog.at_level(logging.INFO):
-        memory.warn_if_short(CONFIG, StubPlan(), ALONE)
+        memory.prepare_memory(CONFIG, StubPlan(), ALONE)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     for part in ("needs about", "in float32 on cpu", "are free on cpu", "train.batch_size", "plan.memory"):
@@ -40,16 +40,33 @@ def test_nothing_is_said_where_it_fits_or_nothing_is_known(
     free: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
-    memory.warn_if_short(CONFIG, StubPlan(), ALONE)
+    memory.prepare_memory(CONFIG, StubPlan(), ALONE)
     assert not caplog.records
+
+
+def test_where_memory_is_tight_freed_memory_is_returned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    needed = memory.step_memory(CONFIG, StubPlan(), 2).total
+    calls: list[bool] = []
+    monkeypatch.setattr(memory, "return_freed_memory", lambda: calls.append(True) or True)
+    for free in (int(memory.HEAP_FACTOR * needed), int(memory.HEAP_FACTOR * needed) - 1):
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        with caplog.at_level(logging.INFO):
+            memory.prepare_memory(CONFIG, StubPlan(), ALONE)
+    assert calls == [True]
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert "freed memory is returned" in record.getMessage()
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
-    assert not memory.compare_with_free(CONFIG, 4 * 10**8)[0]
-    is_short, text = memory.compare_with_free(CONFIG, 4 * 10**8, processes=2)
-    assert is_short
+    assert memory.compare_with_free(CONFIG, 4 * 10**8)[0] is memory.Fit.ROOMY
+    fit, text = memory.compare_with_free(CONFIG, 4 * 10**8, processes=2)
+    assert fit is memory.Fit.TIGHT
     assert "800 MB" in text
+    assert memory.compare_with_free(CONFIG, 4 * 10**8, processes=3)[0] is memory.Fit.SHORT
 
 
 def test_the_precision_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

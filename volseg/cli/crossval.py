@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from volseg.api import crossval
 from volseg.cli.default_config import CONFIG_HELP, default_config
-from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
 from volseg.cli.signals import exit_after, stops_in_order
 from volseg.errors import ConfigError, counted
+from volseg.heap import reuse_freed_memory
 from volseg.inference.cohort.shard import torchrun_rank
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import logging
 import os
 
 from volseg.api import predict
-from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.signals import stops_in_order
 from volseg.config.mask_formats import MASK_FORMATS
 from volseg.config.schema import PRECISIONS
 from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
+from volseg.heap import reuse_freed_memory
 from volseg.inference.cohort.shard import TorchrunRank, device_of_rank, torchrun_rank, wait_for_all
 
 

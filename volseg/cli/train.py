@@ -12,11 +12,11 @@ from pathlib import Path
 
 from volseg.api import train
 from volseg.cli.default_config import CONFIG_HELP, default_config
-from volseg.cli.heap import reuse_freed_memory
 from volseg.cli.progress import progress_bars
 from volseg.cli.scores import print_scores
 from volseg.cli.signals import exit_after, stops_in_order
 from volseg.errors import VolsegError
+from volseg.heap import reuse_freed_memory
 from volseg.inference.cohort.shard import torchrun_rank
 
 

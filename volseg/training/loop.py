@@ -24,7 +24,7 @@ from volseg.parallel import StageProgress
 from volseg.training.checkpoint import RunProgress
 from volseg.training.experiment import Experiment
 from volseg.training.loggers import open_logger
-from volseg.training.memory import warn_if_short
+from volseg.training.memory import prepare_memory
 from volseg.training.over_time import ValidationSlices
 from volseg.training.pace import Pace
 from volseg.training.provenance import write_provenance
@@ -68,8 +68,7 @@ def train(experiment: Experiment, progress: StageProgress | None = None, ranks: 
         VolsegError: The loss was not finite in three steps in a row, or a worker died; the last checkpoint is from
             before.
     """
-    if ranks.is_first:
-        warn_if_short(experiment.config, experiment.plan, ranks)
+    prepare_memory(experiment.config, experiment.plan, ranks)
     state = TrainingState(experiment.config, experiment.plan, ranks, read_weights=not experiment.resumed)
     with ranks.together():
         run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from enum import Enum
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from volseg.config.schema import Config
 from volseg.config.sizes import format_size
 from volseg.device import choose_device, free_memory, training_dtype
 from volseg.errors import ConfigError
+from volseg.heap import return_freed_memory
 from volseg.models.contracts import NetworkPlan
 from volseg.models.memory import TrainingMemory, training_memory
 from volseg.planning.budget import MemoryBudget
@@ -28,10 +30,20 @@ HEAP_FACTOR = 2.4
 
 Source: `benchmarks/results/training_memory/estimate.md`, settings from half a gigabyte on: 1.09 to 2.36.
 """
+ERROR_FACTOR = 1.1
+"""Largest measured resident memory where freed memory is returned, as a multiple of the estimate; 1.05 was measured."""
 SAVE_HINT = (
     "to need less: train.batch_size=1 with train.accumulate, plan.memory=SIZE, model.checkpoint_encoder=true, "
     "model.adaptation=frozen, or precision=bf16 where the device computes in it"
 )
+
+
+class Fit(Enum):
+    """How a training step fits into the free memory."""
+
+    ROOMY = "also where freed memory is kept"
+    TIGHT = "where freed memory is returned to the system"
+    SHORT = "it may not fit"
 
 
 def run_precision(config: Config) -> tuple[torch.device, torch.dtype]:
@@ -81,7 +93,7 @@ def precision_text(config: Config) -> str:
     return f"{'bf16' if dtype == torch.bfloat16 else 'float32'} on {device}"
 
 
-def compare_with_free(config: Config, needed_bytes: int, processes: int = 1) -> tuple[bool, str]:
+def compare_with_free(config: Config, needed_bytes: int, processes: int = 1) -> tuple[Fit, str]:
     """Compare the memory of a training step with what is free on its device.
 
     Args:
@@ -90,33 +102,41 @@ def compare_with_free(config: Config, needed_bytes: int, processes: int = 1) -> 
         processes: Processes that share the device.
 
     Returns:
-        Whether it may not fit, and a sentence with what is needed and free.
+        How the step fits, and a sentence with what is needed and free.
     """
     device, _ = run_precision(config)
     on_cpu, needed = device.type == "cpu", needed_bytes * processes
     most = int(HEAP_FACTOR * needed) if on_cpu else needed
-    kept = f", and up to {format_size(most)} with the freed memory that a process keeps" if on_cpu else ""
+    kept = f", and up to {format_size(most)} where freed memory is kept, which is faster" if on_cpu else ""
     text = f"a training step needs about {format_size(needed)} in {precision_text(config)}{kept}"
     free = free_memory(device) if on_cpu or torch.cuda.is_available() else None
     if free is None:
-        return False, f"{text}; what is free on {device} is not known here"
-    return most > free, f"{text}; {format_size(free)} are free on {device}"
+        return Fit.ROOMY, f"{text}; what is free on {device} is not known here"
+    fit = Fit.ROOMY if most <= free else Fit.TIGHT if ERROR_FACTOR * needed <= free else Fit.SHORT
+    return fit, f"{text}; {format_size(free)} are free on {device}"
 
 
-def warn_if_short(config: Config, plan: NetworkPlan, ranks: Ranks) -> None:
-    """Warn if a training step may not fit into what is free; an estimate, so it is no error.
+def prepare_memory(config: Config, plan: NetworkPlan, ranks: Ranks) -> None:
+    """Compare a training step with the free memory: return freed memory if it fits so alone, warn if it may not fit.
+
+    The estimate is one, so a step that may not fit is no error.
 
     Args:
         config: The configuration, with its batch size.
         plan: The plan.
-        ranks: The processes of the run; those of one machine share the memory of its CPU.
+        ranks: The processes of the run; those of one machine share the memory of its CPU. The first one logs.
     """
     assert config.train.batch_size is not None  # `prepare` fills it in from the plan
     needed = step_memory(config, plan, share_of_batch(config.train.batch_size, ranks.size))
     on_cpu = run_precision(config)[0].type == "cpu"
-    is_short, text = compare_with_free(config, needed.total, ranks.local_size if on_cpu else 1)
-    if is_short:
+    fit, text = compare_with_free(config, needed.total, ranks.local_size if on_cpu else 1)
+    returns = fit is not Fit.ROOMY and on_cpu and return_freed_memory()
+    if not ranks.is_first:
+        return
+    if fit is Fit.SHORT:
         logger.warning("the run may not fit into memory: %s; %s", text, SAVE_HINT)
+    elif returns:
+        logger.info("freed memory is returned to the system, which costs time, because memory is tight: %s", text)
 
 
 def network_name(config: Config) -> str:
