@@ -1,51 +1,67 @@
-"""Train and score several networks on one data set, all with the same split, augmentation, loss, time and evaluation.
+"""Train and score several networks on one data set, all with the same split, augmentation, loss, budget and evaluation.
 
     python benchmarks/compare.py --data DIR --models volseg,identity,dynunet --budget-minutes 10
+    python benchmarks/compare.py --data DIR --budget-steps 1000 --folds 0,1 --seeds 0,1,2 device=cuda
+    python benchmarks/compare.py --data DIR --budget-minutes 5 --models volseg,identity,dynunet,nnunet
 
-Every model is one ``tools/train.py`` run in its own process; they run one after another. A finished run is kept and an
-interrupted one resumes from its checkpoint, so the command can be stopped and repeated. Several commands may train
-different models at once, each on its own cores (``taskset``); the last one, with all models, writes the table.
+A cell is one network with one fold and one seed: a ``tools/train.py`` run in its own process. A finished one is kept
+and an interrupted one resumes from its checkpoint, so the command can be stopped and repeated. Several commands may
+train different cells at once, each on its own cores (``taskset``) or GPU; the tables hold all finished cells.
+nnU-Net itself is trained by ``nnunet.py``, whose cells this command only reads.
 
-Writes ``<minutes>min_fold<n>_seed<n>`` ``.md``, ``.json`` and ``.csv`` (per case) to ``results/<data set>/``.
+DynUNet has the topology and the widths that nnU-Net plans, with our optimizer and with nnU-Net's (``dynunet_sgd``).
+
+Writes ``<budget>`` ``.md``, ``.json``, ``.csv`` (per case) and ``.png`` (Dice against minutes and steps) to
+``results/<data set>/``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from pathlib import Path
 
-from shared.arguments import check_choices, make_parser, words
-from shared.record import CPU_CONFIG, RESULTS, Record, portable_argument, write_json, write_page
-from shared.text import table
-from training.runs import finished_run, machine_text, read_cases, write_csv
+from shared.arguments import add_runs, check_choices, integers, make_parser, words
+from shared.record import RESULTS
+from shared.text import say
+from training.compare_tables import write_tables
+from training.runs import finished_run
 from volseg.io.datasets import read_dataset
-from volseg.metrics.table import METRIC
 
+NNUNET_SGD = ["train.optimizer=sgd", "train.lr=0.01", "train.weight_decay=3e-5", "train.clip_norm=12"]
 MODELS = {
     "volseg": [],
     "identity": ["model.encoder=identity"],
     "dynunet": ["model.baseline=dynunet"],
+    "dynunet_sgd": ["model.baseline=dynunet", *NNUNET_SGD],
+    "unetr": ["model.baseline=unetr"],
+    "swinunetr": ["model.baseline=swinunetr"],
 }
 """Settings that each model changes; all others are the same for all."""
+READ_ONLY = ("nnunet",)
 
 
 def main() -> int:
-    """Train the models that have no finished run and write the table."""
+    """Train the cells that are not finished, and write the tables after each."""
     args = parse_arguments()
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     name = read_dataset(args.data).name
-    setup = f"{args.budget_minutes:g}min_fold{args.fold}_seed{args.seed}"
-    runs = args.runs / f"{name}_{setup}"
-    shared = [f"data.root={args.data}", f"data.fold={args.fold}", f"seed={args.seed}"]
-    shared += [f"data.cache={args.runs / 'preprocessed'}", f"train.max_minutes={args.budget_minutes}"]
-    cells = [finished_run(runs / model, model, args.config, [*shared, *MODELS[model]]) for model in args.models]
-    folder = RESULTS / name.lower() if args.out == RESULTS else args.out
-    command = [portable_argument(argument) for argument in sys.argv]
-    record = {"dataset": name, "minutes": args.budget_minutes, "fold": args.fold, "command": command, "cells": cells}
-    write_json(folder / f"{setup}.json", record)
-    rows = [{"model": model, **row} for model in args.models for row in read_cases(runs / model)]
-    write_csv(folder / f"{setup}.csv", rows)
-    write_page(folder / f"{setup}.md", markdown(record))
+    folder = args.out / name.lower() if args.out == RESULTS else args.out
+    shared = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", *args.settings]
+    if args.budget_minutes:
+        budget = f"{args.budget_minutes:g}min"
+        shared += [f"train.max_minutes={args.budget_minutes:g}", "train.max_steps=null"]
+    else:
+        budget = f"{args.budget_steps}steps"
+        shared += [f"train.max_steps={args.budget_steps}", "train.max_minutes=null"]
+    runs = args.runs / name / budget
+    for fold in args.folds:
+        for seed in args.seeds:
+            for model in [model for model in args.models if model in MODELS]:
+                say(f"{name}, {budget}, fold {fold}, seed {seed}: {model}")
+                settings = [*shared, f"data.fold={fold}", f"seed={seed}", *MODELS[model]]
+                finished_run(runs / model / f"fold{fold}_seed{seed}", model, args.config, settings)
+    print(write_tables(runs, folder / budget, args.models, reference=args.reference, title=name))
     return 0
 
 
@@ -54,40 +70,20 @@ def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__, "<data set>")
     parser.set_defaults(out=RESULTS)
     parser.add_argument("--data", required=True, help="data set folder")
-    parser.add_argument("--models", type=words, default=list(MODELS), help=", ".join(MODELS))
-    parser.add_argument("--budget-minutes", type=float, required=True, help="training time of each model")
-    parser.add_argument("--config", type=Path, default=CPU_CONFIG, help="settings shared by all (%(default)s)")
-    parser.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="run folders (%(default)s)")
+    choices = [*MODELS, *READ_ONLY]
+    parser.add_argument("--models", type=words, default=["volseg", "identity", "dynunet"], help=", ".join(choices))
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--budget-minutes", type=float, help="training time of each cell")
+    budget.add_argument("--budget-steps", type=int, help="steps of each cell")
+    parser.add_argument("--folds", type=integers, default=[0], help="held out, one after another (0)")
+    parser.add_argument("--seeds", type=integers, default=[0], help="(0)")
+    parser.add_argument("--reference", default="identity", help="model that the others are compared with (%(default)s)")
+    add_runs(parser, "compare")
     args = parser.parse_args()
-    check_choices(parser, "--models", args.models, MODELS)
+    check_choices(parser, "--models", args.models, choices)
+    if args.reference not in args.models:
+        args.reference = args.models[0]
     return args
-
-
-def markdown(record: Record) -> str:
-    """Return the table: a row per model."""
-    cells = record["cells"]
-    classes = list(cells[0]["scores"])
-    dice, hd95 = METRIC["dice"], METRIC["hd95"]
-    rows = [["model", *(f"{dice.title} {c}" for c in classes), *(f"{hd95.column_title} {c}" for c in classes)]]
-    rows[0] += ["parameters", "steps", "total s", "peak MB"]
-    for cell in cells:
-        scores = cell["scores"]
-        row = [cell["model"], *(f"{scores[c]['dice']:.4f}" for c in classes)]
-        row += [f"{scores[c]['hd95']:.{hd95.digits}f}" for c in classes]
-        row += [f"{cell['parameters']:,}", str(cell["steps"]), f"{cell['wall_seconds']:.0f}"]
-        rows.append([*row, str(cell["peak_memory_mb"])])
-    dates = sorted({cell["date"][:10] for cell in cells})
-    commits = sorted({str(cell["commit"])[:10] for cell in cells})
-    return (
-        f"# {record['dataset']}: {record['minutes']:g} minutes per model\n\n{table(rows)}\n\n"
-        f"Held-out fold {record['fold']} (a fifth of the cases), seed {cells[0]['seed']}, random weights, each "
-        f"on {machine_text(cells[0])}. Dice and HD95 (the larger of the two directed 95th percentiles between voxel "
-        "borders): means over cases in the scans' own geometry. `total s`: start-up, preprocessing where it was not "
-        "cached, training, prediction and scoring.\n\n"
-        f"{' and '.join(dates)}, commit {', '.join(commits)}: `python {' '.join(record['command'])}`\n"
-    )
 
 
 if __name__ == "__main__":

@@ -116,3 +116,17 @@ def test_arguments_are_recorded_without_folders_of_the_machine() -> None:
     assert portable(str(root / "examples" / "x.py")) == "examples/x.py"
     assert portable("/somewhere/else/data") == "data"
     assert portable("--pairs") == "--pairs"
+
+
+def test_models_are_compared_by_case_over_the_folds_and_seeds_that_both_have() -> None:
+    model, difference = attribute("training.comparison", "Model"), attribute("training.comparison", "difference")
+
+    def cell(**cases: list[float]) -> dict[str, dict[str, np.ndarray]]:
+        return {"dice": {name: np.array(values) for name, values in cases.items()}}
+
+    ours = model("ours", [], {(0, 0): cell(a=[0.8, 0.6], b=[0.5, np.nan]), (0, 1): cell(a=[0.6, 0.6], b=[0.7, 1.0])})
+    ours.scores[1, 0] = cell(c=[0.9, 0.9])
+    theirs = model("theirs", [], {(0, 0): cell(a=[0.7, 0.7], b=[0.5, 0.5]), (1, 0): cell(c=[0.5, 1.0])})
+    np.testing.assert_allclose(ours.values("dice"), [[0.7, 0.6], [0.6, np.nan], [0.9, 0.9]])  # seeds, then folds
+    expected = [[0.1, -0.1], [0, np.nan], [0.4, -0.1]]  # without seed 1, which the other does not have
+    np.testing.assert_allclose(difference(ours, theirs, "dice"), expected, atol=1e-12)

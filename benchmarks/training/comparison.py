@@ -1,0 +1,96 @@
+"""Scores of the cells of a comparison: models by folds and seeds, paired by case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.record import Record
+from training.runs import FINISHED, read_cases
+from volseg.training.run_log import read_metrics
+
+Array = NDArray[np.float64]
+Draw = tuple[int, int]
+"""Fold and seed."""
+METRICS = ("dice", "hd95", "nsd")
+COLUMNS = ("model", "fold", "seed", "case", "class", *METRICS)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of a table.
+
+    Attributes:
+        name: Name of the model.
+        runs: Records of its cells.
+        scores: For each fold and seed, metric -> case -> scores of all classes; NaN where one is not defined.
+    """
+
+    name: str
+    runs: list[Record]
+    scores: dict[Draw, dict[str, dict[str, Array]]]
+
+    def values(self, metric: str, draws: Sequence[Draw] | None = None) -> Array:
+        """Return scores (cases, classes): the mean over seeds, with the cases of all folds below each other.
+
+        Args:
+            metric: Name of the metric.
+            draws: Folds and seeds that count; all by default.
+        """
+        chosen = sorted(self.scores) if draws is None else draws
+        rows = []
+        for fold in sorted({fold for fold, _ in chosen}):
+            of_fold = [self.scores[draw][metric] for draw in chosen if draw[0] == fold]
+            rows += [np.mean([scores[case] for scores in of_fold], axis=0) for case in sorted(of_fold[0])]
+        return np.array(rows)
+
+
+def read_models(folder: Path, order: Sequence[str]) -> tuple[list[Model], list[str], list[Record]]:
+    """Read the finished cells ``folder/<model>/fold<n>_seed<n>``.
+
+    Returns:
+        The models that have any; the classes; the scores per model, fold, seed, case and class.
+    """
+    models, rows = [], list[Record]()
+    for name in order:
+        runs, scores = [], {}
+        for file in sorted((folder / name).glob(f"fold*_seed*/{FINISHED}")):
+            fold, seed = (
+                int(part.removeprefix(word))
+                for part, word in zip(file.parent.name.split("_"), ("fold", "seed"), strict=True)
+            )
+            cases = read_cases(file.parent)
+            curve = [
+                [row["step"], row["elapsed_s"], row["val_dice"]]
+                for row in read_metrics(file.parent / "metrics.jsonl")
+                if "val_dice" in row
+            ]
+            runs.append({**json.loads(file.read_text(encoding="utf-8")), "fold": fold, "seed": seed, "curve": curve})
+            scores[fold, seed] = {metric: by_case(cases, metric) for metric in METRICS}
+            rows += [
+                {**{key: row[key] for key in COLUMNS[3:]}, "model": name, "fold": fold, "seed": seed} for row in cases
+            ]
+        if runs:
+            models.append(Model(name, runs, scores))
+    return models, list(dict.fromkeys(row["class"] for row in rows)), rows
+
+
+def by_case(rows: Sequence[Record], metric: str) -> dict[str, Array]:
+    """Return case -> scores of the classes, in the order of the file."""
+    cases: dict[str, list[float]] = {}
+    for row in rows:
+        cases.setdefault(row["case"], []).append(float(row[metric]) if row[metric] != "" else np.nan)
+    return {case: np.array(values) for case, values in cases.items()}
+
+
+def difference(model: Model, reference: Model, metric: str) -> Array:
+    """Return a model's scores minus those of the reference (cases, classes), over folds and seeds that both have."""
+    shared = sorted(model.scores.keys() & reference.scores.keys())
+    if not shared:
+        return np.full((0, 1), np.nan)
+    return np.asarray(model.values(metric, shared) - reference.values(metric, shared))
