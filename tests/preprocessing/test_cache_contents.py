@@ -11,7 +11,7 @@ from tests.made.prepared_cases import made_plan, write_case
 from volseg.cli.main import main
 from volseg.io.array_folder import write_description
 from volseg.planning.plan import Plan
-from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
+from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use, plan_folder
 from volseg.preprocessing.cache_contents import list_cache, remove_cached
 
 OTHER = made_plan(spacing_mm=(2.0, 1.0, 1.5))
@@ -78,7 +78,7 @@ def test_files_of_others_stay(cached: list[CachedCase], tmp_path: Path) -> None:
 
 
 def _use(folder: Path, plan: Plan, begun: multiprocessing.Event, over: multiprocessing.Event) -> None:  # type: ignore[valid-type]
-    with cache_in_use(folder, plan):
+    with cache_in_use(plan_folder(folder, plan)):
         begun.set()
         over.wait(60)
 
@@ -111,7 +111,7 @@ def test_use_is_recorded_and_old_ones_are_selected(
     folder = str(tmp_path / "cache")
     for case in cached:
         os.utime(case.folder.parent, (0, 0))
-    with cache_in_use(folder, OTHER):
+    with cache_in_use(plan_folder(folder, OTHER)):
         pass
     assert main(["cache", folder, "--older-than", "1"]) == 0
     listed = capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_a_cache_is_used_where_it_cannot_be_written(cached: list[CachedCase], tm
     folder = cached[0].folder.parent
     folder.chmod(0o555)
     try:
-        with cache_in_use(tmp_path / "cache", made_plan()):
+        with cache_in_use(plan_folder(tmp_path / "cache", made_plan())):
             assert replace(cached[0]).image.shape[0] == 1
     finally:
         folder.chmod(0o755)

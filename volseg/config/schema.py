@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from volseg.config.checks import one_of, positive
 from volseg.config.encoders import encoder_choices
+from volseg.config.pretraining import PretrainConfig
 from volseg.config.sizes import parse_size
 from volseg.errors import ConfigError
 
@@ -24,20 +26,6 @@ LOSSES = ("dice_ce", "dice_focal", "dice", "ce", "focal")
 LOGGERS = (None, "tensorboard", "mlflow", "wandb")
 FROZEN = ("frozen", "linear")
 """Adaptations that do not change the encoder."""
-
-
-def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(
-            f"{key} has no such choice", found=value, expected=", ".join(map(str, allowed)), hint=f"set {key}=..."
-        )
-
-
-def _positive(key: str, value: float | None, *, zero: bool = False) -> None:
-    if value is not None and (not 0 <= value <= sys.float_info.max or (value == 0 and not zero)):
-        raise ConfigError(
-            f"{key} is out of range", found=value, expected="finite and >= 0" if zero else "finite and > 0"
-        )
 
 
 def _is_amount(value: object) -> bool:
@@ -98,11 +86,11 @@ class DataConfig:
         if self.fold != "all" and not (type(self.fold) is int and self.fold >= 0):
             raise ConfigError("data.fold has no such choice", found=self.fold, expected="a number from 0 on, or all")
         _check_pattern("data.patient_pattern", self.patient_pattern)
-        _positive("data.shots", self.shots)
-        _positive("data.workers", self.workers, zero=True)
-        _positive("data.token_variants", self.token_variants)
-        _positive("data.grid_tolerance_mm", self.grid_tolerance_mm)
-        _one_of("data.accept_header_of", self.accept_header_of, HEADERS)
+        positive("data.shots", self.shots)
+        positive("data.workers", self.workers, zero=True)
+        positive("data.token_variants", self.token_variants)
+        positive("data.grid_tolerance_mm", self.grid_tolerance_mm)
+        one_of("data.accept_header_of", self.accept_header_of, HEADERS)
         try:
             parse_size(self.cache_limit)
         except ConfigError as error:
@@ -161,22 +149,22 @@ class ModelConfig:
     baseline: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("model.encoder", self.encoder, encoder_choices())
-        _one_of("model.adaptation", self.adaptation, ADAPTATIONS)
+        one_of("model.encoder", self.encoder, encoder_choices())
+        one_of("model.adaptation", self.adaptation, ADAPTATIONS)
         if self.adaptation == "linear":
             self._check_linear_probe()
-        _one_of("model.aggregator", self.aggregator, AGGREGATORS)
-        _one_of("model.attention", self.attention, ATTENTIONS)
-        _one_of("model.decoder", self.decoder, DECODERS)
-        _one_of("model.adjacent_slices", self.adjacent_slices, (1, 3))
-        _one_of("model.baseline", self.baseline, (None, *BASELINES))
-        _positive("model.encoder_scale", self.encoder_scale)
-        _positive("model.features", self.features)
-        _positive("model.max_features", self.max_features)
+        one_of("model.aggregator", self.aggregator, AGGREGATORS)
+        one_of("model.attention", self.attention, ATTENTIONS)
+        one_of("model.decoder", self.decoder, DECODERS)
+        one_of("model.adjacent_slices", self.adjacent_slices, (1, 3))
+        one_of("model.baseline", self.baseline, (None, *BASELINES))
+        positive("model.encoder_scale", self.encoder_scale)
+        positive("model.features", self.features)
+        positive("model.max_features", self.max_features)
         if not 0 <= self.drop_path < 1:
             raise ConfigError("model.drop_path is out of range", found=self.drop_path, expected="0 <= drop_path < 1")
-        _positive("model.lora_rank", self.lora_rank)
-        _positive("model.lora_alpha", self.lora_alpha)
+        positive("model.lora_rank", self.lora_rank)
+        positive("model.lora_alpha", self.lora_alpha)
         if not 0 <= self.lora_dropout < 1:
             raise ConfigError(
                 "model.lora_dropout is out of range", found=self.lora_dropout, expected="0 <= dropout < 1"
@@ -231,7 +219,7 @@ class AugmentConfig:
                 raise ConfigError(f"augment.{name} is not a probability", found=getattr(self, name), expected="0 to 1")
         if not 0 <= self.scale < 1:
             raise ConfigError("augment.scale is out of range", found=self.scale, expected="0 <= scale < 1")
-        _positive("augment.rotation_degrees", self.rotation_degrees, zero=True)
+        positive("augment.rotation_degrees", self.rotation_degrees, zero=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,14 +288,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_minutes", "batch_size", "accumulate", "lr", "clip_norm"):
-            _positive(f"train.{name}", getattr(self, name))
+            positive(f"train.{name}", getattr(self, name))
         for name in ("validate_every", "checkpoint_every", "checkpoint_minutes", "stop_after"):
-            _positive(f"train.{name}", getattr(self, name))
+            positive(f"train.{name}", getattr(self, name))
         for name in ("weight_decay", "encoder_lr_scale", "validate_cases", "focal_gamma"):
-            _positive(f"train.{name}", getattr(self, name), zero=True)
-        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("train.loss", self.loss, LOSSES)
-        _one_of("train.logger", self.logger, LOGGERS)
+            positive(f"train.{name}", getattr(self, name), zero=True)
+        one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        one_of("train.loss", self.loss, LOSSES)
+        one_of("train.logger", self.logger, LOGGERS)
         if self.stop_after is not None and self.validate_cases == 0:
             hint = "set train.validate_cases, or train.stop_after=null"
             raise ConfigError("train.stop_after needs validations", found="train.validate_cases=0", hint=hint)
@@ -392,9 +380,10 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, PRECISIONS)
+        one_of("precision", self.precision, PRECISIONS)
         if not 0 <= self.seed < 2**63:
             raise ConfigError("seed is out of range", found=self.seed, expected="0 <= seed < 2**63")
         for name, off in (("keep_best", False), ("stop_after", None)):

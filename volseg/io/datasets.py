@@ -22,7 +22,7 @@ from volseg.io.volumes import count_channels, read_mask
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Case", "Dataset", "case_name", "list_images", "read_dataset"]
+__all__ = ["Case", "Dataset", "case_name", "is_dataset", "list_images", "read_dataset"]
 
 LAYOUTS: tuple[Callable[[Path, Description | None], Found | None], ...] = (
     listed.find,
@@ -139,6 +139,18 @@ def read_dataset(
         )
         dataset = replace(dataset, cases=cases, unlabelled=unlabelled)
     return dataset
+
+
+def is_dataset(root: str | Path) -> bool:
+    """Return whether a folder or CSV is a data set of labelled scans, which :func:`read_dataset` reads.
+
+    Raises:
+        DataError: It is one, with an error.
+    """
+    root = Path(root)
+    if is_file(root):
+        return root.suffix.lower() in table.SUFFIXES
+    return is_folder(root) and (is_file(root / FILE_NAME) or any(find(root, None) is not None for find in LAYOUTS))
 
 
 def _other_capitals(folder: Path) -> list[Finding]:

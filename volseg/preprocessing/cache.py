@@ -112,13 +112,15 @@ class CachedCase(StoredCase):
 
 
 @contextmanager
-def cache_in_use(folder: str | Path, plan: Plan) -> Iterator[None]:
-    """Protect a plan's cases from ``volseg cache --remove`` while the block runs, and record that they were used now.
+def cache_in_use(cases: Path) -> Iterator[None]:
+    """Protect stored cases from ``volseg cache --remove`` while the block runs, and record that they were used now.
+
+    Args:
+        cases: Their folder in the cache, as :func:`plan_folder` returns it.
 
     Raises:
-        OutputError: The cache folder cannot be created.
+        OutputError: The folder cannot be created.
     """
-    cases = plan_folder(folder, plan)
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_in_use(cases))
@@ -166,7 +168,7 @@ def cache_case(case: Case, plan: Plan, folder: Path) -> tuple[CachedCase, DataEr
         The cached case, and the damage that was found and repaired.
     """
     inputs = input_identity(case)
-    place = plan_folder(folder, plan) / f"{_safe(case.id)}-{digest(inputs)[:12]}"
+    place = plan_folder(folder, plan) / f"{safe_name(case.id)}-{digest(inputs)[:12]}"
     cached = CachedCase(case.id, place)
     damage = damage_of(cached) if place.is_dir() else None
     if damage is not None or not place.is_dir():
@@ -199,7 +201,7 @@ def plan_key(plan: Plan) -> str:
 
 def plan_folder(folder: str | Path, plan: Plan) -> Path:
     """Return the folder in a cache that holds the cases of a plan."""
-    return Path(folder) / _safe(plan.dataset) / plan_key(plan)
+    return Path(folder) / safe_name(plan.dataset) / plan_key(plan)
 
 
 def input_identity(case: Case) -> dict[str, str]:
@@ -234,7 +236,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """Return a name that is valid as a folder on every system."""
     safe = re.sub(r"[^\w.-]", "_", name).lstrip(".")
     return safe.encode()[:LONGEST_FOLDER].decode(errors="ignore") or "_"

@@ -29,7 +29,7 @@ from volseg.planning.plan import Plan
 from volseg.planning.ready import ready_plan
 from volseg.planning.settings import PlanSettings
 from volseg.postprocessing.rules import Postprocessing
-from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use
+from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use, plan_folder
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
 from volseg.training.inputs import INPUTS_FILE, PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
 from volseg.training.loggers import check_logger
@@ -195,7 +195,7 @@ def _experiment(
         write_json(folder / SPLIT_FILE, split)
         save_config(config, folder)
     cache = Path(config.data.cache) if config.data.cache else folder.parent / "preprocessed"
-    with cache_in_use(cache, plan):
+    with cache_in_use(plan_folder(cache, plan)):
         preprocess_progress = stage_progress(progress, "preprocess")
         train_cases = cache_dataset(_cases(dataset, split["train"]), plan, cache, preprocess_progress, workers=workers)
         if not resumed:
