@@ -10,10 +10,10 @@ import pytest
 from volseg.config.schema import TrainConfig
 from volseg.training import run_log
 from volseg.training.checkpoint import RunProgress
-from volseg.training.loop import is_checkpoint_due
 from volseg.training.pace import Pace, duration
 from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget
+from volseg.training.steps import is_checkpoint_due
 
 ROW = {"step": 7, "loss": 0.5, "lr": 0.01, "skipped": 0, "elapsed_s": 90.0}
 

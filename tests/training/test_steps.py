@@ -15,10 +15,10 @@ from volseg.errors import VolsegError
 from volseg.io.datasets import Dataset as ScanDataset
 from volseg.training.checkpoint import RunProgress, load_checkpoint
 from volseg.training.experiment import Experiment
-from volseg.training.loop import record_outcome, training_row, training_steps
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches
 from volseg.training.state import StepOutcome, TrainingState
+from volseg.training.steps import Steps, record_outcome, training_row, training_steps
 from volseg.training.stop import StopSignals
 
 
@@ -89,7 +89,15 @@ def test_a_run_leaves_out_what_is_not_finite_and_ends_with_a_valid_checkpoint(tm
         if resume:
             run = state.restore(experiment.checkpoint_folder)
         with StopSignals() as signals:
-            for _ in training_steps(experiment, state, run, samples, RunLog(tmp_path, run.step), {}, signals):
+            steps = Steps(
+                config=config,
+                batch_size=1,
+                checkpoints=experiment.checkpoint_folder,
+                state=state,
+                samples=samples,
+                log=RunLog(tmp_path, run.step),
+            )
+            for _ in training_steps(steps, run, signals):
                 pass
         return state
 

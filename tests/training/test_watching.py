@@ -24,12 +24,13 @@ from volseg.io.datasets import Dataset as ScanDataset
 from volseg.io.model_file import read_metadata
 from volseg.training.experiment import Experiment
 from volseg.training.loggers import check_logger, open_logger, tracked_numbers
-from volseg.training.loop import LENGTH_SELECTED, WEIGHTS_SELECTED, train
+from volseg.training.loop import WEIGHTS_SELECTED, train
 from volseg.training.over_time import STORE, ValidationSlices, over_time_figure, shown_steps
 from volseg.training.pace import Pace
 from volseg.training.progress_picture import progress_figure
 from volseg.training.run_log import RunLog, read_metrics
 from volseg.training.schedule import Budget
+from volseg.training.steps import LENGTH_SELECTED
 
 
 def validation(step: int, dice: float, cases: int = 2, **by_class: float) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from volseg.io.model_folder import FOLD_PREFIX, MODEL_NAME
 from volseg.io.paths import is_file, is_folder
 from volseg.planning.plan import Plan
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
-from volseg.training.experiment import RUN_FILES
 from volseg.training.inputs import PLAN_FILE
 from volseg.training.resume import CONFIG_FILE, ENDS, changes, refuse_changes
+from volseg.training.run_folder import RUN_FILES
 
 PREDICTED_BY = "predicted_by_sha256"
 """Key of a model file's ``training``: the file that predicted the held-out cases, before postprocessing was stored."""

@@ -11,13 +11,11 @@ from pathlib import Path
 from volseg.config.schema import Config
 from volseg.data.split_rules import choose_split
 from volseg.device import choose_device, training_dtype
-from volseg.errors import ConfigError, OutputError, counted
-from volseg.io.atomic import remove_stale
+from volseg.errors import ConfigError, counted
 from volseg.io.cases import GridRule
 from volseg.io.datasets import Case, Dataset, read_dataset
 from volseg.io.findings import errors_of
 from volseg.io.json_files import write_json
-from volseg.io.locks import folder_lock
 from volseg.models.build import check_attention
 from volseg.models.start import weight_file
 from volseg.parallel import StageProgress, stage_progress
@@ -31,20 +29,16 @@ from volseg.planning.settings import PlanSettings
 from volseg.postprocessing.rules import Postprocessing
 from volseg.preprocessing.cache import CachedCase, cache_dataset, cache_in_use, plan_folder
 from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
-from volseg.training.inputs import INPUTS_FILE, PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
+from volseg.training.inputs import PLAN_FILE, SPLIT_FILE, read_inputs, write_inputs
 from volseg.training.loggers import check_logger
 from volseg.training.losses import read_class_weights
 from volseg.training.memory import memory_budget
 from volseg.training.ranks import Ranks, share_of_batch
-from volseg.training.resume import CONFIG_FILE, save_config
+from volseg.training.resume import save_config
+from volseg.training.run_folder import run_folder
 from volseg.training.schedule import Budget
 
 logger = logging.getLogger(__name__)
-
-BEFORE_STEP_1 = (CONFIG_FILE, PLAN_FILE, "plan.png", SPLIT_FILE, INPUTS_FILE, FINDINGS, "provenance.json")
-"""Files of a run folder before the first step; a new run replaces them."""
-RUN_FILES = ("checkpoint", "metrics.jsonl", "model.safetensors", "model_best.safetensors", "progress.png", "validation")
-"""Files of a run folder that only ``--resume`` may change."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,7 @@ def prepare(
     if label_map.classes:
         read_class_weights(config.train.class_weights, label_map.class_names, background=not label_map.regions)
     with (
-        _run_folder(folder, resume=resume, resumed=resumed),
+        run_folder(folder, "volseg train", resume=resume, resumed=resumed),
         _experiment(config, dataset, progress, resumed=resumed, processes=processes) as experiment,
     ):
         yield experiment
@@ -253,43 +247,6 @@ def check_settings(config: Config, *, resumed: bool) -> None:
     check_attention(config.model, device, training_dtype(config.precision, device))
     if not resumed:
         weight_file(config.model)
-
-
-@contextmanager
-def _run_folder(folder: Path, *, resume: bool, resumed: bool) -> Iterator[None]:
-    """Make the run folder and hold it.
-
-    A run that was refused or stopped before its first step left nothing to lose: its folder is used again.
-
-    Raises:
-        OutputError: The folder holds a run that is not resumed, or other files.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found, hint = error.strerror or error, "choose another output="
-        raise OutputError("the output folder cannot be written", file=folder, found=found, hint=hint) from error
-    with folder_lock(folder, "volseg train"):
-        others = sorted({entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {*BEFORE_STEP_1})
-        if others and not resume and not {*others} & {*RUN_FILES}:
-            raise OutputError(
-                "the output folder holds other files",
-                file=folder,
-                found=", ".join(others[:5]),
-                expected="a new or empty folder",
-                hint="choose another output=",
-            )
-        if others and not resume:
-            raise OutputError(
-                "there is a run in the output folder already",
-                file=folder,
-                hint="add --resume to continue it, or choose another output=",
-            )
-        if resume and not resumed:
-            logger.warning("--resume: no checkpoint in %s, the run starts anew", folder)
-        for written in (folder, folder / CHECKPOINTS):
-            remove_stale(written)
-        yield
 
 
 def _cases(dataset: Dataset, ids: list[str]) -> tuple[Case, ...]:

@@ -1,22 +1,17 @@
-"""The training loop."""
+"""Training from its start to the model file."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from volseg.config.load import config_to_dict
-from volseg.config.schema import TrainConfig
-from volseg.errors import VolsegError, counted
-from volseg.io.cases import listed
 from volseg.io.model_file import save_model
 from volseg.models.build import count_parameters, for_prediction
 from volseg.models.lora import merged_state
@@ -26,27 +21,20 @@ from volseg.training.experiment import Experiment
 from volseg.training.loggers import open_logger
 from volseg.training.memory import prepare_memory
 from volseg.training.over_time import ValidationSlices
-from volseg.training.pace import Pace
 from volseg.training.provenance import write_provenance
-from volseg.training.ranks import ALONE, RankLostError, Ranks, lost_ranks_named
+from volseg.training.ranks import ALONE, Ranks
 from volseg.training.resume import save_config
 from volseg.training.run_log import RunLog
-from volseg.training.samples import batches, training_samples
-from volseg.training.schedule import Budget
-from volseg.training.state import StepOutcome, TrainingState
-from volseg.training.stop import StopSignals
+from volseg.training.samples import training_samples
+from volseg.training.state import TrainingState
+from volseg.training.steps import LENGTH_SELECTED, Steps, is_stalled, run_steps
 from volseg.training.validation import validate
 from volseg.version import __version__
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY = 20
-"""Steps between lines of the training log."""
 MODEL_FILE = "model.safetensors"
 WEIGHTS_SELECTED = "these weights were the best on the validated cases, so the scores of these cases are optimistic"
-LENGTH_SELECTED = "the validated cases decided when training ended, so the scores of these cases are optimistic"
-MOST_FAILURES = 3
-"""Steps in a row whose loss or gradient is not finite, after which a run ends."""
 
 
 def train(experiment: Experiment, progress: StageProgress | None = None, ranks: Ranks = ALONE) -> Path:
@@ -75,30 +63,23 @@ def train(experiment: Experiment, progress: StageProgress | None = None, ranks: 
     record = write_start(experiment, state, ranks)
     samples = training_samples(experiment, state.model, progress, ranks)
     tracker = open_logger(experiment.config, experiment.folder) if ranks.is_first else None
-    log, first_step = RunLog(experiment.folder, run.step, writes=ranks.is_first, tracker=tracker), run.step
-    with StopSignals(ranks) as signals:
-        try:
-            with lost_ranks_named():
-                for _ in training_steps(experiment, state, run, samples, log, record, signals, ranks):
-                    if progress is not None:
-                        progress("train", run.step, experiment.config.train.max_steps)
-                with signals.delayed():
-                    state.save(experiment.checkpoint_folder, run)
-                signals.agree()
-        except (KeyboardInterrupt, SystemExit, RankLostError):  # the step that a lost process ends changed no weights
-            if run.step > first_step and ranks.is_first and not signals.forced:
-                with signals.delayed():
-                    state.save(experiment.checkpoint_folder, run)
-                logger.warning("stopped; the checkpoint of step %d is written", run.step)
-            raise
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise VolsegError(
-                "a worker process that loads patches died, most likely because the memory was full",
-                found=error,
-                hint="use fewer data.workers, or 0, and continue with --resume",
-            ) from error
+    log = RunLog(experiment.folder, run.step, writes=ranks.is_first, tracker=tracker)
+
+    def validation(run: RunProgress, started: float) -> None:
+        run_validation(experiment, state, run, log, record, started, ranks)
+
+    has_cases = bool(experiment.val_cases) and experiment.config.train.validate_cases > 0
+    steps = Steps(
+        config=experiment.config,
+        batch_size=experiment.batch_size,
+        checkpoints=experiment.checkpoint_folder,
+        state=state,
+        samples=samples,
+        log=log,
+        validate=validation if has_cases else None,
+        ranks=ranks,
+    )
+    run_steps(steps, run, progress)
     if ranks.is_first:
         log.close()
         selection = LENGTH_SELECTED if is_stalled(experiment.config.train, log) else None
@@ -119,85 +100,6 @@ def write_start(experiment: Experiment, state: TrainingState, ranks: Ranks) -> d
     if state.changes:
         save_config(experiment.config, experiment.folder)
     return record
-
-
-def training_steps(
-    experiment: Experiment,
-    state: TrainingState,
-    run: RunProgress,
-    samples: Dataset[dict[str, Any]],
-    log: RunLog,
-    record: dict[str, Any],
-    signals: StopSignals,
-    ranks: Ranks = ALONE,
-) -> Iterator[None]:
-    """Train step by step, with the log, validations and checkpoints that are due; yield after each step.
-
-    A signal interrupts neither a step nor the writing of a checkpoint, but a validation: a resumed run repeats it.
-    Step, time and thus all decisions are the same in all processes.
-    """
-    settings = experiment.config.train
-    budget = Budget.from_config(settings)
-    pace = Pace(budget, experiment.batch_size * settings.accumulate, run.step, run.elapsed_s)
-    started, saved_s = time.perf_counter() - run.elapsed_s, run.elapsed_s
-    if is_validation_due(experiment, run.step) and not log.is_validated(run.step):
-        with signals.interruptible():
-            run_validation(experiment, state, run, log, record, started, ranks)
-    for step_batches in batches(samples, experiment.config, run.step, ranks):
-        spent = budget.progress(run.step, run.elapsed_s)
-        if spent >= 1:
-            return
-        if is_stalled(settings, log):
-            validations = counted(settings.stop_after or 0, "validation")
-            logger.warning("stopped after %s without improvement; %s", validations, LENGTH_SELECTED)
-            return
-        with signals.delayed():
-            outcome = state.step(step_batches, run.step, spent)
-            run.step += 1
-            run.elapsed_s = ranks.largest(time.perf_counter() - started)
-            record_outcome(outcome, step_batches, run)
-            if run.step % LOG_EVERY == 0 and run.losses:
-                pace_text = pace.text(run.step, run.elapsed_s)
-                log.train(training_row(run, state.lr, pace.step_s), pace_text)
-                run.losses.clear()
-            elif log.is_silent() and run.losses:
-                log.running(training_row(run, state.lr), pace.text(run.step, run.elapsed_s))
-        signals.agree()
-        if is_validation_due(experiment, run.step):
-            trained_s = run.elapsed_s
-            with signals.interruptible():
-                run_validation(experiment, state, run, log, record, started, ranks)
-            pace.skip(run.elapsed_s - trained_s)
-        if is_checkpoint_due(settings, run, saved_s):
-            with signals.delayed():
-                state.save(experiment.checkpoint_folder, run)
-            saved_s = run.elapsed_s
-        yield
-
-
-def is_checkpoint_due(settings: TrainConfig, run: RunProgress, saved_s: float) -> bool:
-    """Return whether a checkpoint follows a step.
-
-    Args:
-        settings: Steps and minutes between checkpoints.
-        run: Progress of the run.
-        saved_s: Seconds of training and validation at the last checkpoint.
-    """
-    minutes = settings.checkpoint_minutes
-    by_time = minutes is not None and run.elapsed_s - saved_s >= 60 * minutes
-    return by_time or run.step % settings.checkpoint_every == 0
-
-
-def is_stalled(settings: TrainConfig, log: RunLog) -> bool:
-    """Return whether ``train.stop_after`` validations brought no improvement."""
-    return settings.stop_after is not None and log.without_improvement() >= settings.stop_after
-
-
-def is_validation_due(experiment: Experiment, step: int) -> bool:
-    """Return whether a validation follows a step; without cases to validate on there is none."""
-    settings = experiment.config.train
-    has_cases = bool(experiment.val_cases) and settings.validate_cases > 0
-    return has_cases and step > 0 and step % settings.validate_every == 0
 
 
 def run_validation(
@@ -223,41 +125,6 @@ def run_validation(
     log.validation({"step": run.step, **row, "elapsed_s": round(run.elapsed_s, 1)})
     if ranks.is_first:
         slices.write()
-
-
-def record_outcome(outcome: StepOutcome, step_batches: Sequence[dict[str, Any]], run: RunProgress) -> None:
-    """Keep the loss of a step for the log, or log and count that it was skipped.
-
-    Args:
-        outcome: Outcome of the step.
-        step_batches: Its batches, with the names of their cases.
-        run: Progress of the run, this step included.
-
-    Raises:
-        VolsegError: This was the third step in a row that was skipped.
-    """
-    if outcome.is_finite:
-        run.losses.append(outcome.loss)
-        run.failures.clear()
-        return
-    cases = [name for batch in step_batches for name in batch["case"]]
-    loss, norm = outcome.loss.item(), outcome.gradient_norm.item()
-    run.failures.append(f"step {run.step}: loss {loss:.4g}, gradient norm {norm:.4g}, cases {listed(cases)}")
-    run.skipped += 1
-    logger.warning("a step was skipped, because loss or gradient is not finite: %s", run.failures[-1])
-    if len(run.failures) >= MOST_FAILURES:
-        raise VolsegError(
-            f"loss or gradient was not finite in {MOST_FAILURES} steps in a row",
-            found="\n    ".join(["", *run.failures]),
-            hint="look at these cases; if they are sound, start a new run with a lower train.lr in another output=",
-        )
-
-
-def training_row(run: RunProgress, lr: float, step_s: float | None = None) -> dict[str, Any]:
-    """Return one line of the training log: the mean loss of the steps that no line holds yet."""
-    loss = round(torch.stack(run.losses).mean().item(), 6)
-    row = {"step": run.step, "loss": loss, "lr": lr, "skipped": run.skipped, "elapsed_s": round(run.elapsed_s, 2)}
-    return row if step_s is None else {**row, "step_s": round(step_s, 4)}
 
 
 def write_model(

@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Row = Mapping[str, Any]
 SILENCE_S = 30.0
 """Seconds after which a line of text says that the run goes on."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the log shows validations.
+
+    Attributes:
+        score: Key that their rows have; higher is better.
+        text: Returns what the line of text says of a row.
+        draw: Draws all rows and writes the picture.
+    """
+
+    score: str
+    text: Callable[[Row], str]
+    draw: Callable[[Sequence[Row], Path], None]
+
+
+def _dice_text(row: Row) -> str:
+    cases = counted(row["val_cases"], "case")
+    return f"validation Dice {row['val_dice']:.4f}, HD95 {row['val_hd95']:.2f} mm ({cases})"
+
+
+BY_DICE = Validation("val_dice", _dice_text, draw_progress)
+"""Validations of segmentation: ``step, val_dice, val_hd95, val_dice_by_class, val_cases, elapsed_s``."""
 
 
 class RunLog:
@@ -34,15 +60,25 @@ class RunLog:
         resume_step: Lines of later steps, from an interrupted run, are dropped.
         writes: Write the files; one of several processes does.
         tracker: Logger that gets a copy of every row.
+        validation: How validations are shown.
 
     Raises:
         OutputError: A file cannot be written, here and in every method.
     """
 
-    def __init__(self, folder: Path, resume_step: int, *, writes: bool = True, tracker: Logger | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resume_step: int,
+        *,
+        writes: bool = True,
+        tracker: Logger | None = None,
+        validation: Validation = BY_DICE,
+    ) -> None:
+        self._validation = validation
         self._path = folder / "metrics.jsonl"
         self._picture = folder / "progress.png"
-        self._rows = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
+        self._rows = [row for row in read_metrics(self._path, validation.score) if row["step"] <= resume_step]
         self._drawn = -1  # rows in the picture
         self._writes = writes
         self._tracker = tracker
@@ -72,22 +108,22 @@ class RunLog:
             self._say(f"validation: {done} of {counted(total, 'case')}")
 
     def validation(self, row: dict[str, Any]) -> None:
-        """Record a validation: ``step, val_dice, val_hd95, val_cases, elapsed_s``."""
+        """Record a validation, with ``step``, the score, ``val_cases`` and ``elapsed_s``."""
         self._write(row)
-        text = "step {step}: validation Dice {val_dice:.4f}, HD95 {val_hd95:.2f} mm ({cases})"
-        self._say(text.format(**row, cases=counted(row["val_cases"], "case")))
+        self._say(f"step {row['step']}: {self._validation.text(row)}")
         if self._writes:
             self._draw()
 
     def is_validated(self, step: int) -> bool:
         """Return whether there is a validation of a step."""
-        return any(row["step"] == step and "val_dice" in row for row in self._rows)
+        return any(row["step"] == step and self._validation.score in row for row in self._rows)
 
     def without_improvement(self) -> int:
         """Return how many validations there were since the best one; those of other cases do not count."""
-        rows = [row for row in self._rows if "val_dice" in row]
-        dice = [row["val_dice"] for row in rows if row.get("val_cases") == rows[-1].get("val_cases")]
-        scores = [-1.0 if math.isnan(value) else value for value in dice]
+        score = self._validation.score
+        rows = [row for row in self._rows if score in row]
+        values = [row[score] for row in rows if row.get("val_cases") == rows[-1].get("val_cases")]
+        scores = [-1.0 if math.isnan(value) else value for value in values]
         return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
     def close(self) -> None:
@@ -98,7 +134,7 @@ class RunLog:
 
     def _draw(self) -> None:
         if self._drawn != len(self._rows):
-            draw_progress(self._rows, self._picture)
+            self._validation.draw(self._rows, self._picture)
             self._drawn = len(self._rows)
 
     def _say(self, text: str) -> None:
@@ -115,13 +151,18 @@ class RunLog:
             self._tracker.log_metrics(tracked_numbers(row), row["step"])
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a ``metrics.jsonl``; damaged lines, such as one cut off by a crash, are skipped."""
+def read_metrics(path: Path, score: str = BY_DICE.score) -> list[dict[str, Any]]:
+    """Return the rows of a ``metrics.jsonl``; damaged lines, such as one cut off by a crash, are skipped.
+
+    Args:
+        path: The file; nothing if it does not exist.
+        score: Key of the rows of validations.
+    """
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-            if not isinstance(row, dict) or type(row["step"]) is not int or not _is_complete(row):
+            if not isinstance(row, dict) or type(row["step"]) is not int or not _is_complete(row, score):
                 raise ValueError
             rows.append(row)
         except (ValueError, KeyError, RecursionError):
@@ -129,11 +170,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_complete(row: dict[str, Any]) -> bool:
+def _is_complete(row: Row, score: str) -> bool:
     """Return whether a row has the numbers that the picture shows."""
-    numbers = [row[name] for name in ("loss", "lr", "val_dice") if name in row]
+    numbers = [row[name] for name in ("loss", "lr", score) if name in row]
     plain = all(type(value) in (int, float) for value in numbers)
-    return plain and ("val_dice" in row or {"loss", "lr"} <= row.keys())
+    return plain and (score in row or {"loss", "lr"} <= row.keys())
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,13 @@ class StepOutcome:
         loss: Its loss, a scalar without graph.
         gradient_norm: Norm of the gradient before it was clipped.
         is_finite: Whether both are finite; otherwise the step was skipped and changed nothing.
+        parts: Further numbers of the step for the log, by name.
     """
 
     loss: Tensor
     gradient_norm: Tensor
     is_finite: bool
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrainingState:
