@@ -3,7 +3,19 @@
 Importing the package is cheap; torch and other libraries are imported when a function needs them.
 """
 
-from volseg.api import check, convert, crossval, download, evaluate, load, plan, predict, train
+from volseg.api import check, convert, crossval, download, evaluate, load, plan, predict, pretrain, train
 from volseg.version import __version__
 
-__all__ = ["__version__", "check", "convert", "crossval", "download", "evaluate", "load", "plan", "predict", "train"]
+__all__ = [
+    "__version__",
+    "check",
+    "convert",
+    "crossval",
+    "download",
+    "evaluate",
+    "load",
+    "plan",
+    "predict",
+    "pretrain",
+    "train",
+]

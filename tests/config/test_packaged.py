@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_names_are_files_of_the_package() -> None:
-    assert names() == ["cpu", "demo", "gpu"]
+    assert names() == ["cpu", "demo", "gpu", "pretrain"]
     for name in names():
         assert load_config(name) == load_config(FOLDER / f"{name}.yaml") == load_config(ROOT / f"configs/{name}.yaml")
         assert given_values(name, []) == given_values(Path(name), []) != {}

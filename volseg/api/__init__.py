@@ -1,4 +1,4 @@
-"""The Python interface: plan, check, train, crossval, predict, evaluate, convert, download and load.
+"""The Python interface: plan, check, pretrain, train, crossval, predict, evaluate, convert, download and load.
 
 The commands call these functions. Importing them is cheap; a function imports what it needs when it is called.
 """
@@ -8,6 +8,7 @@ from volseg.api.datasets import convert, download
 from volseg.api.evaluation import evaluate
 from volseg.api.planning import check, plan, plan_dataset
 from volseg.api.prediction import load, predict
+from volseg.api.pretraining import pretrain
 from volseg.api.results import CrossvalResult, EvaluationResult, PlanningResult, TrainingResult
 from volseg.api.training import train
 
@@ -25,5 +26,6 @@ __all__ = [
     "plan",
     "plan_dataset",
     "predict",
+    "pretrain",
     "train",
 ]

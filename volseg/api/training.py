@@ -58,14 +58,14 @@ def train(
     check_type("resume", resume, bool, str, Path)
     check_overrides(overrides)
     several = torchrun_rank(os.environ) is not None
-    early = None if several else _settings(config, overrides, resume)  # before torch is imported: a typo shows at once
+    early = None if several else run_settings(config, overrides, resume)  # before torch is imported
 
     from volseg.training.experiment import prepare_together
     from volseg.training.ranks import joined_ranks
 
     with joined_ranks(os.environ) as ranks, ExitStack() as held:
         with ranks.together():
-            settings = early or _settings(config, overrides, resume)
+            settings = early or run_settings(config, overrides, resume)
         experiment = held.enter_context(prepare_together(settings, progress, ranks, resume=bool(resume)))
         with ranks.together():
             finished = _finished(experiment) if ranks.is_first and experiment.resumed else None
@@ -113,7 +113,7 @@ def _finished(experiment: Experiment) -> TrainingResult | None:
     return TrainingResult(model_file=run.model_file, folder=run.folder, scores=None, failed=failed)
 
 
-def _settings(
+def run_settings(
     config: PathLike | Mapping[str, Any] | Config | None, overrides: Sequence[str], resume: bool | PathLike
 ) -> Config:
     """Return the configuration of a run that starts, or is resumed."""

@@ -21,6 +21,7 @@ from volseg.version import __version__
 COMMANDS = {
     "plan": "check a data set and write its plan",
     "train": "train a model",
+    "pretrain": "pretrain the encoder on scans without labels",
     "crossval": "train all folds, choose postprocessing, make an ensemble",
     "describe": "print the cost of the parts of a network",
     "settings": "print the settings of a configuration",

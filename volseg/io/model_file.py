@@ -41,7 +41,7 @@ def save_model(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[
     from safetensors.torch import save
 
     path = Path(path)
-    content = save(_separate(state), metadata={"format": "pt", _KEY: _document(metadata, path)})
+    content = save(separate(state), metadata={"format": "pt", _KEY: _document(metadata, path)})
     with atomic_file(path) as file:  # not by safetensors' save_file, which would replace this file by one of its own
         file.write(content)
 
@@ -158,7 +158,7 @@ def _check_labels(labels: dict[str, Any], path: Path) -> None:
         )
 
 
-def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous CPU tensors that share no memory, as the format requires."""
     seen: set[int] = set()
     result = {}

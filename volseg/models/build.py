@@ -86,7 +86,7 @@ def build_empty(model: ModelConfig, plan: NetworkPlan) -> SegmentationNetwork:
         ConfigError: The settings do not fit each other.
         RuntimeError: A size is beyond 64 bits.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), _Undrawn():
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), Undrawn():
         return build_model(model, plan, read_weights=False)
 
 
@@ -96,7 +96,7 @@ def expected_state(model: ModelConfig, plan: NetworkPlan) -> dict[str, torch.Ten
     return state
 
 
-class _Undrawn(TorchFunctionMode):
+class Undrawn(TorchFunctionMode):
     """Leave out random numbers: drawing them on the meta device imports torch's compiler, which takes seconds."""
 
     def __torch_function__(

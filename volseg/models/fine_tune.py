@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from volseg.config.schema import ModelConfig
 from volseg.errors import ModelFileError, counted
+from volseg.io.encoder_file import pretraining_text
 from volseg.io.json_files import parse_json
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.weights import check_fit
@@ -39,6 +40,7 @@ class StartRecord:
         adapted: How a tensor was converted, by its name.
         anew: Why a tensor starts from random weights, by its name, or by the part where all of it does.
         left_out: Number of tensors of the file that the network does not have, by part.
+        pretraining: How ``volseg pretrain`` made the file; ``None`` for any other.
     """
 
     file: str
@@ -46,6 +48,7 @@ class StartRecord:
     adapted: Mapping[str, str] = field(default_factory=dict)
     anew: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    pretraining: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain mappings."""
@@ -54,6 +57,8 @@ class StartRecord:
     def log(self) -> None:
         """Write a line for each kind of weights; a warning for those that start anew."""
         logger.info("weights from %s: %s", self.file, _counted(self.taken_over))
+        if self.pretraining is not None:
+            logger.info("these weights were pretrained: %s", pretraining_text(self.pretraining))
         for name, rule in self.adapted.items():
             logger.info("adapted %s: %s", name, rule)
         for reason in dict.fromkeys(self.anew.values()):

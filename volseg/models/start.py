@@ -10,6 +10,7 @@ from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
+from volseg.io.encoder_file import read_pretraining
 from volseg.io.model_folder import one_model_file
 from volseg.io.paths import is_file
 from volseg.models.contracts import NetworkPlan, State
@@ -105,9 +106,19 @@ def load_start(network: Segmenter, path: Path, model: ModelConfig, plan: Network
         reason = "the file holds the weights of an encoder alone"
         parts = [name for name, part in network.named_children() if part is not network.encoder and part.state_dict()]
         taken_over = {"encoder": len(network.encoder.state_dict())}
-        record = StartRecord(file=str(path), taken_over=taken_over, anew=dict.fromkeys(parts, reason))
+        anew, pretraining = dict.fromkeys(parts, reason), read_pretraining(path)
+        record = StartRecord(file=str(path), taken_over=taken_over, anew=anew, pretraining=pretraining)
     record.log()
     return record
+
+
+def is_volseg_model(path: Path) -> bool:
+    """Return whether a weight file is a volseg model.
+
+    Raises:
+        ModelFileError: It cannot be read.
+    """
+    return _volseg_metadata(path) is not None
 
 
 def _volseg_metadata(path: Path) -> str | None:

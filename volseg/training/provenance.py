@@ -57,6 +57,23 @@ def write_provenance(
     record = provenance(config.seed, data_hash(experiment.train_cases), weights_hash, parameters, precision)
     record["processes"] = processes
     record["start"] = start
+    return write_record(path, record, former, changes)
+
+
+def write_record(
+    path: Path, record: dict[str, Any], former: dict[str, Any] | None, changes: Sequence[Change]
+) -> dict[str, Any]:
+    """Write the record of a run; that of a resumed run is the former one, with how it goes on.
+
+    Args:
+        path: The file.
+        record: What the run is made with now, with ``processes``.
+        former: What it was started with; ``None`` if it starts now.
+        changes: Settings in which a resumed run differs.
+
+    Returns:
+        What was written.
+    """
     if former is not None:
         kept = ("volseg", "commit", "created", "command", "precision", "hardware", "processes")
         now = {name: record[name] for name in kept}

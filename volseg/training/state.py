@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -184,33 +184,56 @@ class TrainingState:
                 the run is before it.
             ModelFileError: There is none, or all are damaged.
         """
-        with self._ranks.first_goes_ahead():  # it renames a damaged file
-            checkpoint = load_checkpoint(folder)
-        hint = "restore the checkpoint folder of the run, or choose another output="
-        before = config_from_dict(checkpoint.config, origin=folder)
-        found = changes(before, self._config)
-        refuse_changes(found, folder)
-        refuse_earlier_end(found, self._config, checkpoint.progress.step, checkpoint.progress.elapsed_s)
-        try:
-            self.model.load_state_dict(checkpoint.model)
-            self.average.model.load_state_dict(checkpoint.average)
-            self._optimizer.load_state_dict(checkpoint.optimizer)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ModelFileError(
-                "the checkpoint does not fit the network", file=folder, found=error, hint=hint
-            ) from error
-        self.average.updates = checkpoint.average_updates
-        self.changes = tuple(found)
-        progress = checkpoint.progress
-        logger.info("resumed at step %d", progress.step)
-        try:
-            log_changes(found, before, self._config, progress.step, progress.elapsed_s)
-        except ConfigError as error:  # the former configuration has no end
-            raise error.in_file(folder) from error
+        parts = (self.model, self.average.model, self._optimizer)
+        checkpoint, self.changes = restore_parts(folder, self._config, self._ranks, *parts)
+        self.average.updates, progress = checkpoint.average_updates, checkpoint.progress
         # other cases, or weights that were not kept
-        starts_anew = any(change.key == VALIDATED or (change.key == KEEP_BEST and change.after) for change in found)
+        starts_anew = any(
+            change.key == VALIDATED or (change.key == KEEP_BEST and change.after) for change in self.changes
+        )
         best_dice = -1.0 if starts_anew else progress.best_dice
         return replace(progress, best_dice=best_dice, losses=[loss.to(self.device) for loss in progress.losses])
+
+
+class Stateful(Protocol):
+    """What loads its state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Load it."""
+
+
+def restore_parts(
+    folder: Path, config: Config, ranks: Ranks, model: Stateful, average: Stateful, optimizer: Stateful
+) -> tuple[Checkpoint, tuple[Change, ...]]:
+    """Load the checkpoint of a run, or its predecessor if it is damaged, into the parts of its state.
+
+    Returns:
+        The checkpoint, and the settings in which this run differs from it.
+
+    Raises:
+        ConfigError: The checkpoint is of a run with other settings, of those that may not change, or the new end of
+            the run is before it.
+        ModelFileError: There is none, or all are damaged.
+    """
+    with ranks.first_goes_ahead():  # it renames a damaged file
+        checkpoint = load_checkpoint(folder)
+    hint = "restore the checkpoint folder of the run, or choose another output="
+    before, progress = config_from_dict(checkpoint.config, origin=folder), checkpoint.progress
+    found = changes(before, config)
+    refuse_changes(found, folder)
+    refuse_earlier_end(found, config, progress.step, progress.elapsed_s)
+    try:
+        model.load_state_dict(checkpoint.model)
+        average.load_state_dict(checkpoint.average)
+        optimizer.load_state_dict(checkpoint.optimizer)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ModelFileError("the checkpoint does not fit the network", file=folder, found=error, hint=hint) from error
+    logger.info("resumed at step %d", progress.step)
+    try:
+        log_changes(found, before, config, progress.step, progress.elapsed_s)
+    except ConfigError as error:  # the former configuration has no end
+        raise error.in_file(folder) from error
+    return checkpoint, tuple(found)
 
 
 class TrainedLevels(nn.Module):

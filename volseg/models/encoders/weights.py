@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from volseg.errors import ModelFileError
 from volseg.io.torch_files import read_torch_file
-from volseg.models.contracts import State
+from volseg.models.contracts import ImageEncoder, State
 from volseg.models.encoders.recognise import fitting_encoders
 from volseg.models.encoders.slices import SliceEncoder
 
@@ -31,13 +32,31 @@ def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -
         ModelFileError: Keys are missing, unexpected, of another shape, or not finite numbers; the first are listed.
     """
     path = Path(path)
-    weights, expected, name = read_weights(path), encoder.vit.state_dict(), encoder.vit.input_weight
-    state = encoder.vit.official_state(weights)
-    if name in state and state[name].shape[1:2] == (3,):
-        state[name] = inflate_patch_embedding(state[name], image_channels, encoder.adjacent_slices)
+    inflate = partial(inflate_patch_embedding, image_channels=image_channels, adjacent_slices=encoder.adjacent_slices)
+    load_state(encoder.vit, read_weights(path), path, inflate)
+
+
+def load_state(
+    vit: ImageEncoder, weights: State, path: Path, adapt: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> None:
+    """Load the tensors of a weight file into an encoder, in place.
+
+    Args:
+        vit: The encoder.
+        weights: The tensors, under any names that its `official_state` converts.
+        path: Their file, for messages.
+        adapt: Converts an RGB patch embedding ``(E, 3, patch, patch)``; ``None`` for an encoder of RGB images.
+
+    Raises:
+        ModelFileError: As `load_encoder`.
+    """
+    expected, name = vit.state_dict(), vit.input_weight
+    state = vit.official_state(weights)
+    if adapt is not None and name in state and state[name].shape[1:2] == (3,):
+        state[name] = adapt(state[name])
     hint = None if _shapes(state) == _shapes(expected) else encoder_hint(weights)
     check_fit(state, expected, path, "the weights do not fit the encoder", hint)
-    encoder.vit.load_state_dict(state, strict=True)
+    vit.load_state_dict(state, strict=True)
     logger.info("encoder weights from %s", path)
 
 
@@ -100,6 +119,22 @@ def inflate_patch_embedding(weight: torch.Tensor, image_channels: int, adjacent_
     share = weight.sum(dim=1, keepdim=True) / (image_channels * adjacent_slices)
     roles = 2 if adjacent_slices > 1 else 1
     return share.repeat(1, image_channels * roles, 1, 1)
+
+
+def rgb_patch_embedding(weight: torch.Tensor, image_channels: int) -> torch.Tensor:
+    """Convert a patch embedding for slices into one of RGB images: a grey image gives the tokens of equal channels.
+
+    Args:
+        weight: ``(E, C, patch, patch)``, or ``(E, 2 C, patch, patch)`` with neighbours, as `inflate_patch_embedding`
+            makes it.
+        image_channels: Modalities C.
+
+    Returns:
+        ``(E, 3, patch, patch)``, three times the same.
+    """
+    own, neighbours = weight[:, :image_channels], weight[:, image_channels:]
+    grey = own.sum(dim=1, keepdim=True) + 2 * neighbours.sum(dim=1, keepdim=True)  # previous + next is one channel
+    return (grey / 3).repeat(1, 3, 1, 1)
 
 
 def check_shapes(

@@ -1,0 +1,48 @@
+"""Pretrain the slice encoder on scans without labels, with DINOv2's objective; its file is for model.weights."""
+
+from __future__ import annotations
+
+import argparse
+
+from volseg.api import pretrain
+from volseg.cli.train import in_order, is_first_process, take_apart
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = "All settings, their defaults and meanings: volseg settings pretrain"
+    parser.add_argument("--config", metavar="NAME", help="pretrain (the default), or the path of a YAML file")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="RUN",
+        help="continue the run in this folder, or in output=; settings that are not given are those of the run",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings, for example data.root=FOLDER output=runs/pre model.weights=official train.max_minutes=60",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pretrain; of several processes, the first speaks.
+
+    Raises:
+        VolsegError: The run cannot start or go on.
+        SystemExit: Ctrl-C (130) or SIGTERM (143); the checkpoint of the last finished step is written.
+    """
+    take_apart(args)
+    if args.config is None and not args.resume:
+        args.config = "pretrain"
+    file = in_order(
+        args,
+        "pretrain",
+        lambda progress: pretrain(args.config, args.overrides, resume=args.resume, progress=progress),
+    )
+    if is_first_process():
+        print(f"encoder: {file} (model.encoder and model.weights={file.parent} start from it)")
+    return 0
