@@ -115,14 +115,15 @@ def nearest_neighbours(bank: MeasuredSlices, queries: MeasuredSlices) -> tuple[f
     """
     similar = F.normalize(queries.tokens, dim=1) @ F.normalize(bank.tokens, dim=1).T  # (queries, bank)
     errors, of_mean = [], []
-    for axis in bank.axis.unique():
+    axes = sorted({*bank.axis.tolist()})
+    for axis in axes:
         ours, theirs = queries.axis == axis, bank.axis == axis
         positions, truth = bank.position[theirs], queries.position[ours]
         nearest = similar[ours][:, theirs].topk(min(NEIGHBOURS, len(positions)), dim=1).indices
         errors.append((positions[nearest].mean(dim=1) - truth).abs())
         of_mean.append((positions.mean() - truth).abs())
     predicted = bank.axis[similar.topk(min(NEIGHBOURS, len(bank.axis)), dim=1).indices].mode(dim=1).values
-    accuracy = float((predicted == queries.axis).float().mean()) if len(bank.axis.unique()) > 1 else None
+    accuracy = float((predicted == queries.axis).float().mean()) if len(axes) > 1 else None
     return float(torch.cat(errors).mean()), float(torch.cat(of_mean).mean()), accuracy
 
 

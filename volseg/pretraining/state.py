@@ -195,7 +195,7 @@ class PretrainingState:
     @torch.no_grad()
     def _update_teacher(self, momentum: float) -> None:
         self._updates += 1
-        averaged, current = list(self.teacher.parameters()), list(self.student.parameters())
+        averaged, current = list[Tensor](self.teacher.parameters()), list[Tensor](self.student.parameters())
         torch._foreach_lerp_(averaged, current, 1 - momentum)
 
     def save(self, folder: Path, progress: RunProgress) -> None:
