@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.config.encoders import CATALOGUE
-from volseg.config.schema import Config
+from volseg.config.schema import Config, TrainConfig
 from volseg.device import choose_device, training_dtype
 from volseg.errors import ConfigError, DataError
 from volseg.io.cases import listed
@@ -132,10 +132,10 @@ def check_settings(config: Config, *, resumed: bool, processes: int) -> None:
     """
     Budget.from_config(config.train)
     check_encoder(config.model)
-    for name, off in (("keep_best", False), ("stop_after", None)):
-        if getattr(config.train, name) != off:
-            problem = f"train.{name} is for training with labels: no measure of pretraining chooses its weights"
-            raise ConfigError(problem, hint=f"leave train.{name} out")
+    for name in ("keep_best", "stop_after", "optimizer"):
+        if getattr(config.train, name) != getattr(TrainConfig, name):
+            problem, found = f"train.{name} is for training with labels", getattr(config.train, name)
+            raise ConfigError(problem, found=found, hint=f"leave train.{name} out")
     if config.train.batch_size is None:
         hint = "set train.batch_size, or use --config pretrain"
         raise ConfigError("train.batch_size is not set, and pretraining has no plan to take it from", hint=hint)

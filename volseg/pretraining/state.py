@@ -157,7 +157,7 @@ class PretrainingState:
     def _follow_schedules(self, spent: float) -> None:
         """Set learning rate and weight decay of every group."""
         settings = self._config.train
-        lr = settings.lr * learning_rate_factor(spent, settings.warmup_fraction)
+        lr = settings.lr * learning_rate_factor(spent, settings)
         decay = cosine(settings.weight_decay, self._config.pretrain.weight_decay_end, spent)
         groups = zip(self._optimizer.param_groups, self._rates, self._decays, strict=True)
         for group, rate, decays in groups:
