@@ -13,6 +13,7 @@ from volseg.io.atomic import atomic_file
 from volseg.io.json_files import parse_json
 from volseg.io.model_folder import MODEL_HINT
 from volseg.io.paths import is_file, is_folder
+from volseg.io.torch_files import separate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,20 +157,6 @@ def _check_labels(labels: dict[str, Any], path: Path) -> None:
             found=labels,
             expected=f"names with distinct integer values up to {LARGEST_LABEL}, 0 (background) among them",
         )
-
-
-def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous CPU tensors that share no memory, as the format requires."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in state.items():
-        value = tensor.detach().cpu().contiguous()
-        storage = value.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        result[name] = value
-    return result
 
 
 def _damaged(path: Path, found: object) -> ModelFileError:
