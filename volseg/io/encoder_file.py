@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from volseg.errors import ModelFileError
 from volseg.io.atomic import atomic_file
 from volseg.io.json_files import parse_json
-from volseg.io.torch_files import separate
+from volseg.io.tensors import separate
 
 if TYPE_CHECKING:
     from torch import Tensor

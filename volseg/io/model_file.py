@@ -13,7 +13,7 @@ from volseg.io.atomic import atomic_file
 from volseg.io.json_files import parse_json
 from volseg.io.model_folder import MODEL_HINT
 from volseg.io.paths import is_file, is_folder
-from volseg.io.torch_files import separate
+from volseg.io.tensors import separate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,17 +1,13 @@
-"""Files of tensors: those of torch, read without running code, and what safetensors needs. Imports torch when needed."""
+"""Files written by torch, read without running code. Imports torch only when a file is read."""
 
 from __future__ import annotations
 
 import mmap
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from volseg.errors import ModelFileError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def read_torch_file(path: Path, problem: str, hint: str) -> Any:
@@ -56,17 +52,3 @@ def _check_claims(path: Path) -> None:
             named = any(b"bytearray" in archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
     if named:
         raise ValueError("the pickle calls bytearray")
-
-
-def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous CPU tensors that share no memory, as safetensors requires."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in state.items():
-        value = tensor.detach().cpu().contiguous()
-        storage = value.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        result[name] = value
-    return result
