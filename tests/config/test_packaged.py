@@ -37,7 +37,10 @@ def test_files_and_folders_of_the_user(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("gpus", "no such configuration(.|\\n)*expected: cpu, demo, gpu, or the path(.|\\n)*did you mean gpu"),
+        (
+            "gpus",
+            "no such configuration(.|\\n)*expected: cpu, demo, gpu, pretrain, or (.|\\n)*did you mean gpu",
+        ),
         ("x" * 5000, "no such configuration"),
         ("a\0b", "no such configuration"),
         ("default", "did you mean gpu"),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import Dataset
 
 from tests.made.datasets import save_nifti
+from volseg.config.load import load_config
 from volseg.preprocessing.intensity import Scaling
 from volseg.pretraining.slices import SliceSource, ViewShape
+from volseg.pretraining.state import PretrainingState
 from volseg.pretraining.store import StoredScan
+from volseg.training.ranks import Ranks, joined_ranks
+from volseg.training.samples import batches
 
 SHAPE = ViewShape(patch=14, token_stride=4, global_tokens=4, local_tokens=2, local_views=3)
 SMALL = [
@@ -43,3 +51,33 @@ def stored(
 
 def source(scan: StoredScan, axes: tuple[int, ...] = (0, 1, 2)) -> SliceSource:
     return SliceSource(scan, axes, (Scaling(-np.inf, np.inf, 0, 1),))
+
+
+class ViewSamples(Dataset[dict[str, Any]]):
+    """Sample ``i`` is noise in the shapes of views, drawn from the seed ``i``, in the default precision."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(index)
+        masked = torch.zeros(2, 16, dtype=torch.bool)
+        masked[index % 2, : 2 + index % 5] = True
+        large = torch.randn(2, 1, 56, 56, generator=generator) + index % 3
+        return {"global": large, "local": torch.randn(2, 1, 28, 28, generator=generator), "masked": masked, "case": "c"}
+
+
+def pretrain_steps(ranks: Ranks, folder: Path) -> None:
+    """Run a few steps in float64; every process writes losses, gradient norms and the teacher."""
+    torch.set_default_dtype(torch.float64)
+    config = load_config("pretrain", [*SMALL, "train.max_steps=4", "train.lr=1e-4"])
+    state = PretrainingState(config, None, ranks)
+    stream = batches(ViewSamples(), config, 0, ranks)
+    outcomes = [state.step(next(stream), step, step / 4) for step in range(4)]
+    numbers = {"loss": [one.loss for one in outcomes], "norm": [one.gradient_norm for one in outcomes]}
+    result = {name: torch.stack(values).double() for name, values in numbers.items()}
+    torch.save({**result, **state.teacher.state_dict()}, folder / f"{ranks.rank}-of-{ranks.size}.pt")
+    torch.set_default_dtype(torch.float32)
+
+
+def pretrain_together(folder: Path) -> None:
+    """Run the steps in the processes of ``torchrun``."""
+    with joined_ranks(os.environ) as ranks:
+        pretrain_steps(ranks, folder)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from tests.made.bad_inputs.cases import BadInput, command
+from tests.made.datasets import save_nifti
 from volseg.config.load import load_config
 from volseg.training.experiment import check_settings
 
@@ -59,8 +62,22 @@ SETTINGS = (
              lambda: command("train", "--config", "configs/default.yaml")),
     BadInput("`volseg train` without a data set", "data.root",
              lambda: command("train", "--config", demo(), "data.root=null")),
-    BadInput("A word that no setting contains", "momentum", lambda: command("settings", "momentum")),
+    BadInput("A word that no setting contains", "batchnorm", lambda: command("settings", "batchnorm")),
+    BadInput("`volseg pretrain` without scans", "data.root", lambda: command("pretrain", "device=cpu")),
+    BadInput("Pretraining of an encoder that cannot be masked", "model.encoder",
+             lambda: command("pretrain", "model.encoder=vit_s16")),
+    BadInput("Pretraining with a setting for labels", "train.stop_after",
+             lambda: command("pretrain", "train.stop_after=3")),
+    BadInput("Pretraining on scans that are too small", "pretrain.token_stride", lambda: pretrain_small_scans()),
 )  # fmt: skip
+
+
+def pretrain_small_scans() -> str:
+    """Pretrain on two scans of 20 x 20 x 20 voxels, of which a view has 32 along its side."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        save_nifti(Path(f"scans/{name}.nii.gz"), rng.normal(size=(20, 20, 20)).astype(np.float32))
+    return command("pretrain", "data.root=scans", "device=cpu", "data.workers=0")
 
 
 def demo() -> str:
