@@ -1,8 +1,9 @@
-"""Results of ``few_shot.py`` as Markdown, JSON, CSV per case, and a figure."""
+"""Results of ``few_shot.py`` and ``pretraining.py`` as Markdown, JSON, CSV per case, and a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared.record import write_json
@@ -15,13 +16,31 @@ Curve = dict[int, list[Cell]]
 """Cells of each number of training cases, in increasing order; the last arm is the control."""
 
 
-def write_tables(runs: Path, stem: Path, arms: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class Comparison:
+    """How the arms are described and compared.
+
+    Attributes:
+        start: What the networks start from.
+        script: The benchmark.
+        pairs: Arms whose difference is shown: one less the other; ``None`` shows the first less the last.
+    """
+
+    start: str = "Random weights"
+    script: str = "few_shot.py"
+    pairs: tuple[tuple[str, str], ...] | None = None
+
+
+FEW_SHOT = Comparison()
+
+
+def write_tables(runs: Path, stem: Path, arms: Sequence[str], comparison: Comparison = FEW_SHOT) -> str:
     """Write table and figure of all finished runs ``runs/<n> cases/<arm>/seed<n>``; return the Markdown."""
     records, rows = read_runs(runs, arms)
     write_json(stem.with_suffix(".json"), records)
     write_csv(stem.with_suffix(".csv"), rows)
     curve = curve_of(cells_of(records, rows))
-    text = markdown(stem.name, curve)
+    text = markdown(stem.name, curve, comparison)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     plot(curve, stem.with_suffix(".png"))
     return text
@@ -32,31 +51,36 @@ def curve_of(budgets: dict[str, list[Cell]]) -> Curve:
     return {cases: budgets[name] for cases, name in sorted((int(name.split()[0]), name) for name in budgets)}
 
 
-def markdown(name: str, curve: Curve) -> str:
-    """Return a row per number of cases, with the difference of the arms, and the conditions."""
+def markdown(name: str, curve: Curve, comparison: Comparison = FEW_SHOT) -> str:
+    """Return a row per number of cases, with the differences of arms, and the conditions."""
     arms = [cell.name for cell in next(iter(curve.values()))]
-    rows = [["training cases", "seeds", *(f"Dice, {arm}" for arm in arms), f"{arms[0]} minus {arms[-1]}"]]
+    pairs = comparison.pairs or ((arms[0], arms[-1]),)
+    differences = [f"{arm} minus {other}" for arm, other in pairs]
+    rows = [["training cases", "seeds", *(f"Dice, {arm}" for arm in arms), *differences]]
     for cases, cells in curve.items():
-        dice = [interval_text(mean_dice(cell), "{:.4f}") for cell in cells]
-        difference = interval_text(difference_to(cells[-1], cells[0]), "{:+.4f}")
-        rows.append([str(cases), str(len(cells[0].runs)), *dice, difference])
+        dice, of_arm = [interval_text(mean_dice(cell), "{:.4f}") for cell in cells], {cell.name: cell for cell in cells}
+        texts = [interval_text(difference_to(of_arm[other], of_arm[arm]), "{:+.4f}") for arm, other in pairs]
+        rows.append([str(cases), str(len(cells[0].runs)), *dice, *texts])
     title = f"# Few-shot curve: {name.replace('_', ' ')}"
-    return f"{title}\n\n{table(rows)}\n\n![Dice against training cases]({name}.png)\n\n{conditions(curve)}\n"
+    return (
+        f"{title}\n\n{table(rows)}\n\n![Dice against training cases]({name}.png)\n\n{conditions(curve, comparison)}\n"
+    )
 
 
-def conditions(curve: Curve) -> str:
+def conditions(curve: Curve, comparison: Comparison) -> str:
     """Return the conditions that all runs share, and how to read the table."""
     cells = [cell for cells in curve.values() for cell in cells]
-    runs = [run for cell in cells for run in cell.runs]
+    runs, arms = [run for cell in cells for run in cell.runs], {cell.name for cell in cells}
     machines = "; ".join(sorted({machine_text(run) for run in runs}))
     commits = ", ".join(sorted({str(run["commit"])[:10] for run in runs}))
     fold = next(text.split("=")[1] for text in runs[0]["settings"] if "data.fold=" in text)
     return (
-        f"Random weights; fold {fold} held out, {len(mean_dice(cells[0]))} cases; {runs[0]['steps']} steps per run. "
-        "Both arms of a seed have the same training cases. Mean Dice over held-out cases, then over classes, in the "
+        f"{comparison.start}; fold {fold} held out, {len(mean_dice(cells[0]))} cases; {runs[0]['steps']} steps per "
+        f"run. {'Both' if len(arms) == 2 else 'All'} arms of a seed have the same training cases. Mean Dice over "
+        "held-out cases, then over classes, in the "
         "scans' own geometry, and over seeds; 95% bootstrap intervals over the held-out cases (not over seeds); "
         f"differences are paired by case and seed. {machines}; commit {commits}. Measured by "
-        "`python benchmarks/few_shot.py`."
+        f"`python benchmarks/{comparison.script}`."
     )
 
 
