@@ -18,7 +18,7 @@ def reuse_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning large blocks to the system.
 
     By default each tensor above 32 MB is a new mapping whose pages the kernel clears: a fifth to a third of the time of
-    a prediction on a CPU. In exchange peak memory is higher, by a third in `benchmarks`; in training 1.09 to 2.36 times
+    a prediction on a CPU. In exchange peak memory is higher, by a third in `benchmarks`; in training 1.14 to 2.09 times
     that of the tensors, most with checkpointing (`benchmarks/results/training_memory/estimate.md`). It is a policy of
     the whole process, so commands call this and the library never does. Without glibc nothing happens.
     """

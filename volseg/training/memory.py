@@ -26,9 +26,9 @@ from volseg.training.ranks import Ranks, share_of_batch
 logger = logging.getLogger(__name__)
 
 HEAP_FACTOR = 2.4
-"""Largest measured resident memory of a process on a CPU that keeps freed memory, as a multiple of the estimate.
+"""Resident memory of a process on a CPU that keeps freed memory, as a multiple of the estimate, with a margin.
 
-Source: `benchmarks/results/training_memory/estimate.md`, settings from half a gigabyte on: 1.09 to 2.36.
+Source: `benchmarks/results/training_memory/estimate.md`, settings from half a gigabyte on: 1.14 to 2.09.
 """
 ERROR_FACTOR = 1.1
 """Largest measured resident memory where freed memory is returned, as a multiple of the estimate; 1.05 was measured."""
