@@ -82,6 +82,8 @@ def pretrain(experiment: Pretraining, progress: StageProgress | None = None, ran
         validate=validation if has_scans else None,
         ranks=ranks,
     )
+    if has_scans and not log.is_validated(0) and run.step == 0:
+        validation(run, time.perf_counter())  # what the start knows already
     run_steps(steps, run, progress)
     if ranks.is_first:
         if has_scans and not log.is_validated(run.step):
