@@ -101,7 +101,8 @@ def estimate_table(record: Record) -> str:
         "Estimate: what `volseg describe` prints. MB: peak of the process's resident memory over two steps, less that "
         f"of Python and libraries after a step of a small network ({min(libraries)} to {max(libraries)} MB). Returned: "
         "the heap gives each freed block of a megabyte back, so that memory follows the tensors. Reused: it keeps all, "
-        "as in `volseg train`. s: seconds per step, on a machine with other work. Each cell in its own process. "
+        "as in `volseg train` where memory is ample. s: seconds per step, on a machine with other work. Each cell in "
+        "its own process. "
         f"{origin_text(record)}, torch {record['versions']['torch']}: `{' '.join(record['command'])}`\n"
     )
 
