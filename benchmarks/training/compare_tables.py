@@ -13,7 +13,7 @@ from shared.record import Record, portable_argument, write_json
 from shared.text import table
 from training.ablation_cells import mean_interval
 from training.ablation_tables import interval_text
-from training.comparison import COLUMNS, METRICS, Model, difference, read_models
+from training.comparison import METRICS, Model, difference, models_of, read_cells
 from training.runs import machine_text, write_csv
 from volseg.errors import counted
 from volseg.evaluation.compare import compare_paired
@@ -24,25 +24,27 @@ from volseg.report.tables import p_text
 
 def write_tables(runs: Path, stem: Path, order: Sequence[str], *, reference: str, title: str) -> str:
     """Write tables and figure of all finished cells below ``runs``; return the Markdown."""
-    models, classes, rows = read_models(runs, order)
-    command = " ".join(portable_argument(argument) for argument in sys.argv)
-    cells = [run for model in models for run in model.runs]
-    write_json(stem.with_suffix(".json"), {"dataset": title, "command": command, "cells": cells})
-    write_csv(stem.with_suffix(".csv"), [{key: row[key] for key in COLUMNS} for row in rows])
-    first = next((model for model in models if model.name == reference), models[0])
-    text = "\n\n".join(
-        [
-            f"# {title}, {budget_text(stem.name)} per cell",
-            overview(models, classes, first),
-            "## Dice by class",
-            by_class(models, classes),
-            f"![Dice against minutes and steps]({stem.name}.png)",
-            conditions(models, command),
-        ]
-    )
-    stem.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    plot(models, stem.with_suffix(".png"))
+    cells, rows = read_cells(runs, order)
+    command = [portable_argument(argument) for argument in sys.argv]
+    record = {"dataset": title, "budget": stem.name, "reference": reference, "command": command, "cells": cells}
+    write_json(stem.with_suffix(".json"), record)
+    write_csv(stem.with_suffix(".csv"), rows)
+    text = markdown(record, rows)
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    plot(models_of(cells, rows), stem.with_suffix(".png"))
     return text
+
+
+def markdown(record: Record, rows: Sequence[Record]) -> str:
+    """Return the tables and the conditions, from record and scores as they are written to JSON and CSV."""
+    models = models_of(record["cells"], rows)
+    reference = next((model for model in models if model.name == record["reference"]), models[0])
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    parts = [f"# {record['dataset']}: {budget_text(record['budget'])} per cell", overview(models, classes, reference)]
+    parts += ["## Dice by class", by_class(models, classes)]
+    if any(run["curve"] for model in models for run in model.runs):
+        parts.append(f"![Dice against minutes and steps]({record['budget']}.png)")
+    return "\n\n".join([*parts, conditions(models, " ".join(record["command"]))]) + "\n"
 
 
 def budget_text(name: str) -> str:

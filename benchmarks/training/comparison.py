@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,38 +51,40 @@ class Model:
         return np.array(rows)
 
 
-def read_models(folder: Path, order: Sequence[str]) -> tuple[list[Model], list[str], list[Record]]:
+def read_cells(folder: Path, order: Sequence[str]) -> tuple[list[Record], list[Record]]:
     """Read the finished cells ``folder/<model>/fold<n>_seed<n>``.
 
     Returns:
-        The models that have any; the classes; the scores per model, fold, seed, case and class.
+        The records of the cells; the scores per model, fold, seed, case and class.
     """
-    models, rows = [], list[Record]()
+    records, rows = list[Record](), list[Record]()
     for name in order:
-        runs, scores = [], {}
         for file in sorted((folder / name).glob(f"fold*_seed*/{FINISHED}")):
-            fold, seed = (
-                int(part.removeprefix(word))
-                for part, word in zip(file.parent.name.split("_"), ("fold", "seed"), strict=True)
-            )
-            cases = read_cases(file.parent)
-            curve = [
-                [row["step"], row["elapsed_s"], row["val_dice"]]
-                for row in read_metrics(file.parent / "metrics.jsonl")
-                if "val_dice" in row
-            ]
-            runs.append({**json.loads(file.read_text(encoding="utf-8")), "fold": fold, "seed": seed, "curve": curve})
-            scores[fold, seed] = {metric: by_case(cases, metric) for metric in METRICS}
-            rows += [
-                {**{key: row[key] for key in COLUMNS[3:]}, "model": name, "fold": fold, "seed": seed} for row in cases
-            ]
-        if runs:
-            models.append(Model(name, runs, scores))
-    return models, list(dict.fromkeys(row["class"] for row in rows)), rows
+            fold, seed = map(int, re.findall(r"\d+", file.parent.name))
+            log = read_metrics(file.parent / "metrics.jsonl")
+            curve = [[row["step"], row["elapsed_s"], row["val_dice"]] for row in log if "val_dice" in row]
+            origin = {"model": name, "fold": fold, "seed": seed}
+            records.append({**json.loads(file.read_text(encoding="utf-8")), **origin, "curve": curve})
+            rows += [{key: {**row, **origin}[key] for key in COLUMNS} for row in read_cases(file.parent)]
+    return records, rows
+
+
+def models_of(records: Sequence[Record], rows: Sequence[Record]) -> list[Model]:
+    """Return the models, from records and scores as they are written to JSON and CSV."""
+    models = []
+    for name in dict.fromkeys(record["model"] for record in records):
+        runs = [record for record in records if record["model"] == name]
+        scores: dict[Draw, dict[str, dict[str, Array]]] = {}
+        for run in runs:
+            draw = (run["fold"], run["seed"])
+            own = [row for row in rows if (row["model"], int(row["fold"]), int(row["seed"])) == (name, *draw)]
+            scores[draw] = {metric: by_case(own, metric) for metric in METRICS}
+        models.append(Model(name, runs, scores))
+    return models
 
 
 def by_case(rows: Sequence[Record], metric: str) -> dict[str, Array]:
-    """Return case -> scores of the classes, in the order of the file."""
+    """Return case -> scores of the classes, in the order of the rows."""
     cases: dict[str, list[float]] = {}
     for row in rows:
         cases.setdefault(row["case"], []).append(float(row[metric]) if row[metric] != "" else np.nan)

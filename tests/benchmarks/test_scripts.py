@@ -78,8 +78,6 @@ def test_tables_of_a_folder_follow_from_its_records(topic: str, module: str, tmp
         ("training_memory", "training_memory/dinov2_s14_128.md"),
         ("training_memory", "training_memory/estimate.md"),
         *[("tokens", f"tokens/{label}.md") for label in ("bf16", "float32", "stride4")],
-        *[("compare", f"hippocampus/{minutes}min_fold0_seed0.md") for minutes in (10, 60)],
-        ("compare", "chaos_mr/30min_fold0_seed0.md"),
     ],
 )
 def test_table_follows_from_its_record(script: str, page: str) -> None:
@@ -87,6 +85,17 @@ def test_table_follows_from_its_record(script: str, page: str) -> None:
     name = f"{script}.json" if path.name == "README.md" else f"{path.stem}.json"
     markdown: Callable[[Any], str] = import_module(script).markdown
     assert markdown(record_of(path.with_name(name))) == path.read_text(encoding="utf-8")
+
+
+COMPARISONS = [page for folder in ("hippocampus", "chaos_mr") for page in sorted((RESULTS / folder).glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", COMPARISONS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_comparison_follows_from_its_records(page: Path) -> None:
+    with page.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    markdown = import_module("training.compare_tables").markdown
+    assert markdown(record_of(page.with_suffix(".json")), rows) == page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", sorted((RESULTS / "ablation").glob("*.md")), ids=lambda path: path.stem)
