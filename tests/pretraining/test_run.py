@@ -148,6 +148,14 @@ def test_a_run_stopped_by_sigterm_and_resumed_is_bitwise_that_of_one_piece(scans
     assert timeless[0] == timeless[1]
 
 
+def test_a_finished_run_is_left_as_it_is(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    with caplog.at_level(logging.INFO):
+        assert main(["pretrain", "--resume", str(run)]) == 0
+    assert "this run is finished already" in caplog.text
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+
+
 def test_changed_scans_and_settings_are_refused_on_resuming(
     run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

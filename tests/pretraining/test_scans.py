@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.made.datasets import save_nifti, write_small_dataset
+from tests.made.dicom_files import write_series
 from tests.pretraining.made import write_scans
 from volseg.config.load import load_config
 from volseg.errors import ConfigError, DataError
@@ -36,6 +37,16 @@ def test_scans_in_sub_folders_are_found(tmp_path: Path) -> None:
     save_nifti(tmp_path / ".hidden" / "x.nii.gz", np.ones((3, 3, 3), np.float32))
     split = find_scans(load_config(None, [f"data.root={tmp_path}", "data.fold=all"]))
     assert len({case.id for case in split.train}) == 3
+
+
+def test_folders_of_dicom_series_are_read(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_series(tmp_path / "scans" / name)
+    split = find_scans(load_config(None, [f"data.root={tmp_path / 'scans'}", "data.fold=all"]))
+    scans = store_scans(split.train, tmp_path / "cache", split.channels)
+    assert [scan.id for scan in scans] == ["first", "second"]
+    assert scans[0].shape == (5, 4, 6)
+    assert scans[0].spacing_mm == pytest.approx((2.5, 0.75, 1.25))
 
 
 def test_a_data_set_gives_its_training_cases_without_their_labels(tmp_path: Path) -> None:

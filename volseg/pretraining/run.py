@@ -58,6 +58,9 @@ def pretrain(experiment: Pretraining, progress: StageProgress | None = None, ran
     state = PretrainingState(config, start, ranks)
     with ranks.together():
         run = state.restore(experiment.checkpoint_folder) if experiment.resumed else RunProgress()
+    if ranks.from_first(_is_finished(experiment, state, run)):
+        logger.info("this run is finished already")
+        return folder / MODEL_FILE
     record = _write_start(experiment, state, start, ranks) if ranks.is_first else {}
     samples: Any = SliceViews(
         experiment.train, experiment.shape, seed=config.seed, batch_size=experiment.batch_size, samples=ENDLESS
@@ -92,6 +95,12 @@ def pretrain(experiment: Pretraining, progress: StageProgress | None = None, ran
         save_encoder(folder / MODEL_FILE, state.teacher.encoder.state_dict(), {**record, **_result(run)})
     ranks.wait()
     return folder / MODEL_FILE
+
+
+def _is_finished(experiment: Pretraining, state: PretrainingState, run: RunProgress) -> bool:
+    """Return whether a resumed run has nothing left to do."""
+    spent = Budget.from_config(experiment.config.train).progress(run.step, run.elapsed_s)
+    return experiment.resumed and not state.changes and spent >= 1 and (experiment.folder / MODEL_FILE).exists()
 
 
 def _measured(
