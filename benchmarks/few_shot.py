@@ -18,6 +18,7 @@ import sys
 
 from shared.arguments import add_runs, integers, make_parser, words
 from shared.text import say
+from training.adaptation_grid import count_of
 from training.few_shot_tables import write_tables
 from training.runs import NO_VALIDATION, finished_run
 from volseg.config.schema import DataConfig
@@ -45,13 +46,6 @@ def main() -> int:
             text = write_tables(args.runs / name, args.out / name, list(ARMS))
     print(text)
     return 0
-
-
-def count_of(text: str, available: int) -> int:
-    """Return a number of cases, given as a number or as a percentage of the training cases (at least one)."""
-    if text.endswith("%"):
-        return max(1, round(float(text[:-1]) / 100 * available))
-    return int(text)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -57,6 +57,7 @@ def _train(folder: Path, config: Path, settings: Sequence[str]) -> Record:
         "hardware": provenance["hardware"],
         "seed": provenance["seed"],
         "parameters": provenance["parameters"]["total"],
+        "trained_parameters": provenance["parameters"]["trainable"],
         "precision": provenance["precision"],
         "steps": trained["step"],
         "train_seconds": round(trained["elapsed_s"], 1),
