@@ -1,11 +1,21 @@
-"""Set up nnU-Net in an environment of its own, with a model folder for hippocampus, without any training.
+"""nnU-Net in an environment of its own: set up a model for speed, or train and score it beside volseg's networks.
 
-    python benchmarks/nnunet.py --data ../shared/data/Task04_Hippocampus    # about 10 minutes, 2 GB of disk
+    python benchmarks/nnunet.py setup --data ../shared/data/Task04_Hippocampus        # about 10 minutes, 2 GB of disk
+    python benchmarks/nnunet.py train --data DIR --budget-minutes 60 --device cuda    # a cell that compare.py reads
 
-Needed once; repeated, it completes an unfinished set-up. The environment lies in ``benchmarks/.nnunet`` (ignored by
-git), so the project's own packages are untouched. nnU-Net plans the data set itself; its network is built from these
-plans with random weights and stored as its training stores it. Speed and memory do not depend on the weights, but
-accuracy does: nothing here is for comparing accuracy.
+The environment lies in ``benchmarks/.nnunet`` (ignored by git) and is made where it is missing, so the project's own
+packages are untouched.
+
+``setup`` is needed once by the measurements of speed and memory. nnU-Net plans the data set itself; its network is built
+from these plans with random weights and stored as its training stores it.
+
+``train`` writes ``<out>/<data set>/<budget>/nnunet/fold<n>_seed<n>``. The data set, in any layout that volseg reads, is
+converted by ``volseg convert``, the split is volseg's, and nnU-Net's own commands plan, preprocess, train
+(``nnUNetv2_train``, configuration 3d_fullres) and predict the held-out cases (``nnUNetv2_predict`` with the final
+checkpoint and mirroring, its default); volseg scores the masks as its own. The trainer is nnU-Net's default one, whose
+learning rate follows elapsed time and which ends with the budget. The budget counts training steps; planning,
+preprocessing, the first steps of torch.compile (on a GPU) and nnU-Net's validation on patches are reported apart.
+A finished stage is kept, so the command can be repeated after an interruption.
 """
 
 from __future__ import annotations
@@ -27,24 +37,64 @@ from prediction.nnunet_environment import (
     model_folder,
     run_inside,
 )
+from training.nnunet_cell import NnunetCell
+from volseg.config.schema import DataConfig
+from volseg.io.datasets import read_dataset
 
 REQUIREMENTS = ("torch==2.13.0", "nnunetv2==2.8.1")
 DATASET = "Dataset004_Hippocampus"
 
 
 def main() -> int:
-    """Set up the missing parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="Task04_Hippocampus of the Decathlon")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="the environment and its model (%(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="processes of nnU-Net's planning (%(default)s)")
-    args = parser.parse_args()
+    """Set up the environment and its model, or train a cell."""
+    args = parse_arguments()
     folder = args.folder.resolve()
     install(folder)
-    if not model_folder(folder).exists():
-        make_model(folder, args.data, args.processes)
-    print(f"nnU-Net {installed_version(folder)}: {model_folder(folder).relative_to(folder)}")
+    if args.action == "train":
+        train(folder, args)
+    else:
+        if not model_folder(folder).exists():
+            make_model(folder, args.data, args.processes)
+        print(f"nnU-Net {installed_version(folder)}: {model_folder(folder).relative_to(folder)}")
     return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    setup = actions.add_parser("setup", help="environment and a model folder with random weights")
+    setup.add_argument("--data", type=Path, required=True, help="Task04_Hippocampus of the Decathlon")
+    training = actions.add_parser("train", help="train, predict and score a cell of compare.py")
+    training.add_argument("--data", required=True, help="data set folder, in any layout")
+    training.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
+    training.add_argument("--seed", type=int, default=0, help="of the initial weights (%(default)s)")
+    training.add_argument("--splits", help="split file, as data.splits (the folds of volseg)")
+    training.add_argument("--budget-minutes", type=float, required=True, help="of training steps")
+    training.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    training.add_argument("--threads", type=int, default=1, help="of training on a CPU (%(default)s)")
+    training.add_argument("--out", type=Path, default=Path("runs") / "compare", help="run folders (%(default)s)")
+    for action in (setup, training):
+        action.add_argument("--folder", type=Path, default=FOLDER, help="the environment and its model (%(default)s)")
+        action.add_argument("--processes", type=int, default=1, help="processes beside training (%(default)s)")
+    return parser.parse_args()
+
+
+def train(environment: Path, args: argparse.Namespace) -> None:
+    """Train, predict and score a cell, as far as it is not finished, and print its scores."""
+    budget = args.out.resolve() / read_dataset(args.data).name
+    cell = NnunetCell(
+        environment=environment,
+        shared=budget / "nnunet_data",
+        folder=budget / f"{args.budget_minutes:g}min" / "nnunet" / f"fold{args.fold}_seed{args.seed}",
+        data=DataConfig(root=args.data, fold=args.fold, splits=args.splits),
+        seed=args.seed,
+        budget_s=60 * args.budget_minutes,
+        device=args.device,
+        threads=args.threads,
+        processes=args.processes,
+    )
+    print(json.dumps(cell.run(), indent=1))
 
 
 def install(folder: Path) -> None:
