@@ -6,8 +6,8 @@
 The environment lies in ``benchmarks/.nnunet`` (ignored by git) and is made where it is missing, so the project's own
 packages are untouched.
 
-``setup`` is needed once by the measurements of speed and memory. nnU-Net plans the data set itself; its network is built
-from these plans with random weights and stored as its training stores it.
+``setup`` is needed once by the measurements of speed and memory. nnU-Net plans the data set itself; its network is
+built from these plans with random weights and stored as its training stores it.
 
 ``train`` writes ``<out>/<data set>/<budget>/nnunet/fold<n>_seed<n>``. The data set, in any layout that volseg reads, is
 converted by ``volseg convert``, the split is volseg's, and nnU-Net's own commands plan, preprocess, train

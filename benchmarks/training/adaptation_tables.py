@@ -86,12 +86,12 @@ def conditions(curve: Curve, command: Sequence[str]) -> str:
     seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
     return (
         f"{len(runs)} finished cells, seeds {seeds}; fold {fold} held out, {len(mean_dice(cells[0]))} cases; "
-        f"{runs[0]['steps']} steps per cell. `linear` and `unet2d`: frozen encoder, one slice at a time, no raw voxels, "
-        "as in the study (arXiv 2312.02366); the others have volseg's decoder. Dice per case: mean over held-out cases, "
-        "then over classes, in the scans' own geometry, and over seeds; 95% bootstrap intervals over the held-out cases "
-        "(not over seeds); differences are paired by case and seed. Pooled: the voxels of all cases counted together "
-        "per class, then the mean over classes and seeds; the study's code counts so, on slices resized to the input of "
-        f"the network.\n\n{machines}; {dates}, commit {commits}: `{' '.join(command)}`"
+        f"{runs[0]['steps']} steps per cell. `linear` and `unet2d`: frozen encoder, one slice at a time, no raw "
+        "voxels, as in the study (arXiv 2312.02366); the others have volseg's decoder. Dice per case: mean over "
+        "held-out cases, then over classes, in the scans' own geometry, and over seeds; 95% bootstrap intervals over "
+        "the held-out cases (not over seeds); differences are paired by case and seed. Pooled: the voxels of all cases "
+        "counted together per class, then the mean over classes and seeds; the study's code counts so, on slices "
+        f"resized to the input of the network.\n\n{machines}; {dates}, commit {commits}: `{' '.join(command)}`"
     )
 
 

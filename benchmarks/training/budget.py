@@ -1,4 +1,4 @@
-"""Training that ends after a time: what counts, and the learning rate by elapsed time. Plain Python: nnU-Net runs it."""
+"""What counts of a training that ends after a time, and its learning rate. Plain Python: nnU-Net runs it."""
 
 from __future__ import annotations
 

@@ -112,11 +112,7 @@ class NnunetCell:
         source, seconds = origin(), trained["seconds"]
         return {
             "model": "nnunet",
-            "settings": [
-                f"data.fold={self.data.fold}",
-                f"seed={self.seed}",
-                f"train.max_minutes={self.budget_s / 60:g}",
-            ],
+            "settings": [f"data.fold={self.data.fold}", f"train.max_minutes={self.budget_s / 60:g}"],
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": source["command"],
             "commit": commit_of(BENCHMARKS),

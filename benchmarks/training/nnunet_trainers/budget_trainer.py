@@ -1,8 +1,8 @@
 """nnU-Net's default trainer with an end after a time; nnU-Net finds it through its variable ``nnUNet_extTrainer``.
 
 Network, loss, augmentation, sampling, optimizer and epochs are those of ``nnUNetTrainer``. Three things differ: the
-learning rate follows elapsed training time instead of epochs, training ends in the middle of an epoch when the budget is
-used up, and the held-out cases are not predicted here, as ``nnUNetv2_predict`` does that afterwards.
+learning rate follows elapsed training time instead of epochs, training ends in the middle of an epoch when the budget
+is used up, and the held-out cases are not predicted here, as ``nnUNetv2_predict`` does that afterwards.
 """
 
 import json
@@ -22,7 +22,7 @@ COMPILE_STEPS = 3
 """With torch.compile, this many first steps are compilation."""
 
 
-class nnUNetTrainerBudget(nnUNetTrainer):  # type: ignore[misc]
+class nnUNetTrainerBudget(nnUNetTrainer):
     """Trains for ``NNUNET_BUDGET_S`` seconds from the seed ``NNUNET_SEED`` and writes ``budget.json``."""
 
     def run_training(self) -> None:
@@ -96,5 +96,5 @@ class nnUNetTrainerBudget(nnUNetTrainer):  # type: ignore[misc]
 def seed_everything(seed: int) -> None:
     """Seed the initial weights and what this process draws; processes of the augmentation draw their own."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - nnU-Net draws from it
     torch.manual_seed(seed)
