@@ -1,6 +1,6 @@
 """Time and memory of planning and preprocessing a data set, beside nnU-Net's command.
 
-    python benchmarks/nnunet.py --data ../shared/data/Task04_Hippocampus         # once
+    python benchmarks/nnunet.py setup --data ../shared/data/Task04_Hippocampus   # once
     python benchmarks/preprocessing.py --data ../shared/data/Task04_Hippocampus ../shared/data/CHAOS_MR
 
 volseg: measure and check all cases, plan, preprocess and store them, as a training does before its first step. nnU-Net:

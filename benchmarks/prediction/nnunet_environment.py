@@ -28,7 +28,7 @@ def check_ready(folder: Path = FOLDER) -> bool:
     """Return whether environment and model folder exist; say so if not."""
     ready = (model_folder(folder) / "plans.json").exists() and Path(command(folder, "python")).exists()
     if not ready:
-        say("nnU-Net is not set up (python benchmarks/nnunet.py); volseg is measured alone")
+        say("nnU-Net is not set up (python benchmarks/nnunet.py setup); volseg is measured alone")
     return ready
 
 

@@ -152,7 +152,8 @@ class NnunetCell:
             full = [command(self.environment, arguments[0]), *arguments[1:]]
             process = subprocess.Popen(full, env=self.variables(), stdout=file, stderr=file)
             _, status, usage = os.wait4(process.pid, 0)
-        if os.waitstatus_to_exitcode(status) != 0:
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
             raise SystemExit(f"{arguments[0]} failed, see {log}; the same command goes on from here")
         seconds = round(time.perf_counter() - started, 1)
         stages[name] = {"seconds": seconds, "peak_memory_mb": round(usage.ru_maxrss / 1000)}
