@@ -109,12 +109,14 @@ def conditions(models: Sequence[Model], command: str) -> str:
     draws = sorted({(run["fold"], run["seed"]) for run in runs})
     cases = len(models[0].values("dice"))
     origin = ", ".join(f"{fold}/{seed}" for fold, seed in draws)
+    nnunet = "nnU-Net is predicted with mirroring; its validation and torch.compile do not count as training time. "
+    note = nnunet if any(model.name == "nnunet" for model in models) else ""
     return (
         f"Held-out folds and seeds: {origin}; {cases} cases. Mean over cases, then over classes, in the scans' own "
         "geometry, with 95% bootstrap intervals over cases (not over seeds), of the mean over seeds where there are "
         "several. Differences are paired by case; p: Wilcoxon's signed-rank test over cases. Weights are random unless "
         "stated. `steps`, `s per step` and `peak MB` are of training; validation counts as training time. "
-        f"{machines}.\n\n{dates}, commit {commits}: `python {command}`"
+        f"{note}{machines}.\n\n{dates}, commit {commits}: `python {command}`"
     )
 
 

@@ -124,6 +124,14 @@ def test_few_shot_curve_follows_from_its_records(page: Path) -> None:
     assert tables.markdown(page.stem, curve) == page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("page", sorted((RESULTS / "adaptation").glob("*.md")), ids=lambda path: path.stem)
+def test_adaptation_follows_from_its_records(page: Path) -> None:
+    with page.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    markdown = import_module("training.adaptation_tables").markdown
+    assert markdown(page.stem, record_of(page.with_suffix(".json")), rows) == page.read_text(encoding="utf-8")
+
+
 def test_the_page_of_the_first_hour_follows_from_its_records() -> None:
     folder = RESULTS / "first_hour"
     assert import_module("first_hour").page(folder) == (folder / "commands.md").read_text(encoding="utf-8")
