@@ -115,7 +115,7 @@ class NnunetCell:
             "settings": [f"data.fold={self.data.fold}", f"train.max_minutes={self.budget_s / 60:g}"],
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": source["command"],
-            "commit": commit_of(BENCHMARKS),
+            "commit": stages["training"]["commit"],
             "versions": source["versions"] | trained["versions"],
             "hardware": source["hardware"] | {"threads": trained["threads"], "gpu": trained["gpu"]},
             "seed": self.seed,
@@ -145,7 +145,7 @@ class NnunetCell:
         if name in stages:
             return
         say(" ".join(arguments))
-        started = time.perf_counter()
+        commit, started = commit_of(BENCHMARKS), time.perf_counter()
         log = folder / "nnunet" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
@@ -156,7 +156,7 @@ class NnunetCell:
         if process.returncode != 0:
             raise SystemExit(f"{arguments[0]} failed, see {log}; the same command goes on from here")
         seconds = round(time.perf_counter() - started, 1)
-        stages[name] = {"seconds": seconds, "peak_memory_mb": round(usage.ru_maxrss / 1000)}
+        stages[name] = {"seconds": seconds, "peak_memory_mb": round(usage.ru_maxrss / 1000), "commit": commit}
         write_json(folder / "nnunet" / "stages.json", stages)
 
     def variables(self) -> dict[str, str]:
