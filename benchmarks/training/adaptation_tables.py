@@ -53,7 +53,7 @@ def arms_of(curve: Curve) -> list[str]:
 
 def arm_table(curve: Curve, text: Callable[[Cell, list[Cell]], str]) -> str:
     """Return a row per arm and a column per number of training cases; cells that are not finished are empty."""
-    rows = [["encoder, adaptation", "trained parameters", *(f"{cases} cases" for cases in curve)]]
+    rows = [["encoder, adaptation", "trained parameters", *(f"cases: {cases}" for cases in curve)]]
     for arm in arms_of(curve):
         finished = {cases: (cell, cells) for cases, cells in curve.items() for cell in cells if cell.name == arm}
         trained = next(iter(finished.values()))[0].runs[0]["trained_parameters"]
