@@ -3,7 +3,20 @@
 Importing the package is cheap; torch and other libraries are imported when a function needs them.
 """
 
-from volseg.api import check, convert, crossval, download, evaluate, load, plan, predict, pretrain, train
+from volseg.api import (
+    check,
+    convert,
+    crossval,
+    download,
+    evaluate,
+    features,
+    load,
+    plan,
+    predict,
+    pretrain,
+    probe,
+    train,
+)
 from volseg.version import __version__
 
 __all__ = [
@@ -13,9 +26,11 @@ __all__ = [
     "crossval",
     "download",
     "evaluate",
+    "features",
     "load",
     "plan",
     "predict",
     "pretrain",
+    "probe",
     "train",
 ]

@@ -46,7 +46,7 @@ def stored(
     folder.mkdir(parents=True)
     np.save(folder / "volume.npy", values[None].astype(np.float16))
     np.save(folder / "samples.npy", values.reshape(-1).astype(np.float32) if is_ct else np.zeros(0, np.float32))
-    return StoredScan(folder.name, folder, values.shape, spacing_mm, (is_ct,))
+    return StoredScan(folder.name, folder, values.shape, spacing_mm, (0, 0, 0), (is_ct,))
 
 
 def source(scan: StoredScan, axes: tuple[int, ...] = (0, 1, 2)) -> SliceSource:

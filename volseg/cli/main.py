@@ -27,6 +27,8 @@ COMMANDS = {
     "settings": "print the settings of a configuration",
     "predict": "write masks for scans",
     "evaluate": "score masks against references",
+    "features": "draw what a frozen encoder sees in slices of scans",
+    "probe": "classify scans or slices from frozen features",
     "convert": "write a data set in any layout as nnU-Net v2 raw",
     "download": "download a public data set by name",
     "cache": "list or remove preprocessed cases",

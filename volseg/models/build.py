@@ -142,12 +142,27 @@ def check_attention(model: ModelConfig, device: torch.device | str, dtype: torch
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
     if model.encoder == "identity":
         return None
+    return build_slice_encoder(model, plan.num_channels, token_stride(model, plan), TAPS[model.decoder])
+
+
+def build_slice_encoder(model: ModelConfig, image_channels: int, stride: int, taps: int) -> SliceEncoder:
+    """Build the encoder of a configuration alone, with random weights.
+
+    Args:
+        model: The configuration; its encoder is one of the catalogue.
+        image_channels: Modalities.
+        stride: Voxels per token in plane.
+        taps: Number of layers that are tapped.
+
+    Raises:
+        ConfigError: A tap would be finer than a voxel.
+    """
     entry = CATALOGUE[model.encoder]
-    channels = slice_channels(plan.num_channels, model.adjacent_slices)
+    channels = slice_channels(image_channels, model.adjacent_slices)
     attend = attention_function(model.attention)
     vit: ImageEncoder = import_module(entry.module).build(entry, channels, attend=attend, drop_path=model.drop_path)
     vit.checkpoint_layers = model.checkpoint_encoder
-    return SliceEncoder(vit, token_stride(model, plan), model.adjacent_slices, TAPS[model.decoder])
+    return SliceEncoder(vit, stride, model.adjacent_slices, taps)
 
 
 def token_stride(model: ModelConfig, plan: NetworkPlan) -> int:

@@ -137,6 +137,17 @@ class ImageEncoder(nn.Module, ABC):
             ``(B, h * w, E)`` for each index; ``h = H / pixels`` and ``w = W / pixels`` with the pixels of `tap_shapes`.
         """
 
+    def class_and_patch_tokens(self, images: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return the class token, ``None`` in a network without one, and the tokens of the last tap, in one pass.
+
+        Args:
+            images: ``(B, C, H, W)``; H and W are multiples of ``patch``.
+
+        Returns:
+            ``(B, E)`` or ``None``, and ``(B, h * w, E)``.
+        """
+        return None, self.taps(images, [len(self.layers) - 1])[0]
+
     def tap_shapes(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Return pixels along the side of a token, and channels, after some layers; coarser ones may only follow."""
         return [(self.patch, self.width)] * len(indices)

@@ -26,7 +26,7 @@ from volseg.planning.nnunet import is_cropping_large
 from volseg.preprocessing.cache import HINT, digest, log_damage, safe_name
 from volseg.preprocessing.intensity import case_scaling
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Increased whenever the same scan is stored with other values."""
 ORIENTATION = "IPL"
 """Directions of the axes: planes along each axis have the rows and columns that segmentation gives them."""
@@ -43,6 +43,7 @@ class StoredScan:
         folder: Folder of its files.
         shape: Voxels along each axis, in `ORIENTATION`.
         spacing_mm: Voxel size along each axis.
+        start: First voxel along each axis that was kept, of the reoriented file.
         is_ct: Of each channel, whether its values are HU, scaled when slices are cut; others are z-scores.
     """
 
@@ -50,6 +51,7 @@ class StoredScan:
     folder: Path
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
+    start: tuple[int, int, int]
     is_ct: tuple[bool, ...]
 
     @property
@@ -124,7 +126,8 @@ def _store(case: Case, folder: Path, channels: Sequence[str] | None) -> tuple[St
 
 def _stored(name: str, place: Path) -> StoredScan:
     meta = read_description(place)
-    return StoredScan(name, place, tuple(meta["shape"]), tuple(meta["spacing_mm"]), tuple(meta["is_ct"]))
+    shape, spacing_mm, start, is_ct = (tuple(meta[key]) for key in ("shape", "spacing_mm", "start", "is_ct"))
+    return StoredScan(name, place, shape, spacing_mm, start, is_ct)
 
 
 def _write(case: Case, folder: Path, sha256: str, channels: Sequence[str] | None) -> None:
@@ -135,6 +138,7 @@ def _write(case: Case, folder: Path, sha256: str, channels: Sequence[str] | None
     is_cropped = is_cropping_large([float(np.prod(np.subtract(stop, start))) / data[0].size])
     if is_cropped:
         data, grid = crop(data, grid, start, stop)
+    kept_from = [int(first) if is_cropped else 0 for first in start]
     is_ct = [_is_ct(channel, None if channels is None else channels[number]) for number, channel in enumerate(data)]
     stored = np.empty(data.shape, np.float16)
     for channel, ct, out in zip(data, is_ct, stored, strict=True):
@@ -143,8 +147,8 @@ def _write(case: Case, folder: Path, sha256: str, channels: Sequence[str] | None
     entries: dict[str, FileEntry] = {}
     write_array(folder / FILES[0], stored, entries)
     write_array(folder / FILES[1], _body_samples(data[np.array(is_ct)]), entries)
-    values = {"sha256": sha256, "shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm), "is_ct": is_ct}
-    write_description(folder, {"case": case.id, **values}, entries)
+    lies = {"shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm), "start": kept_from}
+    write_description(folder, {"case": case.id, "sha256": sha256, **lies, "is_ct": is_ct}, entries)
 
 
 def _is_ct(channel: NDArray[Any], name: str | None) -> bool:

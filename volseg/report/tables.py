@@ -32,15 +32,15 @@ def csv_text(evaluation: Evaluation) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for result in evaluation.results:
-        method, case = _no_formula(result.method), _no_formula(result.case)
+        method, case = no_formula(result.method), no_formula(result.case)
         if result.error is not None:
             blank = [""] * (len(METRIC) + 2)
-            writer.writerow([method, case, "", "failed", *blank, int(result.missing), _no_formula(result.error)])
+            writer.writerow([method, case, "", "failed", *blank, int(result.missing), no_formula(result.error)])
         for name, scores in result.scores.items():
             values = [_csv_number(float(scores[metric])) for metric in METRIC]
             counts = [scores["pred_voxels"], scores["ref_voxels"]]
             writer.writerow(
-                [method, case, _no_formula(name), scores["status"], *values, *counts, int(result.missing), ""]
+                [method, case, no_formula(name), scores["status"], *values, *counts, int(result.missing), ""]
             )
     return stream.getvalue()
 
@@ -79,7 +79,7 @@ def write_tables(evaluation: Evaluation, summary: Mapping[str, Any], folder: str
     return [Path(folder) / name for name in texts]
 
 
-def _no_formula(text: str) -> str:
+def no_formula(text: str) -> str:
     """Return text that no spreadsheet runs, without carriage returns, which the csv module does not quote.
 
     Source: OWASP, CSV Injection.

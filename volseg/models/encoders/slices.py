@@ -100,6 +100,23 @@ class SliceEncoder(VolumeEncoder):
             for tap, (_, stride, _) in zip(taps, self.spec.strides, strict=True)
         ]
 
+    @torch.no_grad()
+    def class_and_patch_tokens(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Compute the class tokens and the last tap, without a graph.
+
+        Args:
+            x: ``(B, C, D + 2r, H, W)``; H and W are multiples of the token stride.
+
+        Returns:
+            ``(B, D, E)``, ``None`` in a network without class tokens, and ``(B, E, D, h, w)``.
+        """
+        stride = self.token_stride
+        images = resize_slices(gather_slices(x, self.adjacent_slices), stride, self.patch)
+        classes, tokens = self.vit.class_and_patch_tokens(images)
+        size = {"b": len(x), "h": x.shape[-2] // stride, "w": x.shape[-1] // stride}
+        patches = rearrange(tokens, "(b d) (h w) e -> b e d h w", **size)
+        return None if classes is None else rearrange(classes, "(b d) e -> b d e", b=len(x)), patches
+
     def layers_above(self, parameter: str) -> int:
         """Return how many layers follow the one that a parameter, by its name in this encoder, belongs to."""
         return self.vit.layers_above(parameter.removeprefix("vit."))
