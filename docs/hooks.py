@@ -32,6 +32,7 @@ MODULES = {
         "volseg.api.crossvalidation",
         "volseg.api.prediction",
         "volseg.api.evaluation",
+        "volseg.api.probing",
         "volseg.api.datasets",
         "volseg.api.results",
     ],

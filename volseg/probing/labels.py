@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from volseg.io.volumes import has_volume_suffix
 COLUMNS = ("case", "label", "slice", "patient", "fold", "split")
 EXPECTED = "a row of headers: case, label, and optionally slice, patient, and fold or split"
 SPLITS = ("train", "test")
+EMPTY = "fill the cells; leave out the rows, and the scans, whose label is not known"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_labels(file: Path) -> Labels:
     header, rows = _rows(file)
     found = [name for name in COLUMNS if name in header]
     empty = [f"row {number}: {name}" for number, row in rows.items() for name in found if not row[name]]
-    _refuse(file, "cells are empty", empty, expected="a value in each cell of " + ", ".join(found))
+    _refuse(file, "cells are empty", empty, expected="a value in each cell of " + ", ".join(found), hint=EMPTY)
     split_by = next((name for name in ("fold", "split") if name in header), None)
     _check_cells(file, rows)
     samples = [
@@ -139,7 +140,7 @@ def _part(text: str) -> str:
 
 def _check_cells(file: Path, rows: dict[int, dict[str, str]]) -> None:
     """Check slices, folds and splits."""
-    rules = {
+    rules: dict[str, tuple[Callable[[str], object], str]] = {
         "slice": (lambda text: re.fullmatch(r"\d{1,9}", text), "whole numbers from 0 on"),
         "fold": (FOLD.fullmatch, "whole numbers from 0 on"),
         "split": (lambda text: text.lower() in SPLITS, "train or test"),
@@ -191,10 +192,12 @@ def check_scans(labels: Labels, cases: Sequence[str], folder: str | Path) -> Non
     """
     scans, named = set(cases), {sample.case for sample in labels.samples}
     absent = [f"row {sample.row}: {sample.case}" for sample in labels.samples if sample.case not in scans]
-    _refuse(labels.file, "labels are of scans that do not exist", absent, expected=f"scans of {folder}: {_few(cases)}")
+    _refuse(
+        labels.file, "labels are of scans that do not exist", absent, expected=f"the scans in {folder}: {_few(cases)}"
+    )
     unlabelled = [name for name in cases if name not in named]
     hint = "add a row for each, or give the labelled scans alone: -i LIST.txt"
-    _refuse(labels.file, f"scans of {folder} have no label", unlabelled, expected="a row for each scan", hint=hint)
+    _refuse(labels.file, "scans have no label", unlabelled, expected=f"a row for each scan in {folder}", hint=hint)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def scores_with_intervals(
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> dict[str, dict[str, float | list[float] | None]]:
+) -> dict[str, dict[str, Any]]:
     """Return each of `METRICS` as ``{"mean": value, "ci95": [low, high]}``, with percentiles of the bootstrap.
 
     Args:
@@ -83,7 +84,7 @@ def scores_with_intervals(
         resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
     """
-    score: Callable[[Array], Array] = lambda weights: weighted_scores(truth, probabilities, predicted, weights)  # noqa: E731
+    score = partial(weighted_scores, truth, probabilities, predicted)
     values = score(np.ones((1, len(truth))))[0]
     count = int(groups.max()) + 1
     rng, parts = np.random.default_rng(seed), []
@@ -99,7 +100,8 @@ def scores_with_intervals(
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    result: Array = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    return result
 
 
 def _mean(values: Array) -> Array:

@@ -9,6 +9,7 @@ from tests.made.bad_inputs.evaluation import EVALUATION
 from tests.made.bad_inputs.models import MODELS
 from tests.made.bad_inputs.outputs import OUTPUTS
 from tests.made.bad_inputs.prediction import PREDICTION
+from tests.made.bad_inputs.probing import PROBING
 from tests.made.bad_inputs.scans import MASKS, OTHER_FORMATS, SCANS
 from tests.made.bad_inputs.settings import SETTINGS
 
@@ -23,6 +24,7 @@ BAD_INPUTS: dict[str, tuple[BadInput, ...]] = {
     "Model and weight files": MODELS,
     "Prediction": PREDICTION,
     "Evaluation": EVALUATION,
+    "Features and probe": PROBING,
     "Output folders": OUTPUTS,
 }
 """Section of the page -> its cases."""
