@@ -21,10 +21,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from few_shot import count_of
 from shared.arguments import add_runs, integers, make_parser, words
 from shared.record import ROOT
 from shared.text import say
+from training.adaptation_grid import count_of
 from training.few_shot_tables import Comparison, write_tables
 from training.runs import NO_VALIDATION, finished_run
 from volseg.config.schema import DataConfig

@@ -38,7 +38,8 @@ class Encoder(NamedTuple):
     @property
     def label(self) -> str:
         """Name in tables and folders: the encoder, and its weights without folder and suffix."""
-        return f"{self.name} {Path(self.weights).stem}"
+        weights = Path(self.weights).stem
+        return self.name if weights == self.name else f"{self.name} {weights}"
 
 
 @dataclass(frozen=True)
