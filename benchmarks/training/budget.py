@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 UNCOUNTED = ("compilation", "validation")
 
 
@@ -32,3 +34,21 @@ def polynomial_lr(initial: float, progress: float) -> float:
     Source: nnU-Net's ``PolyLRScheduler``, where progress is epochs over all epochs.
     """
     return float(initial * (1 - progress) ** 0.9)
+
+
+class BudgetSchedule:
+    """A learning rate that follows a clock, in the place of nnU-Net's ``PolyLRScheduler``.
+
+    Args:
+        optimizer: An optimizer of torch.
+        initial_lr: Learning rate at the start.
+        clock: The clock of the training.
+    """
+
+    def __init__(self, optimizer: Any, initial_lr: float, clock: BudgetClock) -> None:
+        self.optimizer, self.initial_lr, self.clock = optimizer, initial_lr, clock
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the learning rate of all parameters; the number of the epoch has no meaning."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = polynomial_lr(self.initial_lr, self.clock.progress)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from volseg.config.load import load_config
 from volseg.config.schema import DataConfig
@@ -46,6 +47,16 @@ def test_the_learning_rate_is_that_of_nnunet_at_the_same_share_of_its_epochs() -
     assert polynomial_lr(0.01, 0) == 0.01
     assert polynomial_lr(0.01, 0.5) == pytest.approx(0.01 * (1 - 500 / 1000) ** 0.9)
     assert polynomial_lr(0.01, 1) == 0
+
+
+def test_the_schedule_follows_the_clock_and_not_the_epoch() -> None:
+    budget = part("budget")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    clock = budget.BudgetClock(10)
+    schedule = budget.BudgetSchedule(optimizer, 0.01, clock)
+    clock.add("training", 5)
+    schedule.step(5000)  # more epochs than nnU-Net's own schedule has
+    assert optimizer.param_groups[0]["lr"] == budget.polynomial_lr(0.01, 0.5)
 
 
 def test_the_split_of_nnunet_is_that_of_volseg() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from training.budget import BudgetClock, polynomial_lr
+from training.budget import BudgetClock, BudgetSchedule
 
 COMPILE_STEPS = 3
 """With torch.compile, this many first steps are compilation."""
@@ -47,13 +47,17 @@ class nnUNetTrainerBudget(nnUNetTrainer):
         self.on_train_end()
         self.write_report()
 
+    def configure_optimizers(self) -> tuple:
+        """Return the default optimizer with a learning rate that follows elapsed time."""
+        optimizer, _ = super().configure_optimizers()
+        return optimizer, BudgetSchedule(optimizer, self.initial_lr, self.clock)
+
     def train_epoch(self) -> list:
         """Train for an epoch, or until the budget is used up; return the losses."""
         losses = []
         for _ in range(self.num_iterations_per_epoch):
             started = time.perf_counter()
-            for group in self.optimizer.param_groups:
-                group["lr"] = polynomial_lr(self.initial_lr, self.clock.progress)
+            self.lr_scheduler.step()
             losses.append(self.train_step(next(self.dataloader_train)))  # waits for the device: it returns the loss
             self.steps += 1
             compiling = self._do_i_compile() and self.steps <= COMPILE_STEPS
