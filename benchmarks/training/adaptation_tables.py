@@ -114,6 +114,7 @@ def plot(curve: Curve, path: Path) -> None:
         axes.set_title(encoder)
         axes.set_xscale("log")
         axes.set_xticks(list(curve), [str(cases) for cases in curve])
+        axes.minorticks_off()
         axes.set_xlabel("training cases")
     panels[0].set_ylabel("Dice of the held-out cases")
     panels[0].legend()
