@@ -21,6 +21,7 @@ HEAVY = ("torch", "monai", "torchio", "lightning_fabric", "matplotlib", "scipy",
         "from volseg.cli.main import main; main(['crossval', '--help'])",
         "from volseg.cli.main import main; main(['predict', '--help'])",
         "from volseg.cli.main import main; main(['evaluate', '--help'])",
+        "from volseg.cli.main import main; main(['probe', '--help'])",
         "from volseg.cli.main import main; main(['describe', '--help'])",
     ],
 )

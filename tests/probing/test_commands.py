@@ -17,7 +17,7 @@ from tests.made.trained import MODEL, PLAN, make_scan, metadata
 from volseg.cli.main import main
 from volseg.config.load import load_config
 from volseg.config.schema import ModelConfig
-from volseg.errors import ModelFileError
+from volseg.errors import ModelFileError, OutputError
 from volseg.io.cases import list_images
 from volseg.io.model_file import save_model
 from volseg.io.volumes import read_volume
@@ -78,6 +78,15 @@ def test_probe_separates_scans(scans: Path, labels: Path, tmp_path: Path, capsys
         ("s1", "bright", "bright"),
     ]
     assert (out / "probe.md").read_text().startswith("| method")
+
+
+def test_the_table_of_labels_is_not_replaced(scans: Path, labels: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "predictions.csv"
+    copy.write_text(labels.read_text())
+
+    with pytest.raises(OutputError, match="would replace an input"):
+        volseg.probe(scans, copy, tmp_path, overrides=ENCODER)
+    assert copy.read_text() == labels.read_text()
 
 
 def test_probe_of_slices_is_grouped_by_scan(scans: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import Config
 from volseg.device import choose_device
 from volseg.errors import ConfigError, ModelFileError
-from volseg.models.build import build_slice_encoder
+from volseg.models.build import build_slice_encoder, check_attention
 from volseg.models.contracts import SegmentationNetwork, pad_to_multiple
 from volseg.models.encoders.slices import SliceEncoder
 from volseg.models.encoders.weights import load_encoder
@@ -22,9 +24,6 @@ from volseg.models.start import is_volseg_model, weight_file
 
 if TYPE_CHECKING:
     from volseg.probing.scans import ScanSlices
-
-BATCH = 8
-"""Slices that are encoded together."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,9 @@ class FrozenEncoder:
         """Encode some slices of a scan; rows and columns are padded to whole tokens by repeating the last."""
         halo, stride = (self.slices.adjacent_slices - 1) // 2, self.slices.token_stride
         result = []
-        for first in range(0, len(indices), BATCH):
-            stacks = torch.cat([scan.stack(index, halo) for index in indices[first : first + BATCH]])
+        batch = self._batch(scan.image.shape[1:])
+        for first in range(0, len(indices), batch):
+            stacks = torch.cat([scan.stack(index, halo) for index in indices[first : first + batch]])
             padded = pad_to_multiple(stacks.to(self.device), (1, stride, stride))
             classes, patches = self.slices.class_and_patch_tokens(padded)
             result += [
@@ -67,6 +67,11 @@ class FrozenEncoder:
                 for number in range(len(stacks))
             ]
         return result
+
+    def _batch(self, shape: Sequence[int]) -> int:
+        """Return how many slices of ``shape`` (H, W) are encoded together, which bounds the memory."""
+        tokens = math.prod(-(-side // self.slices.token_stride) for side in shape)
+        return max(1, self.slices.vit.chunk_pixels // (tokens * self.slices.patch**2))
 
 
 def encoder_of_model(network: SegmentationNetwork, file: Path, device: torch.device) -> FrozenEncoder:
@@ -91,13 +96,16 @@ def encoder_of_config(config: Config, image_channels: int) -> FrozenEncoder:
         image_channels: Channels of the scans.
 
     Raises:
-        ConfigError: There is no encoder, no weights are set, or ``model.encoder_scale`` does not fit the patch.
+        ConfigError: There is no encoder, no weights are set, ``model.encoder_scale`` does not fit the patch, or the
+            attention kernel does not run on the device.
         ModelFileError: The weight file does not exist or does not fit.
     """
     model = config.model
     if model.baseline is not None or model.encoder == "identity":
         name = f"model.baseline={model.baseline}" if model.baseline is not None else "model.encoder=identity"
         raise ConfigError("the configuration has no encoder", found=name, expected=", ".join(CATALOGUE))
+    device = choose_device(config.device)
+    check_attention(model, device, torch.float32)
     start = weight_file(model)
     if start is not None and is_volseg_model(start):
         hint = f"give it by --model {start}, which also takes its preprocessing"
@@ -108,7 +116,7 @@ def encoder_of_config(config: Config, image_channels: int) -> FrozenEncoder:
     if start is not None:
         load_encoder(encoder, start, image_channels)
     settings = {"encoder": model.encoder, "weights": model.weights, "seed": config.seed}
-    return _frozen(encoder, choose_device(config.device), settings)
+    return _frozen(encoder, device, settings)
 
 
 def _stride(config: Config) -> int:

@@ -22,7 +22,7 @@ from volseg.probing.encoder import SliceTokens
 from volseg.probing.labels import Labels, Sample
 from volseg.probing.scans import ScanSet, ScanSlices
 from volseg.probing.scores import METRICS, scores_with_intervals
-from volseg.report.tables import aligned_table, no_formula, with_interval
+from volseg.report.tables import aligned_table, check_inputs, no_formula, with_interval
 from volseg.version import __version__
 
 FILES = ("probe.json", "predictions.csv", "probe.md")
@@ -51,10 +51,11 @@ def run_probe(
     Raises:
         ConfigError: No slices are to be used.
         DataError: Labels and scans do not belong together, a scan cannot be read, or a class has too few patients.
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or would replace the table of labels.
     """
     if slices < 1:
         raise ConfigError("the number of slices is out of range", found=slices, expected="at least 1")
+    check_inputs([labels.file], output, FILES)
     classes, samples = labels.classes, labels.samples
     truth = np.array([classes.index(sample.label) for sample in samples])
     patients = np.unique([sample.patient for sample in samples], return_inverse=True)[1]

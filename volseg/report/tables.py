@@ -88,13 +88,13 @@ def no_formula(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
-def check_inputs(inputs: Sequence[str | Path], folder: str | Path) -> None:
-    """Check that the tables would not replace an input of the evaluation.
+def check_inputs(inputs: Sequence[str | Path], folder: str | Path, files: Sequence[str] = FILES) -> None:
+    """Check that outputs, by default the tables of an evaluation, would not replace an input.
 
     Raises:
-        OutputError: An input has the name of a table, in the same folder.
+        OutputError: An input has the name of an output, in the same folder.
     """
-    outputs = {(Path(folder) / name).resolve() for name in FILES}
+    outputs = {(Path(folder) / name).resolve() for name in files}
     for path in inputs:
         if Path(path).resolve() in outputs:
             raise OutputError("an output would replace an input", file=path, hint="choose another output folder")
