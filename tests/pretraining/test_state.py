@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import default_collate
 
 from tests.pretraining.made import SHAPE, SMALL, source, stored
+from volseg.config.encoders import CATALOGUE
 from volseg.config.load import load_config
 from volseg.config.schema import Config, ModelConfig
 from volseg.errors import ConfigError
@@ -172,3 +174,33 @@ def test_a_collapse_shows_in_the_measures(config: Config, sources: list[SliceSou
     assert collapsed["val_rankme"] == pytest.approx(1, abs=1e-2)
     assert collapsed["val_assignment_kl"] == pytest.approx(0, abs=1e-3)
     assert collapsed["val_marginal_entropy"] <= math.log(16) + 1e-3
+
+
+def test_views_of_the_same_pattern_get_the_same_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight patterns in noise: the loss falls below that of guessing, and the tokens tell them apart."""
+    monkeypatch.setitem(CATALOGUE, "mini", replace(CATALOGUE["tiny"], width=48, depth=2, heads=2))
+    settings = ["model.encoder=mini", "train.lr=1e-3", "pretrain.teacher_momentum=0.95", "train.warmup_fraction=0.1"]
+    settings += ["pretrain.prototypes=64", "pretrain.head_width=128", "train.max_steps=60"]
+    state = PretrainingState(load_config("pretrain", [*SMALL, *settings]), None)
+    generator = torch.Generator().manual_seed(1)
+    patterns = torch.randn(8, 1, 14, 14, generator=generator)
+
+    def views(kinds: torch.Tensor, count: int, pixels: int) -> torch.Tensor:
+        images = torch.nn.functional.interpolate(patterns, (pixels, pixels), mode="bilinear")[kinds][:, None]
+        noise = torch.randn(len(kinds), count, 1, pixels, pixels, generator=generator)
+        return (images + 0.3 * noise) * (0.6 + 0.8 * torch.rand(len(kinds), count, 1, 1, 1, generator=generator))
+
+    losses = []
+    for step in range(60):
+        kinds, masked = torch.arange(16) % 8, torch.zeros(16, 2, 16, dtype=torch.bool)
+        masked[::2, 0, :4] = masked[1::2, 1, 5:12] = True
+        batch = {"global": views(kinds, 2, 56), "local": views(kinds, 2, 28), "masked": masked}
+        losses.append(state.step([batch], step, step / 60).parts)
+    guessing = math.log(64)
+    assert np.mean([one["loss_global"] + one["loss_local"] for one in losses[-5:]]) < guessing - 0.2
+    with torch.no_grad():
+        tokens, _ = state.teacher.encoder.class_and_patch_tokens(rgb(views(kinds, 1, 56)[:, 0]))
+    units = torch.nn.functional.normalize(tokens - tokens.mean(dim=0), dim=1)
+    same = (kinds[:, None] == kinds) & ~torch.eye(16, dtype=torch.bool)
+    similar = units @ units.T
+    assert similar[same].mean() > similar[kinds[:, None] != kinds].mean() + 0.2

@@ -28,7 +28,7 @@ class PretrainConfig:
         prototypes: Outputs of the projection head, which class and patch tokens share.
         head_width: Channels of the hidden layers of the head.
         teacher_momentum: Decay of the teacher's average of the student at the start; it rises to 1.
-        teacher_temperature: Temperature of the teacher's assignments, after a rise from 0.04.
+        teacher_temperature: Temperature of the teacher's assignments, after a rise from 0.04; DINOv2 ends at 0.07.
         weight_decay_end: Weight decay at the end; it rises from ``train.weight_decay``.
         patch_weight: Weight of the loss of masked patches (iBOT).
         spread_weight: Weight of the regulariser that spreads class tokens (KoLeo).
@@ -44,7 +44,7 @@ class PretrainConfig:
     prototypes: int = 4096
     head_width: int = 2048
     teacher_momentum: float = 0.992
-    teacher_temperature: float = 0.07
+    teacher_temperature: float = 0.04
     weight_decay_end: float = 0.4
     patch_weight: float = 1.0
     spread_weight: float = 0.1
