@@ -32,8 +32,8 @@ from volseg.data.split_rules import choose_split
 from volseg.io.datasets import read_dataset
 
 CPU_ENCODER = [
-    *("model.encoder=tiny", "train.batch_size=32", "train.lr=7e-4", "pretrain.prototypes=1024"),
-    *("pretrain.head_width=512", "train.validate_every=100", "device=cpu"),
+    *("model.encoder=tiny", "train.batch_size=32", "train.lr=7e-4", "pretrain.prototypes=256"),
+    *("pretrain.head_width=256", "pretrain.local_views=4", "train.validate_every=100", "device=cpu"),
 ]
 """Settings of a pretraining that a CPU can do."""
 ADAPTATIONS = ("frozen", "lora", "full")
