@@ -41,7 +41,8 @@ from training.nnunet_cell import NnunetCell
 from volseg.config.schema import DataConfig
 from volseg.io.datasets import read_dataset
 
-REQUIREMENTS = ("torch==2.13.0", "nnunetv2==2.8.1")
+REQUIREMENTS = ("torch===2.13.0", "nnunetv2==2.8.1")
+"""``===`` takes the package index's build also where a local one (``+cpu``) is at hand: its torchvision needs that."""
 DATASET = "Dataset004_Hippocampus"
 
 
