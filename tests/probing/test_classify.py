@@ -44,6 +44,22 @@ def test_separable_features_are_classified(method: str, classes: int) -> None:
     assert list(outcome.chosen) == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_order_of_the_classes_does_not_matter(method: str) -> None:
+    features, truth = clusters(60, 3)
+    features += np.random.default_rng(1).normal(0, 4, features.shape)  # far from separable: votes would be tied
+    folds = [Fold("0", np.arange(30), np.arange(30, 60)), Fold("1", np.arange(30, 60), np.arange(30))]
+    make, choices, _ = METHODS[method]
+    order = np.array([2, 0, 1])
+    one, other = (
+        cross_predict(make, (choices[2],), features, labels, np.arange(60), folds, classes=3, seed=0).probabilities
+        for labels in (truth, order[truth])
+    )
+
+    np.testing.assert_array_equal(order[one.argmax(axis=1)], other.argmax(axis=1))
+    assert one.argmax(axis=1).tolist() != truth.tolist()
+
+
 def test_folds_share_no_patient_and_test_each_sample_once() -> None:
     rng = np.random.default_rng(0)
     patients = rng.integers(25, size=120)

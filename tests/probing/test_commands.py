@@ -17,7 +17,7 @@ from tests.made.trained import MODEL, PLAN, make_scan, metadata
 from volseg.cli.main import main
 from volseg.config.load import load_config
 from volseg.config.schema import ModelConfig
-from volseg.errors import ModelFileError, OutputError
+from volseg.errors import DataError, ModelFileError, OutputError
 from volseg.io.cases import list_images
 from volseg.io.model_file import save_model
 from volseg.io.volumes import read_volume
@@ -178,6 +178,21 @@ def test_a_model_without_an_encoder_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ModelFileError, match="no slice encoder"):
         volseg.features(tmp_path / "a.nii.gz", tmp_path / "out", model=model)
+
+
+def test_channels_and_square_pixels(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(100, 10, (12, 30, 7, 2)).astype(np.float32)
+    save_nifti(tmp_path / "scans" / "a.nii.gz", values, np.diag([2.0, 1.0, 3.0, 1.0]))
+    found = by_config(tmp_path / "scans", tmp_path / "cache")
+    scan = found.read(found.cases[0])
+    (tokens,) = found.encoder.tokens(scan, [0])
+
+    assert scan.image.slab(0, 7).shape == (2, 7, 30, 24)  # slices along S, rows along P, columns along L
+    assert tokens.patches.shape == (192, 4, 3)
+
+    save_nifti(tmp_path / "scans" / "b.nii.gz", values[..., 0], np.diag([2.0, 1.0, 3.0, 1.0]))
+    with pytest.raises(DataError, match=r"different numbers of channels(.|\n)*b.nii.gz"):
+        by_config(tmp_path / "scans", tmp_path / "cache")
 
 
 def test_neighbours_are_repeated_at_the_ends(scans: Path, tmp_path: Path) -> None:
