@@ -19,7 +19,7 @@ import torch
 from tests.made.datasets import write_small_dataset
 from volseg.cli.main import main
 from volseg.io.model_file import read_model
-from volseg.training import loop
+from volseg.training import steps
 from volseg.training.checkpoint import load_checkpoint
 from volseg.training.state import TrainingState
 
@@ -32,11 +32,11 @@ SETTINGS += ["train.checkpoint_every=4"]
 HOLD = '''
 """Trains, and says when it is in the middle of the fifth step, or of the first validation."""
 import sys, time
-from volseg.training import loop, state
+from volseg.training import loop, state, steps
 
 stage, seconds = sys.argv[1], float(sys.argv[2])
 optimizer_step, validate, done = state.WeightAverage.update, loop.validate, []
-loop.LOG_EVERY = 2
+steps.LOG_EVERY = 2
 
 def hold():
     assert "monai" not in sys.modules  # its import takes longer than all others
@@ -76,7 +76,7 @@ def arguments(data: Path, output: Path) -> list[str]:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "LOG_EVERY", 2)
+        patch.setattr(steps, "LOG_EVERY", 2)
         assert main(arguments(data, output)) == 0
     return output
 
@@ -127,7 +127,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been_stopped(
 def resume_and_compare(command: list[str], run: Path, whole: Path) -> None:
     """Resume a run and compare its log and its model with those of the uninterrupted one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "LOG_EVERY", 2)
+        patch.setattr(steps, "LOG_EVERY", 2)
         assert main(command) == 0
     assert metrics(run) == metrics(whole)
     expected, _ = read_model(whole / "model.safetensors")
