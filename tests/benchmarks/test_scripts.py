@@ -74,6 +74,7 @@ def test_tables_of_a_folder_follow_from_its_records(topic: str, module: str, tmp
         ("attention", "attention/README.md"),
         ("bf16_convolution", "bf16_convolution/README.md"),
         ("parity", "parity/README.md"),
+        ("probing", "probe/CHAOS_MR.md"),
         ("step", "step/README.md"),
         ("training_memory", "training_memory/dinov2_s14_128.md"),
         ("training_memory", "training_memory/estimate.md"),
