@@ -115,6 +115,11 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     return int(FREE_SHARE * max(0, min(amounts))) if amounts else None
 
 
+def total_memory() -> int:
+    """Return the bytes of the machine's memory, free or not."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _left_by_control_groups(system: Path) -> Iterator[int]:
     """Yield what the limit of each control group of this process leaves; cached files count as free."""
     try:

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from tests.made.plans import StubPlan
+from volseg.config.schema import ModelConfig
+from volseg.errors import ConfigError
 from volseg.models.baselines import Unetr, build_baseline, build_dynunet, unet_topology
+from volseg.models.build import build_empty
 
 ISO = (3, 3, 3)
 
@@ -55,3 +58,13 @@ def test_the_blocks_of_a_large_input_are_put_where_they_were_cut() -> None:
     model = Unetr(torch.nn.Identity(), (2, 3, 4), 0)
     x = torch.randn(2, 1, 4, 6, 8)
     assert torch.equal(model.levels(x)[0], x)
+
+
+def test_swinunetr_is_counted_without_values() -> None:
+    network = build_empty(ModelConfig(encoder="identity", baseline="swinunetr"), StubPlan())
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+
+
+def test_dynunet_needs_three_stages() -> None:
+    with pytest.raises(ConfigError, match="the patch is too small"):
+        build_baseline("dynunet", StubPlan(patch_size=(8, 8, 8)))

@@ -137,7 +137,7 @@ def test_mirroring_can_be_switched_off() -> None:
     [
         ({"patchsize": [1, 2, 3]}, r"did you mean plan\.patch_size"),
         ({"labels": {"background": 0}}, "cannot be overridden"),
-        ({"patch_size": [32, 100, 96]}, r"use \[32, 96, 96\]"),
+        ({"patch_size": [32, 100, 96]}, r"use \[32, 112, 96\]"),
         ({"patch_size": [32, 96]}, "not a list of 3 values"),
         ({"patch_size": [32, 96, 96.5]}, r"plan\.patch_size\[2\] is not a whole number"),
         ({"patch_size": [0, 96, 96]}, "out of range"),

@@ -35,6 +35,14 @@ def test_a_run_that_may_not_fit_is_named_in_one_warning(
         assert part in record.getMessage()
 
 
+def test_a_step_beyond_the_whole_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = memory.step_memory(CONFIG, StubPlan(), 2).total
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed // 2)
+    monkeypatch.setattr(memory, "total_memory", lambda: needed - 1)
+    with pytest.raises(ConfigError, match=r"cannot fit into memory(.|\n)* in all(.|\n)*train\.batch_size"):
+        memory.prepare_memory(CONFIG, StubPlan(), ALONE)
+
+
 @pytest.mark.parametrize("free", [10**12, None])
 def test_nothing_is_said_where_it_fits_or_nothing_is_known(
     free: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

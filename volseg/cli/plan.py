@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from volseg.api import check, plan_dataset
+from volseg.cli.default_config import CONFIG_HELP, default_config
 from volseg.cli.progress import progress_bars
-
-DEFAULT_OUT = "plan.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help=f"where to write the plan ({DEFAULT_OUT}), beside it a picture; with --check-only, the findings as JSON",
+        help="where to write the plan as JSON, and beside it a picture; with --check-only, the findings as JSON",
     )
     parser.add_argument(
         "--check-only",
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read cases (%(default)s)")
     parser.add_argument("--memory", metavar="SIZE", help="patch and batch fill this memory in training, such as 8GB")
-    parser.add_argument("--config", metavar="NAME", help="configuration of the network whose memory is counted (gpu)")
+    parser.add_argument("--config", metavar="NAME", help=f"network whose memory is counted: {CONFIG_HELP}")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example plan.token_stride=4 model.encoder=identity"
     )
@@ -51,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
         result = plan_dataset(
             args.dataset,
             args.overrides,
-            config=args.config,
+            config=args.config or default_config(args.overrides),
             memory=args.memory,
-            out=args.out or DEFAULT_OUT,
+            out=args.out,
             grid_tolerance_mm=args.grid_tolerance_mm,
             accept_header_of=args.accept_header_of,
             workers=args.workers,

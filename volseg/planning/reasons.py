@@ -110,6 +110,8 @@ def _batch(plan: Plan, grid: WorkingGrid, cases: int, budget: MemoryBudget | Non
     text = f"a step of {budget.network} needs about {needed} of {limit}"
     most = nnunet.largest_batch(grid.median_shape, cases, plan.patch_size)
     largest = plan.batch_size == most > nnunet.MIN_BATCH
+    if most == nnunet.MIN_BATCH:
+        return f"{text}; more than {most} patches would hold over 5% of the voxels of the data set"
     return f"{text}; a batch holds at most 5% of the voxels of the data set" if largest else text
 
 
@@ -132,13 +134,14 @@ def _token_stride(fingerprint: Fingerprint, plan: Plan, grid: WorkingGrid) -> st
 
 def _decoder_strides(plan: Plan) -> str:
     deepest = plan.decoder_strides[-1]
-    halved = counted(int(math.log2(deepest[0])), "time")
+    times_halved = int(math.log2(deepest[0]))
+    halved = f"halved {counted(times_halved, 'time')}" if times_halved else "not halved"
     text = (
         f"every level halves the plane, down to the token stride and on while {nnunet.MIN_EDGE} voxels of a patch are "
-        f"left; depth is halved {halved}"
+        f"left; depth is {halved}"
     )
     if deepest[0] != deepest[1]:
-        text = f"{text}, where its spacing is within a factor 2 of the plane's and 8 voxels are left"
+        text = f"{text}: only where its spacing is within a factor 2 of the plane's and 8 voxels are left"
     return f"{text}. {field_of_convolutions(plan)}"
 
 

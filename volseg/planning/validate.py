@@ -100,16 +100,17 @@ def check_sizes(plan: Plan) -> None:
             found=[list(stride) for stride in plan.decoder_strides],
             expected=f"levels from [1, 1, 1] on, doubling in plane up to {plan.token_stride} or further, "
             "each depth the one before or its double",
-            hint="omit plan.decoder_strides to have them derived",
+            hint="to have them derived, omit plan.decoder_strides from the command line or the configuration; "
+            "make a plan file anew with volseg plan",
         )
     deepest = plan.decoder_strides[-1]
-    rounded = [max(1, round(size / step)) * step for size, step in zip(plan.patch_size, deepest, strict=True)]
+    rounded = [-(-size // step) * step for size, step in zip(plan.patch_size, deepest, strict=True)]
     if rounded != list(plan.patch_size):
         raise ConfigError(
             "plan.patch_size is not a multiple of the deepest decoder stride",
             found=list(plan.patch_size),
             expected=f"multiples of {list(deepest)}",
-            hint=f"use {rounded}, or another plan.token_stride",
+            hint=f"use {rounded}, or leave plan.decoder_strides out, or set another plan.token_stride",
         )
     if list(plan.mirror_axes) != sorted(set(plan.mirror_axes) & {0, 1, 2}):
         raise ConfigError("plan.mirror_axes is invalid", found=list(plan.mirror_axes), expected="some of 0, 1, 2")

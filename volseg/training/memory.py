@@ -12,7 +12,7 @@ from torch import Tensor
 
 from volseg.config.schema import Config
 from volseg.config.sizes import format_size
-from volseg.device import choose_device, free_memory, training_dtype
+from volseg.device import choose_device, free_memory, total_memory, training_dtype
 from volseg.errors import ConfigError
 from volseg.heap import return_freed_memory
 from volseg.models.contracts import NetworkPlan
@@ -119,17 +119,23 @@ def compare_with_free(config: Config, needed_bytes: int, processes: int = 1) -> 
 def prepare_memory(config: Config, plan: NetworkPlan, ranks: Ranks) -> None:
     """Compare a training step with the free memory: return freed memory if it fits so alone, warn if it may not fit.
 
-    The estimate is one, so a step that may not fit is no error.
+    The estimate is one, so a step that may not fit is no error, unless the machine has less memory than it needs.
 
     Args:
         config: The configuration, with its batch size.
         plan: The plan.
         ranks: The processes of the run; those of one machine share the memory of its CPU. The first one logs.
+
+    Raises:
+        ConfigError: The step needs more than the whole memory of the machine.
     """
     assert config.train.batch_size is not None  # `prepare` fills it in from the plan
     needed = step_memory(config, plan, share_of_batch(config.train.batch_size, ranks.size))
     on_cpu = run_precision(config)[0].type == "cpu"
     fit, text = compare_with_free(config, needed.total, ranks.local_size if on_cpu else 1)
+    if fit is Fit.SHORT and on_cpu and needed.total > (total := total_memory()):
+        found = f"{text}, of {format_size(total)} in all"
+        raise ConfigError("a training step cannot fit into memory", found=found, hint=SAVE_HINT)
     returns = fit is not Fit.ROOMY and on_cpu and return_freed_memory()
     if not ranks.is_first:
         return

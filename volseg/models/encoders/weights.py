@@ -68,7 +68,7 @@ def encoder_hint(weights: State) -> str:
     """Return a hint which encoder a file of other weights is for."""
     names = fitting_encoders(weights)
     if not names:
-        return "set model.encoder to the encoder of these weights (none fits the file exactly)"
+        return "give a weight file of an encoder that volseg has: volseg settings model.encoder lists them"
     return f"these are weights of {' or '.join(names)}: set model.encoder={names[0]}"
 
 
@@ -93,7 +93,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             state = state[name]
     if not isinstance(state, dict) or not all(_is_weight(key, value) for key, value in state.items()):
         expected = "a dict of dense tensors by name, each value stored"
-        raise ModelFileError("not a weight file", file=path, found=type(state).__name__, expected=expected)
+        raise ModelFileError("not a weight file", file=path, found=type(state).__name__, expected=expected, hint=hint)
     return state
 
 
