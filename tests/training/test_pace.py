@@ -30,7 +30,7 @@ def test_a_run_of_steps() -> None:
 
 def test_a_run_of_minutes_knows_its_end() -> None:
     pace = Pace(Budget(max_steps=None, max_seconds=600), patches_per_step=2, step=0, elapsed_s=0)
-    assert pace.text(30, 60) == "10%, 1.0 samples/s, 9.0 min left"
+    assert pace.text(30, 60) == "10%, 2.0 s per step, about 300 steps in all, 9.0 min left"
     assert pace.text(30, 700).endswith("0 s left")
 
 

@@ -185,6 +185,7 @@ def survey(dataset: Dataset, progress: Progress | None = None, *, workers: int =
         search_air=dataset.modality == "ct" or UNKNOWN in dataset.channels,
     )
     cases = [*dataset.cases, *dataset.unlabelled]
+    logger.info("reading %s", counted(len(cases), "labelled case"))
     examined = for_each_case(work, cases, workers=workers, progress=progress)
     findings = [*dataset.findings, *(finding for one in examined for finding in one.findings)]
     records = [one.record for one in examined if one.record is not None]

@@ -191,6 +191,7 @@ def _experiment(
     cache = Path(config.data.cache) if config.data.cache else folder.parent / "preprocessed"
     with cache_in_use(plan_folder(cache, plan)):
         preprocess_progress = stage_progress(progress, "preprocess")
+        logger.info("preprocessing %s, unless they are in the cache", counted(len(split["train"]), "training case"))
         train_cases = cache_dataset(_cases(dataset, split["train"]), plan, cache, preprocess_progress, workers=workers)
         if not resumed:
             write_inputs(folder, dataset, workers, train_cases)

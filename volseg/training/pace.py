@@ -37,12 +37,18 @@ class Pace:
             elapsed_s: Seconds of training and validation so far.
 
         Returns:
-            ``16%, 2.4 samples/s, 4.2 min left``; without a new step only the part.
+            ``16%, 2.4 samples/s, 4.2 min left``, or ``16%, 7.1 s per step, about 85 steps in all, 8.4 min left`` where
+            a step takes a second or more; without a new step only the part.
         """
         parts = [f"{self._budget.progress(step, elapsed_s):.0%}"]
         steps, seconds = step - self._last[0], elapsed_s - self._last[1] - self._skipped_s
         self.step_s = seconds / steps if steps > 0 else None
-        if steps > 0 and seconds > 0:
+        if steps > 0 and seconds >= steps:
+            parts.append(f"{seconds / steps:.1f} s per step")
+            if self._budget.max_seconds is not None:
+                in_all = step + max(0.0, self._budget.max_seconds - elapsed_s) / (seconds / steps)
+                parts.append(f"about {in_all:.0f} steps in all")
+        elif steps > 0 and seconds > 0:
             parts.append(f"{steps * self._patches_per_step / seconds:.1f} samples/s")
         left_s = self._left_s(step, elapsed_s)
         if left_s is not None:

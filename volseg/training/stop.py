@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,8 @@ from typing import Any
 
 from volseg.parallel import end_with_parent
 from volseg.training.ranks import ALONE, Ranks
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPEAT_S = 1.0
@@ -97,6 +100,7 @@ class StopSignals:
             if not self._delayed:
                 _stop(number)
             self._pending = number
+            logger.warning("stopping after this step; a second signal ends at once, without a checkpoint")
         elif now_s - self._first_s >= REPEAT_S:
             self.forced = True
             _stop(number)

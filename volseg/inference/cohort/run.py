@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import DataError, OutputError, VolsegError
+from volseg.errors import DataError, OutputError, VolsegError, counted
 from volseg.geometry.volume import Volume
 from volseg.inference.cohort.names import check_class_names, output_place
 from volseg.inference.cohort.outputs import Outputs, output_sha256
@@ -125,6 +125,7 @@ def predict_folder(
             labels=predictor.plan.labels,
         )
         job = _Job(predictor, options, outputs, overwrite, strict, summary, staging)
+        logger.info("predicting %s on %s", counted(len(cases), "scan"), predictor.device)
         try:
             with closing(pipeline([_CaseRun(case, job) for case in cases])) as finished_runs:
                 for done, _ in enumerate(finished_runs, start=1):
@@ -271,6 +272,8 @@ class _CaseRun:
             if self._status == "failed":
                 self._begin(self._job.outputs.existing(self._case))  # files that were not written are not ours
         self._job.summary.add(self._record(segmentation))
+        if self._status == "done":
+            logger.info("%s: predicted in %.3g s", self._case.id, sum(self._seconds.values()))
 
     def _write(self, segmentation: Segmentation) -> None:
         mask, *extras = self._job.outputs.all_of(self._case)
