@@ -146,13 +146,9 @@ def _plan_config(
     else:
         check_overrides(overrides)
         fields, settings = {}, load_config(config, overrides)
-    limits = {str(settings.plan.get("memory") or memory), str(memory or settings.plan.get("memory"))}
-    if len(limits) > 1:
-        raise ConfigError(
-            "the memory is given twice",
-            found=f"memory={memory}, plan.memory={settings.plan['memory']}",
-            hint="omit one",
-        )
+    other = settings.plan.get("memory")
+    if memory and other and str(other) != memory:
+        raise ConfigError("the memory is given twice", found=f"memory={memory}, plan.memory={other}", hint="omit one")
     stated = {"memory": memory, "batch_size": settings.train.batch_size}
     section = settings.plan | fields | {key: value for key, value in stated.items() if value is not None}
     if PlanSettings.read(section).file is not None:  # an invalid override shows before the cases are read

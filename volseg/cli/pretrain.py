@@ -5,27 +5,15 @@ from __future__ import annotations
 import argparse
 
 from volseg.api import pretrain
-from volseg.cli.train import in_order, is_first_process, take_apart
+from volseg.cli.train import add_run_arguments, in_order, is_first_process, take_apart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = "All settings, their defaults and meanings: volseg settings pretrain"
-    parser.add_argument("--config", metavar="NAME", help="pretrain (the default), or the path of a YAML file")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="RUN",
-        help="continue the run in this folder, or in output=; settings that are not given are those of the run",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="settings, for example data.root=FOLDER output=runs/pre model.weights=official train.max_minutes=60",
-    )
+    config = "pretrain (the default), or the path of a YAML file"
+    example = "data.root=FOLDER output=runs/pre model.weights=official train.max_minutes=60"
+    add_run_arguments(parser, config=config, example=example)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,7 +30,19 @@ Result = TypeVar("Result")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = "All settings, their defaults and meanings: volseg settings [WORD]"
-    parser.add_argument("--config", metavar="NAME", help=CONFIG_HELP)
+    example = "data.root=DIR output=runs/x train.max_minutes=30 plan.token_stride=4"
+    add_run_arguments(parser, config=CONFIG_HELP, example=example)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, config: str, example: str) -> None:
+    """Declare configuration, settings and ``--resume`` of a command that trains.
+
+    Args:
+        parser: The parser.
+        config: Help of ``--config``.
+        example: Settings, as an example.
+    """
+    parser.add_argument("--config", metavar="NAME", help=config)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -39,12 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="continue the run in this folder, or in output=; settings that are not given are those of the run",
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="settings, for example data.root=DIR output=runs/x train.max_minutes=30 plan.token_stride=4",
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings, for example {example}")
 
 
 def run(args: argparse.Namespace) -> int:

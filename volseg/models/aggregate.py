@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from volseg.models.attention import AttentionFunction, AttentionLayer, sdpa
+from volseg.models.attention import AttentionFunction, AttentionLayer, rotate, sdpa
 from volseg.models.contracts import FeatureSpec, SpacingMm
 
 NEARNESS = 0.7
@@ -185,9 +185,3 @@ def blur_weights(at: torch.Tensor, slices: torch.Tensor, blur_mm: float) -> torc
     if exponents.shape[-1] > 1:
         exponents[..., [0, -1]] += math.log(0.5)
     return exponents.softmax(dim=-1)
-
-
-def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs (i, i + E/2) of ``(..., E)`` by angles given as ``(..., E/2)`` cosine and sine."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

@@ -46,6 +46,12 @@ def reference_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Ten
     return mixed
 
 
+def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Rotate the pairs (i, i + E/2) of ``(..., E)`` by angles given as ``(..., E/2)`` cosine and sine."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+
+
 def _xformers() -> AttentionFunction:
     """Return the kernel of xFormers, which works on ``(B, N, heads, E)``; the swaps of axes are views.
 

@@ -9,8 +9,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from volseg.config.levels import Stride
 from volseg.errors import ConfigError, counted
-from volseg.models.contracts import NetworkPlan, SegmentationNetwork, SpacingMm, Stride, pad_to_multiple
+from volseg.models.contracts import NetworkPlan, SegmentationNetwork, SpacingMm, pad_to_multiple
 
 MIN_FEATURE_MAP = 4
 BASE_FEATURES = 32

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-Stride = tuple[int, int, int]
-"""Voxels per feature along D, H and W."""
+from volseg.config.levels import Stride
+
 SpacingMm = torch.Tensor | tuple[float, float, float]
 """Voxel size along D, H and W: three numbers, or a tensor ``(3,)`` or ``(B, 3)``."""
 State = Mapping[str, torch.Tensor]

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from volseg.config.levels import Stride
 from volseg.config.schema import ModelConfig
 from volseg.models.attention import AttentionFunction, AttentionLayer, reference_attention
 from volseg.models.build import build_empty
-from volseg.models.contracts import ImageEncoder, NetworkPlan, Part, Stride
+from volseg.models.contracts import ImageEncoder, NetworkPlan, Part
 
 Parts = Mapping[str, Part]
 """Parts by name; a part within a part counts for the inner one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,7 @@ def prepare_together(
         ModelFileError: The weight file does not exist, or cannot be downloaded.
         OutputError: There is a run in the folder already, another process works there, or it cannot be written.
     """
-    prepared: Pretraining | None = None
-    with ExitStack() as held:
-        with ranks.together():
-            if ranks.is_first:
-                preparation = _prepare(config, progress, resume=resume, processes=ranks.size)
-                prepared = held.enter_context(preparation)
-        experiment = ranks.from_first(prepared)
-        assert experiment is not None
+    with ranks.held_by_first(lambda: _prepare(config, progress, resume=resume, processes=ranks.size)) as experiment:
         yield experiment
 
 

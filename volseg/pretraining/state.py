@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from volseg.config.load import config_to_dict
 from volseg.config.schema import Config
 from volseg.models.encoders.transformer import VisionTransformer
 from volseg.pretraining.encoder import build_encoder
@@ -26,11 +25,11 @@ from volseg.pretraining.losses import (
     sinkhorn_knopp,
 )
 from volseg.pretraining.schedules import cosine, last_layer_moves, teacher_momentum, teacher_temperature
-from volseg.training.checkpoint import Checkpoint, RunProgress, save_checkpoint
+from volseg.training.checkpoint import RunProgress
 from volseg.training.ranks import ALONE, Ranks
 from volseg.training.resume import Change
 from volseg.training.schedule import learning_rate_factor
-from volseg.training.state import StepOutcome, make_fabric, restore_parts, seed_step
+from volseg.training.state import RunState, StepOutcome, make_fabric, restore_parts, seed_step
 
 PATCH_EMBED_RATE = 0.2
 """Learning rate of the patch embedding over that of its layer. Source: DINOv2."""
@@ -84,7 +83,7 @@ def rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-class PretrainingState:
+class PretrainingState(RunState):
     """Student, teacher and optimizer of a run.
 
     Args:
@@ -114,13 +113,7 @@ class PretrainingState:
         self._decays = [bool(group.pop("decays")) for group in groups]
         self._network, self._optimizer = self._fabric.setup(self.student, torch.optim.AdamW(groups))
         self._updates = 0
-        self._saved_step: int | None = None
         self.changes: tuple[Change, ...] = ()
-
-    @property
-    def lr(self) -> float:
-        """Highest learning rate of all parameter groups in the last step."""
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def step(self, batches: Sequence[dict[str, Any]], step: int, spent: float) -> StepOutcome:
         """Run one optimizer step, then move the teacher; skip both if loss or gradient is not finite.
@@ -198,24 +191,9 @@ class PretrainingState:
         averaged, current = list[Tensor](self.teacher.parameters()), list[Tensor](self.student.parameters())
         torch._foreach_lerp_(averaged, current, 1 - momentum)
 
-    def save(self, folder: Path, progress: RunProgress) -> None:
-        """Write the checkpoint in the first process, unless that of this step is the last one.
-
-        Raises:
-            OutputError: It cannot be written; those of before are kept.
-        """
-        if progress.step == self._saved_step or not self._ranks.is_first:
-            return
-        checkpoint = Checkpoint(
-            model=self.student.state_dict(),
-            average=self.teacher.state_dict(),
-            average_updates=self._updates,
-            optimizer=self._optimizer.state_dict(),
-            config=config_to_dict(self._config),
-            progress=progress,
-        )
-        save_checkpoint(folder, checkpoint)
-        self._saved_step = progress.step
+    def averaged(self) -> tuple[nn.Module, nn.Module, int]:
+        """Return student, teacher, and the number of updates of the teacher."""
+        return self.student, self.teacher, self._updates
 
     def restore(self, folder: Path) -> RunProgress:
         """Load the checkpoint and return the progress of the run; see `volseg.training.state.restore_parts`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,15 +155,10 @@ def prepare_together(
     Raises:
         VolsegError: As :func:`prepare`, in all processes.
     """
-    prepared: Experiment | None = None
-    with ExitStack() as held:
-        with ranks.together():
-            if ranks.is_first:
-                preparation = prepare(config, progress, resume=resume, processes=ranks.size)
-                prepared = held.enter_context(preparation)
-        received = ranks.from_first(None if prepared is None else replace(prepared, measured=None))
-        experiment = prepared or received
-        assert experiment is not None
+    with ranks.held_by_first(
+        lambda: prepare(config, progress, resume=resume, processes=ranks.size),
+        sent=lambda experiment: replace(experiment, measured=None),
+    ) as experiment:
         yield experiment
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -102,6 +102,29 @@ class Ranks:
         if error is not None:
             error.shown_elsewhere = not self.is_first
             raise error
+
+    @contextmanager
+    def held_by_first(
+        self, enter: Callable[[], AbstractContextManager[Value]], sent: Callable[[Value], Value] = lambda value: value
+    ) -> Iterator[Value]:
+        """Enter a context in the first process alone; the others wait and receive its value.
+
+        Args:
+            enter: Makes the context.
+            sent: Returns what the others receive.
+
+        Raises:
+            VolsegError: It could not be entered, in all processes.
+        """
+        own: Value | None = None
+        with ExitStack() as held:
+            with self.together():
+                if self.is_first:
+                    own = held.enter_context(enter())
+            received = self.from_first(None if own is None else sent(own))
+            value = received if own is None else own
+            assert value is not None
+            yield value
 
     def from_first(self, value: Value) -> Value:
         """Return the value of the first process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,7 +58,45 @@ class StepOutcome:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-class TrainingState:
+class RunState(ABC):
+    """What the states of training and pretraining share: configuration, processes, optimizer and checkpoints."""
+
+    _config: Config
+    _ranks: Ranks
+    _optimizer: Any
+    _saved_step: int | None = None
+
+    @abstractmethod
+    def averaged(self) -> tuple[nn.Module, nn.Module, int]:
+        """Return the trained weights, their average, and the number of updates of that."""
+
+    @property
+    def lr(self) -> float:
+        """Highest learning rate of all parameter groups in the last step."""
+        return max(float(group["lr"]) for group in self._optimizer.param_groups)
+
+    def save(self, folder: Path, progress: RunProgress) -> None:
+        """Write the checkpoint in the first process, unless that of this step is the last one.
+
+        Raises:
+            OutputError: It cannot be written; those of before are kept.
+        """
+        if progress.step == self._saved_step or not self._ranks.is_first:
+            return
+        model, average, updates = self.averaged()
+        checkpoint = Checkpoint(
+            model=model.state_dict(),
+            average=average.state_dict(),
+            average_updates=updates,
+            optimizer=self._optimizer.state_dict(),
+            config=config_to_dict(self._config),
+            progress=progress,
+        )
+        save_checkpoint(folder, checkpoint)
+        self._saved_step = progress.step
+
+
+class TrainingState(RunState):
     """Network, averaged weights and optimizer of a run.
 
     Args:
@@ -96,13 +135,7 @@ class TrainingState:
         self._network, self._optimizer = self._fabric.setup(trained, build_optimizer(settings, groups))
         self.average = WeightAverage(self.model, settings.ema_decay)
         self._loss = build_loss(settings, plan, ranks).to(self.device)
-        self._saved_step: int | None = None
         self.changes: tuple[Change, ...] = ()
-
-    @property
-    def lr(self) -> float:
-        """Highest learning rate of all parameter groups in the last step."""
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def step(self, batches: Sequence[dict[str, Any]], step: int, spent: float) -> StepOutcome:
         """Run one optimizer step on the gradients of all batches; skip it if loss or gradient is not finite.
@@ -157,24 +190,9 @@ class TrainingState:
             losses.append(loss.detach())
         return self._ranks.sum(torch.stack(losses).sum())
 
-    def save(self, folder: Path, progress: RunProgress) -> None:
-        """Write the checkpoint in the first process, unless that of this step is the last one.
-
-        Raises:
-            OutputError: It cannot be written; those of before are kept.
-        """
-        if progress.step == self._saved_step or not self._ranks.is_first:
-            return
-        checkpoint = Checkpoint(
-            model=self.model.state_dict(),
-            average=self.average.model.state_dict(),
-            average_updates=self.average.updates,
-            optimizer=self._optimizer.state_dict(),
-            config=config_to_dict(self._config),
-            progress=progress,
-        )
-        save_checkpoint(folder, checkpoint)
-        self._saved_step = progress.step
+    def averaged(self) -> tuple[nn.Module, nn.Module, int]:
+        """Return the network, its average, and the number of updates of that."""
+        return self.model, self.average.model, self.average.updates
 
     def restore(self, folder: Path) -> RunProgress:
         """Load the checkpoint, or its predecessor if it is damaged, and return the progress of the run.

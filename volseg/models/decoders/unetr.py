@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from volseg.config.levels import conv_kernel
-from volseg.models.contracts import Decoder, FeatureSpec, Part, Stride
+from volseg.config.levels import Stride, conv_kernel
+from volseg.models.contracts import Decoder, FeatureSpec, Part
 from volseg.models.kernels import Conv3d, InstanceNorm, PointwiseConv, mean_of_slices, to_channels_last
 
 

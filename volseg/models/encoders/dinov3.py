@@ -15,6 +15,7 @@ from torch import nn
 
 from volseg.config.encoders import EncoderEntry
 from volseg.models.attention import AttentionFunction, AttentionLayer, sdpa
+from volseg.models.attention import rotate as rotate_pairs
 from volseg.models.contracts import State
 from volseg.models.encoders.key_names import KeyNames, own_names
 from volseg.models.encoders.layers import Block, Mlp, SwiGlu
@@ -53,8 +54,8 @@ HUGGING_FACE = KeyNames(
 class RotaryPosition(nn.Module):
     """Angles that turn the queries and keys of a patch by its place: half of the channels by row, half by column.
 
-    Rows and columns are normalised each, so that the centres of the patches lie between -1 and 1 whatever the size of
-    the image. In pretraining the coordinates were scaled at random; volseg never does this, in fine-tuning neither, so
+    Rows and columns are normalised each, so that the centres of the patches lie between -1 and 1 in images of any
+    size. In pretraining the coordinates were scaled at random; volseg never does this, in fine-tuning neither, so
     that the features of training and prediction agree.
 
     Args:
@@ -92,8 +93,8 @@ def rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
         ``(B, heads, N, E)`` in the precision of ``tokens``; computed in that of the angles.
     """
     first, patches = tokens.tensor_split([tokens.shape[2] - len(cos)], dim=2)
-    left, right = patches.chunk(2, dim=-1)
-    turned = patches * cos + torch.cat([-right, left], dim=-1) * sin
+    half = patches.shape[-1] // 2  # both channels of a pair have the same angle
+    turned = rotate_pairs(patches, cos[:, :half], sin[:, :half])
     return torch.cat([first, turned.to(tokens.dtype)], dim=2)
 
 

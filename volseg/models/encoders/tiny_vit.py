@@ -22,7 +22,7 @@ from torch import nn
 from volseg.config.encoders import EncoderEntry
 from volseg.models.attention import AttentionFunction
 from volseg.models.contracts import ImageEncoder, State
-from volseg.models.encoders.layers import DropPath
+from volseg.models.encoders.layers import DropPath, Mlp
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -126,18 +126,16 @@ class WindowAttention(nn.Module):
         return self.proj(rearrange(mixed, "b h n e -> b n (h e)"))  # type: ignore[no-any-return]
 
 
-class Mlp(nn.Module):
+class NormMlp(Mlp):
     """A norm and two layers with GELU between."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
+        super().__init__(width, EXPANSION * width)
         self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, EXPANSION * width)
-        self.fc2 = nn.Linear(EXPANSION * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(..., E)`` -> ``(..., E)``."""
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))  # type: ignore[no-any-return]
+        return super().forward(self.norm(x))
 
 
 class WindowBlock(nn.Module):
@@ -147,7 +145,7 @@ class WindowBlock(nn.Module):
         super().__init__()
         self.attn = WindowAttention(width, heads, window)
         self.local_conv = ConvNorm(width, width, 3, groups=width)
-        self.mlp = Mlp(width)
+        self.mlp = NormMlp(width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

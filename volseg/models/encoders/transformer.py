@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -99,13 +99,12 @@ class VisionTransformer(ImageEncoder):
             ValueError: H or W is not a multiple of the patch size.
         """
         height, width = self._grid(images)
-        more = self.block_inputs(height, width)
-        tokens, taps = self.embed(self.patch_embed(images), height, width), []
-        for index, block in enumerate(self.blocks[: indices[-1] + 1]):
-            tokens = self.run_layer(block, tokens, *more)
-            if index in indices:
-                taps.append(self.norm(tokens[:, -height * width :]))
-        return taps
+        outputs = self._run(self.patch_embed(images), height, width)
+        return [
+            self.norm(tokens[:, -height * width :])
+            for index, tokens in zip(range(indices[-1] + 1), outputs, strict=False)
+            if index in indices
+        ]
 
     def class_and_patch_tokens(
         self, images: torch.Tensor, masked: torch.Tensor | None = None
@@ -123,15 +122,21 @@ class VisionTransformer(ImageEncoder):
             ValueError: H or W is not a multiple of the patch size.
         """
         height, width = self._grid(images)
-        more, patches = self.block_inputs(height, width), self.patch_embed(images)
+        patches = self.patch_embed(images)
         if masked is not None:
             assert self.mask_token is not None  # callers choose such an encoder
             patches = torch.where(masked[..., None], self.mask_token.to(patches.dtype), patches)
-        tokens = self.embed(patches, height, width)
-        for block in self.blocks:
-            tokens = self.run_layer(block, tokens, *more)
+        for tokens in self._run(patches, height, width):  # noqa: B007
+            pass
         tokens = self.norm(tokens)
         return tokens[:, 0], tokens[:, -height * width :]
+
+    def _run(self, patches: torch.Tensor, height: int, width: int) -> Iterator[torch.Tensor]:
+        """Yield the tokens after each block; no block is run before its tokens are asked for."""
+        more, tokens = self.block_inputs(height, width), self.embed(patches, height, width)
+        for block in self.blocks:
+            tokens = self.run_layer(block, tokens, *more)
+            yield tokens
 
     def _grid(self, images: torch.Tensor) -> tuple[int, int]:
         """Return token rows and columns."""
