@@ -19,13 +19,14 @@ import sys
 from shared.arguments import add_runs, integers, make_parser, words
 from shared.text import say
 from training.adaptation_grid import count_of
-from training.few_shot_tables import write_tables
+from training.few_shot_tables import Comparison, write_tables
 from training.runs import NO_VALIDATION, finished_run
 from volseg.config.schema import DataConfig
 from volseg.data.split_rules import choose_split
 from volseg.io.datasets import read_dataset
 
 ARMS: dict[str, list[str]] = {"transformer": [], "identity": ["model.encoder=identity"]}
+COMPARISON = Comparison("Random weights", "few_shot.py", [[*ARMS]])
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
                 say(f"{name}, seed {seed}, {count} cases: {arm}")
                 folder = args.runs / name / f"{count} cases" / arm / f"seed{seed}"
                 finished_run(folder, arm, args.config, [*settings, f"seed={seed}", f"data.shots={count}", *changes])
-            text = write_tables(args.runs / name, args.out / name, list(ARMS))
+            text = write_tables(args.runs / name, args.out / name, list(ARMS), COMPARISON)
     print(text)
     return 0
 

@@ -1,15 +1,16 @@
-"""Few-shot Dice after pretraining on the unlabelled training scans: frozen, LoRA and full, against random weights.
+"""Few-shot Dice of a pretrained encoder: frozen, LoRA and full, against random weights and no transformer.
 
     python benchmarks/pretraining.py --data DIR --minutes 60 --steps 1000 --shots 1,5,25% --seeds 0,1,2
     python benchmarks/pretraining.py --data DIR --pretrain-steps 2 --steps 2 --shots 1 --seeds 0 train.batch_size=1
+    python benchmarks/pretraining.py --data DIR --encoder medsam_lite:medsam_lite --adaptations frozen --steps 200
 
 One encoder is pretrained by ``tools/pretrain.py`` on all training scans of the fold, without their labels; the held-out
-cases took no part. The arms of a seed train on the same cases with the same initial weights elsewhere. The control is
-the network without a transformer. Every run is a process of its own; a finished run is kept and an interrupted one
-resumes, so the command can be stopped and repeated.
+cases took no part. Or its weights are given with ``--encoder``. The arms of a seed train on the same cases with the
+same initial weights elsewhere. The control is the network without a transformer. Every run is a process of its own; a
+finished run is kept and an interrupted one resumes, so the command can be stopped and repeated.
 
-Writes ``<data set>_<length of the pretraining>_<steps>_steps`` ``.md``, ``.json``, ``.csv`` (per case) and ``.png``,
-and the log of the pretraining, ``..._pretraining.jsonl``.
+Writes ``<data set>_<encoder>_<steps>_steps`` ``.md``, ``.json``, ``.csv`` (per case) and ``.png``, and the log of the
+pretraining, ``..._pretraining.jsonl``, and its picture, ``..._pretraining.png``.
 """
 
 from __future__ import annotations
@@ -21,27 +22,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.arguments import add_runs, integers, make_parser, words
+from shared.arguments import add_runs, check_choices, integers, make_parser, words
 from shared.record import ROOT
 from shared.text import say
-from training.adaptation_grid import count_of
+from training.adaptation_grid import Encoder, count_of
 from training.few_shot_tables import Comparison, write_tables
 from training.runs import NO_VALIDATION, finished_run
 from volseg.config.schema import DataConfig
 from volseg.data.split_rules import choose_split
 from volseg.io.datasets import read_dataset
 
-CPU_ENCODER = [
-    *("model.encoder=tiny", "train.batch_size=32", "train.lr=7e-4", "pretrain.prototypes=256"),
-    *("pretrain.head_width=256", "pretrain.local_views=4", "train.validate_every=100", "device=cpu"),
-]
-"""Settings of a pretraining that a CPU can do."""
 ADAPTATIONS = ("frozen", "lora", "full")
-PAIRS = (
-    *(("pretrained frozen", "random frozen"), ("pretrained lora", "random full")),
-    *(("pretrained full", "random full"), ("pretrained full", "identity")),
-)
-"""Arms whose difference is shown: one less the other."""
+RANDOM = {"frozen": "random frozen", "lora": "random full", "full": "random full"}
+"""Random weights that an adaptation is compared with."""
+CONTROL = "identity"
 
 
 def main() -> int:
@@ -50,16 +44,22 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     dataset = read_dataset(args.data)
     available = len(choose_split(dataset, DataConfig(root=args.data, fold=args.fold), seed=0)["train"])
-    length = f"{args.pretrain_steps}_steps" if args.pretrain_steps else f"{args.minutes:g}_minutes"
-    name = f"{dataset.name.lower()}_{length}_{args.steps}_steps"
-    encoder = pretrained(args, args.runs / name / "pretrained", length)
+    length = f"{args.pretrain_steps} steps" if args.pretrain_steps else f"{args.minutes:g} minutes"
+    label = args.encoder.label if args.encoder else f"pretrained {length}"
+    name = f"{dataset.name}_{label}_{args.steps}_steps".lower().replace(" ", "_")
     args.out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(encoder / "metrics.jsonl", args.out / f"{name}_pretraining.jsonl")
+    if args.encoder:
+        encoder, origin = args.encoder, f"Weights: {args.encoder.weights}"
+    else:
+        folder = pretrained(args, args.runs / name / "pretrained", length)
+        shutil.copyfile(folder / "metrics.jsonl", args.out / f"{name}_pretraining.jsonl")
+        shutil.copyfile(folder / "progress.png", args.out / f"{name}_pretraining.png")
+        encoder = Encoder("tiny", str(folder))
+        origin = f"Pretrained for {length} on {available} scans without labels"
     settings = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", f"data.fold={args.fold}"]
     settings += ["train.max_minutes=null", f"train.max_steps={args.steps}", NO_VALIDATION, *args.settings]
-    arms = arms_of(encoder)
-    start = f"Pretrained for {length.replace('_', ' ')} on {available} scans without labels, or random weights"
-    comparison = Comparison(start, "pretraining.py", PAIRS)
+    arms = arms_of(encoder, args.adaptations)
+    comparison = Comparison(f"{origin}, or random weights", "pretraining.py", pairs_of(args.adaptations))
     for seed in args.seeds:
         for count in [count_of(text, available) for text in args.shots]:
             for arm, changes in arms.items():
@@ -71,20 +71,31 @@ def main() -> int:
     return 0
 
 
-def arms_of(encoder: Path) -> dict[str, list[str]]:
+def arms_of(encoder: Encoder, adaptations: list[str]) -> dict[str, list[str]]:
     """Return the settings of each arm; the last is the control."""
-    arms = {f"pretrained {how}": [f"model.weights={encoder}", f"model.adaptation={how}"] for how in ADAPTATIONS}
-    arms |= {f"random {how}": ["model.weights=random", f"model.adaptation={how}"] for how in ("frozen", "full")}
-    return {**arms, "identity": ["model.encoder=identity", "model.weights=random"]}
+    network = f"model.encoder={encoder.name}"
+    arms = {
+        f"pretrained {how}": [network, f"model.weights={encoder.weights}", f"model.adaptation={how}"]
+        for how in adaptations
+    }
+    for start in dict.fromkeys(RANDOM[how] for how in adaptations):
+        arms[start] = [network, "model.weights=random", f"model.adaptation={start.split()[1]}"]
+    return {**arms, CONTROL: ["model.encoder=identity", "model.weights=random"]}
+
+
+def pairs_of(adaptations: list[str]) -> tuple[tuple[str, str], ...]:
+    """Return the arms whose difference is shown, one less the other."""
+    return tuple((f"pretrained {how}", other) for how in adaptations for other in (RANDOM[how], CONTROL))
 
 
 def pretrained(args: argparse.Namespace, folder: Path, length: str) -> Path:
     """Return the folder of the pretraining; run it if it is not finished."""
     if (folder / "model.safetensors").exists():
         return folder
-    ends = [f"train.max_steps={args.pretrain_steps}"] if args.pretrain_steps else [f"train.max_minutes={args.minutes}"]
-    command = [sys.executable, str(ROOT / "tools" / "pretrain.py"), "--config", "pretrain", "--resume"]
-    command += [f"output={folder}", f"data.root={args.data}", f"data.fold={args.fold}", *CPU_ENCODER, *ends]
+    ends = ["train.max_minutes=null", f"train.max_steps={args.pretrain_steps}"]
+    ends = ends if args.pretrain_steps else [f"train.max_minutes={args.minutes}"]
+    command = [sys.executable, str(ROOT / "tools" / "pretrain.py"), "--config", "pretrain_cpu", "--resume"]
+    command += [f"output={folder}", f"data.root={args.data}", f"data.fold={args.fold}", "device=cpu", *ends]
     command += [f"data.cache={args.runs / 'preprocessed'}", f"pretrain.token_stride={args.token_stride}"]
     say(f"pretraining of {length}: {' '.join(command)}")
     if subprocess.run(command, check=False).returncode != 0:
@@ -99,12 +110,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="of the pretraining (%(default)s)")
     parser.add_argument("--pretrain-steps", type=int, help="steps of the pretraining, in place of minutes")
     parser.add_argument("--token-stride", type=int, default=8, help="of the pretraining (%(default)s)")
+    parser.add_argument("--encoder", type=Encoder.parse, help="encoder:weights, in place of a pretraining")
+    parser.add_argument("--adaptations", type=words, default=[*ADAPTATIONS], help=",".join(ADAPTATIONS))
     parser.add_argument("--steps", type=int, required=True, help="steps of each training")
     parser.add_argument("--shots", type=words, default=words("1,5,10%,25%"), help="training cases (1,5,10%%,...)")
     parser.add_argument("--seeds", type=integers, default=[0, 1, 2])
     parser.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
     add_runs(parser, "pretraining")
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_choices(parser, "--adaptations", args.adaptations, ADAPTATIONS)
+    return args
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from shared.record import write_json
+from shared.record import Record, write_json
 from shared.text import table
 from training.ablation_cells import Cell, cells_of, difference_to, mean_dice, mean_interval, read_runs
 from training.ablation_tables import interval_text
@@ -23,26 +23,23 @@ class Comparison:
     Attributes:
         start: What the networks start from.
         script: The benchmark.
-        pairs: Arms whose difference is shown: one less the other; ``None`` shows the first less the last.
+        pairs: Arms whose difference is shown: one less the other.
     """
 
-    start: str = "Random weights"
-    script: str = "few_shot.py"
-    pairs: tuple[tuple[str, str], ...] | None = None
+    start: str
+    script: str
+    pairs: Sequence[Sequence[str]]
 
 
-FEW_SHOT = Comparison()
-
-
-def write_tables(runs: Path, stem: Path, arms: Sequence[str], comparison: Comparison = FEW_SHOT) -> str:
+def write_tables(runs: Path, stem: Path, arms: Sequence[str], comparison: Comparison) -> str:
     """Write table and figure of all finished runs ``runs/<n> cases/<arm>/seed<n>``; return the Markdown."""
     records, rows = read_runs(runs, arms)
-    write_json(stem.with_suffix(".json"), records)
+    document = {**asdict(comparison), "cells": records}
+    write_json(stem.with_suffix(".json"), document)
     write_csv(stem.with_suffix(".csv"), rows)
-    curve = curve_of(cells_of(records, rows))
-    text = markdown(stem.name, curve, comparison)
+    text = markdown(stem.name, document, rows)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    plot(curve, stem.with_suffix(".png"))
+    plot(curve_of(cells_of(records, rows)), stem.with_suffix(".png"))
     return text
 
 
@@ -51,20 +48,27 @@ def curve_of(budgets: dict[str, list[Cell]]) -> Curve:
     return {cases: budgets[name] for cases, name in sorted((int(name.split()[0]), name) for name in budgets)}
 
 
-def markdown(name: str, curve: Curve, comparison: Comparison = FEW_SHOT) -> str:
-    """Return a row per number of cases, with the differences of arms, and the conditions."""
+def markdown(name: str, document: Record, rows: Sequence[Record]) -> str:
+    """Return the page of a curve, from its JSON and CSV: Dice and differences of arms, and the conditions."""
+    comparison = Comparison(**{field.name: document[field.name] for field in fields(Comparison)})
+    curve, pairs = curve_of(cells_of(document["cells"], rows)), comparison.pairs
     arms = [cell.name for cell in next(iter(curve.values()))]
-    pairs = comparison.pairs or ((arms[0], arms[-1]),)
-    differences = [f"{arm} minus {other}" for arm, other in pairs]
-    rows = [["training cases", "seeds", *(f"Dice, {arm}" for arm in arms), *differences]]
+    dice = [["training cases", "seeds", *(f"Dice, {arm}" for arm in arms)]]
+    differences = [["training cases", *(f"{arm} minus {other}" for arm, other in pairs)]]
     for cases, cells in curve.items():
-        dice, of_arm = [interval_text(mean_dice(cell), "{:.4f}") for cell in cells], {cell.name: cell for cell in cells}
+        of_arm = {cell.name: cell for cell in cells}
+        texts = [interval_text(mean_dice(cell), "{:.4f}") for cell in cells]
+        dice.append([str(cases), str(len(cells[0].runs)), *texts])
         texts = [interval_text(difference_to(of_arm[other], of_arm[arm]), "{:+.4f}") for arm, other in pairs]
-        rows.append([str(cases), str(len(cells[0].runs)), *dice, *texts])
-    title = f"# Few-shot curve: {name.replace('_', ' ')}"
-    return (
-        f"{title}\n\n{table(rows)}\n\n![Dice against training cases]({name}.png)\n\n{conditions(curve, comparison)}\n"
-    )
+        differences.append([str(cases), *texts])
+    parts = [
+        f"# Few-shot curve: {name.replace('_', ' ')}",
+        table(dice),
+        table(differences),
+        f"![Dice against training cases]({name}.png)",
+        conditions(curve, comparison),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def conditions(curve: Curve, comparison: Comparison) -> str:

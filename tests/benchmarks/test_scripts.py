@@ -115,14 +115,16 @@ def test_cross_validation_follows_from_its_record(page: Path) -> None:
     assert import_module("folds").markdown(record) == page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", sorted((RESULTS / "few_shot").glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "page",
+    [path for topic in ("few_shot", "pretraining") for path in sorted((RESULTS / topic).glob("*.md"))],
+    ids=lambda path: path.stem,
+)
 def test_few_shot_curve_follows_from_its_records(page: Path) -> None:
-    cells_of = import_module("training.ablation_cells").cells_of
-    tables = import_module("training.few_shot_tables")
     with page.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    curve = tables.curve_of(cells_of(record_of(page.with_suffix(".json")), rows))
-    assert tables.markdown(page.stem, curve) == page.read_text(encoding="utf-8")
+    markdown = import_module("training.few_shot_tables").markdown
+    assert markdown(page.stem, record_of(page.with_suffix(".json")), rows) == page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", sorted((RESULTS / "adaptation").glob("*.md")), ids=lambda path: path.stem)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_names_are_files_of_the_package() -> None:
-    assert names() == ["cpu", "demo", "gpu", "pretrain"]
+    assert names() == ["cpu", "demo", "gpu", "pretrain", "pretrain_cpu"]
     for name in names():
         assert load_config(name) == load_config(FOLDER / f"{name}.yaml") == load_config(ROOT / f"configs/{name}.yaml")
         assert given_values(name, []) == given_values(Path(name), []) != {}
@@ -39,7 +39,7 @@ def test_files_and_folders_of_the_user(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (
             "gpus",
-            "no such configuration(.|\\n)*expected: cpu, demo, gpu, pretrain, or (.|\\n)*did you mean gpu",
+            "no such configuration(.|\\n)*expected: cpu, demo, gpu, .*pretrain_cpu, or (.|\\n)*did you mean gpu",
         ),
         ("x" * 5000, "no such configuration"),
         ("a\0b", "no such configuration"),

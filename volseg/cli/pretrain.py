@@ -11,7 +11,7 @@ from volseg.cli.train import add_run_arguments, in_order, is_first_process, take
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = "All settings, their defaults and meanings: volseg settings pretrain"
-    config = "pretrain (the default), or the path of a YAML file"
+    config = "pretrain (the default), pretrain_cpu, or the path of a YAML file"
     example = "data.root=FOLDER output=runs/pre model.weights=official train.max_minutes=60"
     add_run_arguments(parser, config=config, example=example)
 
