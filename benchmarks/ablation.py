@@ -22,7 +22,7 @@ from pathlib import Path
 
 import volseg
 from shared.arguments import check_choices, integers, make_parser, words
-from shared.record import CPU_CONFIG
+from shared.record import TRANSFORMER_CONFIG
 from shared.text import say
 from training.ablation_tables import write_tables
 from training.runs import NO_VALIDATION, finished_run
@@ -87,7 +87,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cells", type=words, default=list(CELLS), help=", ".join(CELLS))
     parser.add_argument("--seeds", type=integers, default=[0])
     parser.add_argument("--fold", type=int, default=1, help="held out (%(default)s)")
-    parser.add_argument("--config", type=Path, default=CPU_CONFIG, help="settings of the default cell (%(default)s)")
+    parser.add_argument(
+        "--config", type=Path, default=TRANSFORMER_CONFIG, help="settings of the default cell (%(default)s)"
+    )
     parser.add_argument("--label", help="name for runs with further settings")
     parser.add_argument("--threads", type=int, help="of each run (all cores)")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="run folders (%(default)s)")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from shared.arguments import make_parser, size
 from shared.measure import run_function
-from shared.record import CPU_CONFIG, ROOT, Record, commit_of, origin, write_json, write_page
+from shared.record import ROOT, TRANSFORMER_CONFIG, Record, commit_of, origin, write_json, write_page
 from shared.text import say, shape_text, table
 
 PARTS = ("encoder", "aggregator", "decoder", "whole step")
@@ -51,7 +51,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(__doc__, "step")
-    parser.add_argument("--config", default=CPU_CONFIG, type=Path, help="settings (%(default)s)")
+    parser.add_argument("--config", default=TRANSFORMER_CONFIG, type=Path, help="settings (%(default)s)")
     parser.add_argument("--patch", type=size, default=(40, 56, 40), help="D,H,W of the patch, 1 mm voxels (40,56,40)")
     parser.add_argument("--before", type=Path, help="checkout of an older commit")
     parser.add_argument("--pairs", type=int, default=5, help="processes of each source, taking turns (%(default)s)")

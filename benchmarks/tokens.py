@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from shared.arguments import add_threads, make_parser, use_threads
-from shared.record import CPU_CONFIG, Record, origin, write_json, write_page
+from shared.record import TRANSFORMER_CONFIG, Record, origin, write_json, write_page
 from shared.text import table
 
 FIXED = ["model.encoder=dinov2_s14", "model.adaptation=frozen", "model.weights=random", "data.workers=0", "device=cpu"]
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(__doc__, "tokens")
     parser.add_argument("--data", required=True, help="data set folder")
-    parser.add_argument("--config", default=CPU_CONFIG, type=Path, help="settings (%(default)s)")
+    parser.add_argument("--config", default=TRANSFORMER_CONFIG, type=Path, help="settings (%(default)s)")
     parser.add_argument("--pairs", type=int, default=7, help="rounds of all arms (%(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="steps of an arm in a round (%(default)s)")
     parser.add_argument("--cases", type=int, default=8, help="training cases to build the cache of (%(default)s)")

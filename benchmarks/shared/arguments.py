@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from shared.record import CPU_CONFIG, RESULTS, cores
+from shared.record import RESULTS, TRANSFORMER_CONFIG, cores
 
 
 def make_parser(description: str | None, results: str) -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def add_runs(parser: argparse.ArgumentParser, runs: str) -> None:
         parser: The parser.
         runs: Folder of the run folders below ``runs``.
     """
-    parser.add_argument("--config", type=Path, default=CPU_CONFIG, help="settings of all runs (%(default)s)")
+    parser.add_argument("--config", type=Path, default=TRANSFORMER_CONFIG, help="settings of all runs (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each run (%(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs") / runs, help="run folders (%(default)s)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all runs")

@@ -15,7 +15,7 @@ Record = dict[str, Any]
 BENCHMARKS = Path(__file__).resolve().parents[1]
 ROOT = BENCHMARKS.parent
 RESULTS = BENCHMARKS / "results"
-CPU_CONFIG = ROOT / "volseg" / "configs" / "cpu.yaml"
+TRANSFORMER_CONFIG = ROOT / "benchmarks" / "transformer.yaml"
 PACKAGES = ("volseg", "torch", "numpy", "scipy", "nibabel", "monai", "torchio", "lightning-fabric", "safetensors")
 PEERS = ("transformers", "xformers", "MedPy", "surface-distance")  # recorded where they are installed
 

@@ -24,7 +24,7 @@ def described(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict
 
 
 def test_the_table_of_a_config_and_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    rows, printed = described(capsys, CONFIG, "--plan", PLAN, "model.adaptation=frozen")
+    rows, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "model.adaptation=frozen")
     assert list(rows) == ["part", "encoder", "aggregator", "stem", "decoder", "total"]
     numbers = {name: [int(cell.replace(",", "")) for cell in row[:2]] for name, row in rows.items() if name != "part"}
     parts = [row for name, row in numbers.items() if name != "total"]
