@@ -186,7 +186,7 @@ def outcome_of(seed: int, mutant: Mutant) -> dict[str, Any]:
     seconds, taken = time.perf_counter() - started, max(0, _peak() - before)
     if seconds > SLOW_S:
         outcome = f"slow, then {outcome}"
-    elif taken > MOST_BYTES:
+    if taken > MOST_BYTES:
         outcome = f"{taken / 1e6:.0f} MB, then {outcome}"
     return _outcome(seed, mutant.kind, mutant.note, outcome, seconds, taken)
 
