@@ -22,8 +22,9 @@ def import_extra(module: str, extra: str, setting: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a compiled library that does not load
+        state = "is not installed" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
         raise MissingExtraError(
-            f"{setting} needs a library that is not installed",
+            f"{setting} needs a library that {state}",
             found=error,
             expected=f"the extra volseg[{extra}]",
             hint=f"pip install 'volseg[{extra}]', or choose another value than {setting}",

@@ -43,6 +43,14 @@ def test_memory_is_that_of_the_device_in_its_precision(capsys: pytest.CaptureFix
         assert "in bf16 on cuda; what is free on cuda is not known here" in printed
 
 
+def test_every_attention_kernel_is_listed_with_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    _, printed = described(capsys, CONFIG, "--plan", PLAN, *TINY, "device=cpu", "precision=32")
+    assert "attention: sdpa, in float32 on cpu, 64 channels per head\n  sdpa runs" in printed
+    assert "  xformers does not run: it needs a device with CUDA\n  math runs\n" in printed
+    _, printed = described(capsys, CONFIG, "--plan", PLAN, "model.encoder=identity", "model.weights=random")
+    assert "attention:" not in printed
+
+
 def test_overrides_change_network_plan_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
     before, _ = described(capsys, CONFIG, "--plan", PLAN, *TINY, "model.decoder=linear", "train.batch_size=1")
     overrides = [*TINY, "model.decoder=linear", "plan.patch_size=[40, 56, 80]", "train.batch_size=2"]

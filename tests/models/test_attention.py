@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +17,10 @@ from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.device import has_native_bf16
 from volseg.errors import ConfigError, MissingExtraError
-from volseg.models.attention import attention_function, reference_attention, sdpa, try_attention
+from volseg.models.attention import attention_function, kernel_states, reference_attention, sdpa, try_attention
 from volseg.models.build import build_model, for_prediction
 from volseg.models.kernels import SHORT
+from volseg.models.xformers_kernel import load_cuda_runtime
 from volseg.training.state import TrainingState
 
 TINY = {"encoder": "tiny", "weights": "random", "features": 4, "max_features": 8}
@@ -209,6 +212,66 @@ def test_trying_draws_no_random_numbers_and_works_without_gradients() -> None:
 def test_a_model_file_opens_where_xformers_does_not_run() -> None:
     assert for_prediction(ModelConfig(**TINY, attention="xformers")).attention == "sdpa"
     assert for_prediction(ModelConfig(**TINY, attention="math")).attention == "math"
+
+
+def test_a_runtime_is_loaded_from_its_package_where_the_system_has_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "made_vendor" / "made_runtime" / "lib"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not load_cuda_runtime("libmade.so.12", "made_vendor.made_runtime")
+    folder.mkdir(parents=True)
+    assert not load_cuda_runtime("libmade.so.12", "made_vendor.made_runtime")  # the package has other files
+    (library,) = (Path(torch.__file__).parent / "lib").glob("libtorch_global_deps.*")
+    shutil.copy(library, folder / "libmade.so.12")
+    assert load_cuda_runtime("libmade.so.12", "made_vendor.made_runtime")
+    if (maps := Path("/proc/self/maps")).exists():
+        assert str(folder / "libmade.so.12") in maps.read_text(encoding="utf-8")
+
+
+def test_why_xformers_cannot_load_its_library_is_part_of_the_error(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(cuda_only)
+    state = ModuleType("xformers._cpp_lib")
+    state._cpp_library_load_exception = RuntimeError("built for another torch")  # type: ignore[attr-defined]
+    state._cpp_library_load_exception.__cause__ = OSError("libcudart.so.12: cannot open")
+    monkeypatch.setitem(sys.modules, "xformers._cpp_lib", state)
+    with pytest.raises(ConfigError, match=r"its library does not load: libcudart\.so\.12") as caught:
+        try_attention("xformers", 64, "cpu", torch.float32)
+    assert "set model.attention=sdpa" in str(caught.value)
+
+
+def test_the_state_of_every_kernel_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = kernel_states(64, torch.device("cpu"), torch.float32)
+    assert list(states) == ["sdpa", "xformers", "math"]
+    assert states["sdpa"].startswith("runs (")
+    assert states["xformers"] == "does not run: it needs a device with CUDA"
+    assert states["math"] == "runs"
+    monkeypatch.setattr("volseg.models.attention.find_spec", lambda _: None)
+    elsewhere = kernel_states(64, torch.device("cuda"), torch.bfloat16)
+    assert "pip install 'volseg[xformers]'" in elsewhere["xformers"]
+    if not torch.cuda.is_available():
+        assert elsewhere["sdpa"] == "not tried: torch finds no GPU with CUDA here"
+
+
+def test_the_reasons_of_xformers_are_one_line(install: Install) -> None:
+    text = """No operator found with inputs:
+     query       : shape=(1, 8, 2, 4) (torch.bfloat16)
+`one` is not supported because:
+    query.shape[-1] % 8 != 0
+`other` is not supported because:
+    query.shape[-1] % 8 != 0
+    operator wasn't built"""
+
+    def kernel(*_: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError(text)
+
+    install(kernel)
+    with pytest.raises(ConfigError) as caught:
+        try_attention("xformers", 64, "cpu", torch.float32)
+    reasons = "No operator found with inputs:; query.shape[-1] % 8 != 0; operator wasn't built"
+    assert str(caught.value.found).endswith(reasons)
 
 
 def test_the_installed_xformers_equals_sdpa_or_says_where_it_runs() -> None:

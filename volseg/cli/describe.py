@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     print(NOTES.format(patch=" x ".join(map(str, network_plan.patch_size)), comparison=comparison, **sizes, **memory))
     if config.model.baseline is None and config.model.encoder != "identity":
         print(encoder_note(config.model, network_plan))
+        print(attention_note(config))
     if config.model.baseline is None and config.model.decoder == "unetr":
         print(field_of_convolutions(network_plan).lower())
     return 0
@@ -82,6 +83,18 @@ def encoder_note(model: ModelConfig, plan: Plan) -> str:
         f"a slice enters the encoder with {counted(f'{patch / stride:.3g}', 'pixel')} per voxel: {rows * patch} x "
         f"{columns * patch} pixels, {rows} x {columns} tokens of {stride} x {stride} voxels"
     )
+
+
+def attention_note(config: Config) -> str:
+    """Return which attention kernel the run uses, and for each kernel whether it runs on the device or why not."""
+    from volseg.config.encoders import CATALOGUE
+    from volseg.models.attention import kernel_states
+    from volseg.training.memory import precision_text, run_precision
+
+    head_size = CATALOGUE[config.model.encoder].head_size
+    states = kernel_states(head_size, *run_precision(config))
+    lines = [f"attention: {config.model.attention}, in {precision_text(config)}, {head_size} channels per head"]
+    return "\n".join([*lines, *(f"  {name} {state}" for name, state in states.items())])
 
 
 def table(parts: list[PartCost]) -> str:

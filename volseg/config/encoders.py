@@ -50,6 +50,11 @@ class EncoderEntry:
     registers: int = 0
     grid: int = 37
 
+    @property
+    def head_size(self) -> int:
+        """Channels of an attention head."""
+        return self.width // self.heads
+
 
 def _dinov2(size: str, *, registers: int = 0, width: int, depth: int, heads: int, swiglu: bool = False) -> EncoderEntry:
     """Return an official DINOv2 model.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend
 
 from volseg.errors import ConfigError
-from volseg.extras import import_extra
 from volseg.models.kernels import prefers_matrix_attention
+from volseg.models.xformers_kernel import library_error, xformers_kernel
 
 AttentionFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Queries, keys and values ``(B, heads, N, E)`` -> mixed values of the same shape."""
@@ -52,23 +54,9 @@ def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.T
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
-def _xformers() -> AttentionFunction:
-    """Return the kernel of xFormers, which works on ``(B, N, heads, E)``; the swaps of axes are views.
-
-    Source: Lefaudeux et al. 2022, "xFormers", ``xformers.ops.memory_efficient_attention``.
-    """
-    kernel = import_extra("xformers.ops", "xformers", "model.attention=xformers").memory_efficient_attention
-
-    def xformers(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        mixed: torch.Tensor = kernel(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        return mixed.transpose(1, 2)
-
-    return xformers
-
-
 _KERNELS: dict[str, Callable[[], AttentionFunction]] = {
     "sdpa": lambda: sdpa,
-    "xformers": _xformers,
+    "xformers": xformers_kernel,
     "math": lambda: reference_attention,
 }
 
@@ -103,9 +91,54 @@ def try_attention(name: str, head_size: int, device: torch.device | str, dtype: 
             torch.autograd.grad(attend(tokens, tokens, tokens).sum(), tokens)
         except (RuntimeError, ValueError) as error:  # NotImplementedError is a RuntimeError
             other = "math" if name == "sdpa" else "sdpa"
+            missing = library_error() if name == "xformers" else None
+            reason = f"its library does not load: {missing}" if missing else _in_a_line(str(error))
             raise ConfigError(
                 f"model.attention={name} does not run here",
-                found=f"device {device}, {dtype}, {head_size} channels per head: {error}",
+                found=f"device {device}, {dtype}, {head_size} channels per head: {reason}",
                 expected="CUDA, in a precision that the installed build supports" if name == "xformers" else None,
                 hint=f"set model.attention={other}",
             ) from error
+
+
+def kernel_states(head_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Return for every kernel whether it runs, or why it does not, in words.
+
+    Args:
+        head_size: Channels E per head.
+        device: Where the network would run; it need not be here.
+        dtype: Precision of queries, keys and values.
+    """
+    return {name: _state(name, head_size, device, dtype) for name in _KERNELS}
+
+
+def _state(name: str, head_size: int, device: torch.device, dtype: torch.dtype) -> str:
+    """Return whether a kernel runs, or why it does not; see `kernel_states`."""
+    if name == "xformers" and device.type != "cuda":
+        return "does not run: it needs a device with CUDA"
+    if name == "xformers" and find_spec("xformers") is None:
+        return "does not run: it is not installed (pip install 'volseg[xformers]')"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "not tried: torch finds no GPU with CUDA here"
+    try:
+        try_attention(name, head_size, device, dtype)
+    except ConfigError as error:
+        return f"does not run: {error.found or error.problem}"
+    return f"runs{_torch_kernel(head_size, device, dtype) if name == 'sdpa' else ''}"
+
+
+def _torch_kernel(head_size: int, device: torch.device, dtype: torch.dtype) -> str:
+    """Return which of its kernels torch chooses for `sdpa`."""
+    tokens = torch.zeros(1, 2, 8, head_size, device=device, dtype=dtype)
+    if prefers_matrix_attention(tokens, tokens):
+        return ""
+    kernel = SDPBackend(torch._fused_sdp_choice(tokens, tokens, tokens))
+    return f" ({kernel.name.lower().replace('_', ' ')})"
+
+
+def _in_a_line(text: str) -> str:
+    """Return the reasons in an error's text in one line; xFormers repeats them for each of its operators."""
+    lines = [
+        line.strip() for line in text.splitlines() if ": shape=" not in line and "is not supported because" not in line
+    ]
+    return "; ".join(dict.fromkeys(line for line in lines if line))

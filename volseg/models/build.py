@@ -135,8 +135,7 @@ def check_attention(model: ModelConfig, device: torch.device | str, dtype: torch
         ConfigError: The kernel does not run there.
     """
     if model.baseline is None and model.encoder != "identity":
-        entry = CATALOGUE[model.encoder]
-        try_attention(model.attention, entry.width // entry.heads, device, dtype)
+        try_attention(model.attention, CATALOGUE[model.encoder].head_size, device, dtype)
 
 
 def _build_encoder(model: ModelConfig, plan: NetworkPlan) -> SliceEncoder | None:
