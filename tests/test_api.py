@@ -103,6 +103,10 @@ def test_plan_takes_overrides_as_a_mapping_or_as_text(data: Path, tmp_path: Path
     assert plan == volseg.plan(data, ["plan.token_stride=8"], workers=0)
     assert plan == type(plan).load(tmp_path / "p.json")
     assert told == [("fingerprint", n, 4) for n in (1, 2, 3, 4)]  # the test scan, too
+    network = ["model.encoder=identity", "model.weights=random"]
+    on_gpu = volseg.plan(data, ["device=cuda", *network], workers=0)
+    assert "8 GB, the default on a GPU" in on_gpu.reasons["batch_size"]
+    assert "the default on a GPU" not in volseg.plan(data, ["device=cpu", *network], workers=0).reasons["batch_size"]
     with pytest.raises(ConfigError, match=r"did you mean plan\.token_stride"):
         volseg.plan(tmp_path / "no data", {"token_strid": 8})
     with pytest.raises(DataError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""Free memory of a device."""
+"""Free memory of a device, and float32 in full."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from volseg.device import free_memory
+from volseg.device import free_memory, full_float32
 
 MEMINFO = "MemTotal: 2000 kB\nMemAvailable: 1000 kB\n"
 
@@ -56,3 +56,31 @@ def test_free_memory_respects_the_limits_of_control_groups(
 
 def test_free_memory_is_not_known_without_proc(tmp_path: Path) -> None:
     assert free_memory(torch.device("cpu"), tmp_path) is None
+
+
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def test_float32_is_full_within_a_block_and_as_it_was_afterwards() -> None:
+    before = tf32()
+    try:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, True
+        with full_float32():
+            assert tf32() == (False, False)
+        assert tf32() == (True, True)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs torch's newer settings of precision")
+def test_the_newer_settings_of_a_program_stay() -> None:
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    try:
+        conv.fp32_precision = "ieee"  # rnn has tf32: the older setting cannot be read
+        with full_float32():
+            assert conv.fp32_precision == "ieee"
+        assert conv.fp32_precision == "ieee"
+    finally:
+        conv.fp32_precision = before

@@ -1,4 +1,4 @@
-"""Devices that a network runs on, their precision, and deterministic algorithms."""
+"""Devices that a network runs on, their precision, full float32 and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -88,6 +88,27 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
             hint="set precision=auto or precision=32",
         )
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute what is float32 in a block with all its bits on every GPU: cuDNN's default for convolutions is TF32.
+
+    TF32 keeps 10 bits of the mantissa, too few for logits within 1e-3 of those of a CPU. Nothing is slower by default,
+    because GPUs with TF32 compute the networks in bf16. A program that uses torch's newer settings of precision, which
+    cannot be read together with these, keeps its own.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        before = cudnn.allow_tf32, matmul.allow_tf32
+    except RuntimeError:  # the newer settings differ by operation
+        yield
+        return
+    cudnn.allow_tf32, matmul.allow_tf32 = False, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:

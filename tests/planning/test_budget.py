@@ -55,6 +55,20 @@ def test_what_is_set_by_hand_stays() -> None:
         make_plan(LARGE, {"patch_size": [96, 96, 96]}, budget(100))
 
 
+def test_a_limit_that_nobody_stated_only_enlarges_the_plan_of_the_rule() -> None:
+    rule, large = make_plan(LARGE), replace(budget(1000), default=True)
+    grown = make_plan(LARGE, {}, large)
+    assert prod(grown.patch_size) > prod(rule.patch_size)
+    assert "1 GB, the default on a GPU" in grown.reasons["patch_size"]
+    assert "of 1 GB, the default on a GPU" in grown.reasons["batch_size"]
+    assert make_plan(measured(*[case((48, 48, 32))] * 200), {}, large).batch_size == 10  # 5% of 200 cases
+    for limit in (large, replace(budget(12), default=True)):  # 12 MB are too little for the patch of the rule
+        by_hand = make_plan(LARGE, {"patch_size": [96, 96, 96]}, limit)
+        assert (by_hand.patch_size, by_hand.batch_size) == ((96, 96, 96), 2)
+        assert by_hand.reasons["batch_size"] == rule.reasons["batch_size"]
+    assert make_plan(LARGE, {}, replace(budget(12), default=True)) == rule
+
+
 def test_too_little_memory_says_how_much_is_needed() -> None:
     with pytest.raises(ConfigError, match=r"at least 10\.8 MB.*\(16, 16, 16\)"):
         make_plan(LARGE, {}, budget(5))

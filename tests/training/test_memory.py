@@ -11,6 +11,7 @@ import torch
 from tests.made.plans import StubPlan
 from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError
+from volseg.planning.settings import PlanSettings
 from volseg.training import memory
 from volseg.training.ranks import ALONE
 
@@ -93,3 +94,11 @@ def test_a_gpu_that_is_not_here_is_counted() -> None:
     assert memory.run_precision(auto) == (torch.device("cuda"), torch.bfloat16)
     with pytest.raises(ConfigError, match="the device is not available"):
         memory.run_precision(replace(CONFIG, device="gpu"))
+
+
+def test_a_gpu_has_a_limit_without_a_stated_one_and_a_cpu_has_none() -> None:
+    on_gpu = replace(CONFIG, device="cuda")
+    unstated, stated = PlanSettings.read({}), PlanSettings.read({"memory": "2GB"})
+    assert memory.memory_budget(CONFIG, unstated) is None
+    limits = [memory.memory_budget(on_gpu, unstated), memory.memory_budget(on_gpu, stated)]
+    assert [limit and (limit.limit_bytes, limit.default) for limit in limits] == [(8 * 10**9, True), (2 * 10**9, False)]

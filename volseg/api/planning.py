@@ -66,7 +66,8 @@ def plan_dataset(
             text, also settings of the network, whose memory is estimated.
         config: YAML file, name of a configuration of the package (``gpu``) or configuration with the settings of the
             network; ``None`` takes the defaults.
-        memory: Limit of the memory of a training step, such as ``"8GB"``, the same as ``plan.memory``.
+        memory: Limit of the memory of a training step, such as ``"8GB"``, the same as ``plan.memory``; the default is
+            8 GB for training on a GPU, and none on a CPU.
         out: File to write the plan to; the picture of the data set is written beside it, with the ending ``.png``.
         grid_tolerance_mm: As the setting ``data.grid_tolerance_mm``.
         accept_header_of: As the setting ``data.accept_header_of``.
@@ -176,7 +177,7 @@ def _examine(
     check_type("dataset", dataset, str, Path)
     DataConfig(grid_tolerance_mm=grid_tolerance_mm, accept_header_of=accept_header_of)  # checks both
     section, budget = PlanSettings.read(settings.plan), None
-    if section.memory is not None:
+    if section.memory is not None or settings.device != "cpu":
         from volseg.training.memory import memory_budget  # imports torch
 
         budget = memory_budget(settings, section)

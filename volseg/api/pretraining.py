@@ -56,7 +56,7 @@ def pretrain(
     several = torchrun_rank(os.environ) is not None
     early = None if several else run_settings(config, overrides, resume)  # before torch is imported
 
-    from volseg.device import deterministic_algorithms
+    from volseg.device import deterministic_algorithms, full_float32
     from volseg.pretraining.experiment import prepare_together
     from volseg.pretraining.run import pretrain as pretrain_encoder
     from volseg.training.ranks import joined_ranks
@@ -65,5 +65,5 @@ def pretrain(
         with ranks.together():
             settings = early or run_settings(config, overrides, resume)
         experiment = held.enter_context(prepare_together(settings, progress, ranks, resume=bool(resume)))
-        with deterministic_algorithms(settings.deterministic):
+        with deterministic_algorithms(settings.deterministic), full_float32():
             return pretrain_encoder(experiment, progress, ranks)

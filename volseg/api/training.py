@@ -73,14 +73,14 @@ def train(
         if finished is not None:
             return finished
 
-        from volseg.device import deterministic_algorithms
+        from volseg.device import deterministic_algorithms, full_float32
         from volseg.training.loop import train as train_model  # takes seconds: what is invalid shows before
 
         if ranks.is_first and experiment.measured is not None:
             from volseg.report.overview import write_overview
 
             write_overview(experiment.folder / "plan.png", experiment.measured)
-        with deterministic_algorithms(settings.deterministic):
+        with deterministic_algorithms(settings.deterministic), full_float32():
             model_file = train_model(experiment, progress, ranks)
         scores, failed = _score_held_out(experiment, model_file, progress, ranks)
     return TrainingResult(model_file=model_file, folder=experiment.folder, scores=scores, failed=failed)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from volseg.config.schema import PRECISIONS
-from volseg.device import choose_device, prediction_dtype
+from volseg.device import choose_device, full_float32, prediction_dtype
 from volseg.errors import ConfigError, DataError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Mask, Volume
@@ -246,7 +246,8 @@ class Predictor:
         while True:
             limit = self._device_limit(options)
             try:
-                return self._segment(volume, options, limit, probabilities, uncertainty)
+                with full_float32():
+                    return self._segment(volume, options, limit, probabilities, uncertainty)
             except torch.OutOfMemoryError:
                 if self._less_memory is None:
                     logger.warning("the GPU has less memory than estimated; smaller batches or thinner slabs are tried")

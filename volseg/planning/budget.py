@@ -20,15 +20,27 @@ class MemoryBudget:
         limit_bytes: Most bytes of a training step.
         training_bytes: Estimates the bytes of a training step with a plan's patch and batch.
         network: The network that is counted, in words.
+        default: Nobody has stated the limit. It then only enlarges patch and batch of the rule without a limit: a patch
+            that is set by hand stays with its batch, and so does the rule's where the network needs more.
     """
 
     limit_bytes: int
     training_bytes: Callable[[Plan], int]
     network: str
+    default: bool = False
+
+    @property
+    def limit_text(self) -> str:
+        """The limit in words."""
+        return f"{format_size(self.limit_bytes)}{', the default on a GPU' if self.default else ''}"
 
     def fits(self, plan: Plan) -> bool:
         """Return whether a training step with this plan stays within the limit."""
         return self.training_bytes(plan) <= self.limit_bytes
+
+    def decides(self, plan: Plan, *, patch_by_hand: bool) -> bool:
+        """Return whether the limit decides about patch and batch, for the plan of the rule or of this limit."""
+        return not self.default or (not patch_by_hand and self.fits(plan))
 
 
 def largest_plan(

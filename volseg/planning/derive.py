@@ -64,7 +64,8 @@ def make_plan(
         ),
     )
     plan = plan_with(strides)
-    return replace(plan, reasons=explain(fingerprint, plan, grid, overridden, budget))
+    decides = budget is not None and budget.decides(plan, patch_by_hand=given is not None)
+    return replace(plan, reasons=explain(fingerprint, plan, grid, overridden, budget if decides else None))
 
 
 def _deepened(
@@ -89,8 +90,9 @@ def _sized(
     """Return the plan with the largest patch, a multiple of some voxels, and the batch for it."""
     given, batch = overridden.get("patch_size"), overridden.get("batch_size")
     sizes = (grid.median_shape, grid.spacing_mm, multiple)
-    if budget is None:
-        return complete(given or rules.patch_size(*sizes), nnunet.MIN_BATCH if batch is None else batch)
+    plan = complete(given or rules.patch_size(*sizes), nnunet.MIN_BATCH if batch is None else batch)
+    if budget is None or not budget.decides(plan, patch_by_hand=given is not None):
+        return plan
     patches = [given] if given is not None else rules.patch_sizes(*sizes)
     most = nnunet.largest_batch(grid.median_shape, cases, patches[0])
     return largest_plan(budget, complete, patches, batch=batch, largest_batch=most)

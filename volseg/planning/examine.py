@@ -104,7 +104,7 @@ def _plan(
     if model is None:
         return make_plan(fingerprint, overrides, budget)
     taken = fields_of_model(model, overrides, fingerprint)
-    if budget is not None:  # it decides how many patches fit
+    if budget is not None and not budget.default:  # it decides how many patches fit
         taken.pop("batch_size", None)
     plan = make_plan(fingerprint, {**taken, **overrides}, budget)
     reasons = {key: f"that of the model {model}" for key in taken if overrides.get(key) is None}

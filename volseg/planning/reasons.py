@@ -31,7 +31,7 @@ def explain(
         plan: The plan, without reasons.
         grid: Its working grid.
         overridden: Fields that were set by hand.
-        budget: The limit of memory, if there is one.
+        budget: The limit of memory, if one decides about patch and batch.
     """
     reasons = {
         "modality": fingerprint.channel_source,
@@ -100,14 +100,14 @@ def _patch(plan: Plan, grid: WorkingGrid, budget: MemoryBudget | None) -> str:
         return f"{case}, {rounded}"
     if budget is None:
         return f"the part of {case} that has at most {rules.PATCH_VOXELS:,} voxels, {rounded}"
-    return f"the part of {case} with which {budget.network} fits into {format_size(budget.limit_bytes)}, {rounded}"
+    return f"the part of {case} with which {budget.network} fits into {budget.limit_text}, {rounded}"
 
 
 def _batch(plan: Plan, grid: WorkingGrid, cases: int, budget: MemoryBudget | None) -> str:
     if budget is None:
         return "the default; with --memory or plan.memory it grows once the whole case fits"
-    needed, limit = format_size(budget.training_bytes(plan)), format_size(budget.limit_bytes)
-    text = f"a step of {budget.network} needs about {needed} of {limit}"
+    needed = format_size(budget.training_bytes(plan))
+    text = f"a step of {budget.network} needs about {needed} of {budget.limit_text}"
     most = nnunet.largest_batch(grid.median_shape, cases, plan.patch_size)
     largest = plan.batch_size == most > nnunet.MIN_BATCH
     if most == nnunet.MIN_BATCH:

@@ -30,7 +30,7 @@ class PlanSettings:
             as well, for classes, channels, mirror axes and ranges. For fine-tuning on other data.
         memory: Memory of a training step, for example ``8GB``: patch and batch are the largest that fit. It counts the
             network of this configuration in the precision of the run, so the plan depends on both. Without it a patch
-            has at most 32 x 128 x 128 voxels, and a batch 2 patches.
+            has at most 32 x 128 x 128 voxels, and a batch 2 patches; on a GPU they are larger where 8 GB allow it.
         overrides: The other fields, read and checked; ``None`` overrides nothing.
     """
 

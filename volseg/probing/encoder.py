@@ -14,7 +14,7 @@ from torch import Tensor
 
 from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import Config
-from volseg.device import choose_device
+from volseg.device import choose_device, full_float32
 from volseg.errors import ConfigError, ModelFileError
 from volseg.models.build import build_slice_encoder, check_attention
 from volseg.models.contracts import SegmentationNetwork, pad_to_multiple
@@ -53,6 +53,7 @@ class FrozenEncoder:
     device: torch.device
     record: dict[str, Any]
 
+    @full_float32()
     def tokens(self, scan: ScanSlices, indices: list[int]) -> list[SliceTokens]:
         """Encode some slices of a scan; rows and columns are padded to whole tokens by repeating the last."""
         halo, stride = (self.slices.adjacent_slices - 1) // 2, self.slices.token_stride

@@ -32,6 +32,12 @@ Source: `benchmarks/results/training_memory/estimate.md`, settings from half a g
 """
 ERROR_FACTOR = 1.1
 """Largest measured resident memory where freed memory is returned, as a multiple of the estimate; 1.05 was measured."""
+GPU_MEMORY_BYTES = 8 * 10**9
+"""Memory of a training step for which patch and batch are planned on a GPU, where no limit is stated.
+
+Source: nnU-Net 2.8.1, ``ExperimentPlanner``, ``gpu_memory_target_in_gb``. It is the same for all cards, so that the
+plan does not depend on the card.
+"""
 SAVE_HINT = (
     "to need less: train.batch_size=1 with train.accumulate, plan.memory=SIZE, model.checkpoint_encoder=true, "
     "model.adaptation=frozen, or precision=bf16 where the device computes in it"
@@ -154,11 +160,15 @@ def network_name(config: Config) -> str:
 
 
 def memory_budget(config: Config, settings: PlanSettings) -> MemoryBudget | None:
-    """Return the limit of memory that a plan must keep with the network of a configuration, if there is one."""
-    if settings.memory_bytes is None:
+    """Return the limit of memory that a plan keeps with the network of a configuration: on a CPU only a stated one."""
+    limit = settings.memory_bytes
+    if limit is None and run_precision(config)[0].type != "cuda":
         return None
     return MemoryBudget(
-        limit_bytes=settings.memory_bytes, training_bytes=partial(_bytes, config), network=network_name(config)
+        limit_bytes=GPU_MEMORY_BYTES if limit is None else limit,
+        training_bytes=partial(_bytes, config),
+        network=network_name(config),
+        default=limit is None,
     )
 
 

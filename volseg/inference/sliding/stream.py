@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from volseg.device import full_float32
 from volseg.errors import DataError
 from volseg.inference.sliding.blend import RollingBlend
 from volseg.inference.sliding.columns import Columns, Flips, Position
@@ -94,8 +95,9 @@ def predict_logits(
         autocast=autocast,
         schedule=schedule,
     )
-    for first, (slab,) in stream:
-        logits[:, first : first + slab.shape[1]] = slab
+    with full_float32():
+        for first, (slab,) in stream:
+            logits[:, first : first + slab.shape[1]] = slab
     return logits
 
 
