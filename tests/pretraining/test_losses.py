@@ -65,8 +65,10 @@ def test_the_patch_loss_is_a_mean_of_means_over_images() -> None:
     scores = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     targets = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
     each = [-(t * F.log_softmax(s / 0.1, dim=0)).sum().item() for s, t in zip(scores, targets, strict=True)]
-    assert patch_loss(scores, targets, masked).item() == pytest.approx((each[0] + sum(each[1:]) / 3) / 3, rel=1e-5)
-    none = patch_loss(scores[:0], targets[:0], torch.zeros(2, 3, dtype=torch.bool))
+    places = masked.flatten().nonzero()[:, 0]
+    loss = patch_loss(scores, targets, masked, places).item()
+    assert loss == pytest.approx((each[0] + sum(each[1:]) / 3) / 3, rel=1e-5)
+    none = patch_loss(scores[:0], targets[:0], torch.zeros(2, 3, dtype=torch.bool), places[:0])
     assert none.item() == 0
 
 

@@ -63,7 +63,8 @@ def test_the_loss_is_that_of_its_parts_computed_one_by_one(config: Config, batch
                 each.append(head(patches)[batch["masked"][:, view]])
             patch_terms.append(torch.cat(each))
         masked = torch.cat([batch["masked"][:, 0], batch["masked"][:, 1]])
-        patches = patch_loss(patch_terms[0], sinkhorn_knopp(patch_terms[1], 0.04), masked)
+        places = masked.flatten().nonzero()[:, 0]
+        patches = patch_loss(patch_terms[0], sinkhorn_knopp(patch_terms[1], 0.04), masked, places)
         spread = koleo_loss(tokens[0]) + koleo_loss(tokens[1])
     outcome = state.step([batch], 0, 0.0)
     parts = outcome.parts

@@ -15,10 +15,11 @@ from volseg.errors import VolsegError
 from volseg.io.datasets import Dataset as ScanDataset
 from volseg.training.checkpoint import RunProgress, load_checkpoint
 from volseg.training.experiment import Experiment
+from volseg.training.outcome import Outcomes, StepOutcome
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches
-from volseg.training.state import StepOutcome, TrainingState
-from volseg.training.steps import Steps, record_outcome, training_row, training_steps
+from volseg.training.state import TrainingState
+from volseg.training.steps import Steps, training_row, training_steps
 from volseg.training.stop import StopSignals
 
 
@@ -39,23 +40,23 @@ def test_a_step_has_as_many_batches_as_are_accumulated_and_a_resumed_run_has_the
 
 
 def outcome(loss: float, norm: float = 1.0) -> StepOutcome:
-    values = torch.tensor(loss), torch.tensor(norm)
-    return StepOutcome(*values, bool(torch.isfinite(values[0]) & torch.isfinite(values[1])))
+    return StepOutcome(torch.tensor(loss), torch.tensor(norm))
 
 
 def test_three_steps_in_a_row_that_are_not_finite_end_the_run_and_name_the_cases(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run, nan = RunProgress(), float("nan")
+    outcomes = Outcomes(run)
     for loss in (0.5, nan, nan, 1.5, nan, nan):  # two in a row at most
         run.step += 1
-        record_outcome(outcome(loss), [{"case": [f"a{run.step}", "b"]}, {"case": ["c"]}], run)
+        outcomes.add(outcome(loss), [{"case": [f"a{run.step}", "b"]}, {"case": ["c"]}])
     assert (run.skipped, len(run.failures)) == (4, 2)
     assert training_row(run, 0.1) == {"step": 6, "loss": 1.0, "lr": 0.1, "skipped": 4, "elapsed_s": 0.0}
     assert caplog.text.count("a step was skipped") == 4
     run.step += 1
     with pytest.raises(VolsegError, match="3 steps in a row") as error:
-        record_outcome(outcome(2.0, float("inf")), [{"case": ["d"]}], run)
+        outcomes.add(outcome(2.0, float("inf")), [{"case": ["d"]}])
     assert error.value.found == (
         "\n    step 5: loss nan, gradient norm 1, cases a5, b, c"
         "\n    step 6: loss nan, gradient norm 1, cases a6, b, c"
@@ -97,7 +98,7 @@ def test_a_run_leaves_out_what_is_not_finite_and_ends_with_a_valid_checkpoint(tm
                 samples=samples,
                 log=RunLog(tmp_path, run.step),
             )
-            for _ in training_steps(steps, run, signals):
+            for _ in training_steps(steps, run, Outcomes(run), signals):
                 pass
         return state
 

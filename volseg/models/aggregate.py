@@ -171,8 +171,10 @@ class DepthAttention(AttentionLayer):
 
 def positions_mm(depth: int, spacing_mm: SpacingMm, device: torch.device) -> torch.Tensor:
     """Return the positions of the slices along depth: ``(B or 1, D)`` in mm, float32."""
-    spacing = torch.as_tensor(spacing_mm, device=device, dtype=torch.float32).reshape(-1, 3)[:, :1]
-    return spacing * torch.arange(depth, device=device)
+    slices = torch.arange(depth, device=device, dtype=torch.float32)[None]
+    if isinstance(spacing_mm, torch.Tensor):
+        return spacing_mm.to(device, torch.float32).reshape(-1, 3)[:, :1] * slices
+    return spacing_mm[0] * slices
 
 
 def blur_weights(at: torch.Tensor, slices: torch.Tensor, blur_mm: float) -> torch.Tensor:
@@ -183,5 +185,6 @@ def blur_weights(at: torch.Tensor, slices: torch.Tensor, blur_mm: float) -> torc
     """
     exponents = -0.5 * ((at[..., :, None] - slices[..., None, :]) / blur_mm) ** 2
     if exponents.shape[-1] > 1:
-        exponents[..., [0, -1]] += math.log(0.5)
+        exponents[..., 0] += math.log(0.5)
+        exponents[..., -1] += math.log(0.5)
     return exponents.softmax(dim=-1)

@@ -36,9 +36,9 @@ def sinkhorn_knopp(scores: Tensor, temperature: float, ranks: Ranks = ALONE) -> 
     Source: Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments".
     """
     logits = scores.float() / temperature
-    highest = ranks.largest(float(logits.max())) if len(logits) else ranks.largest(float("-inf"))
-    assigned = torch.exp(logits - highest)  # the factor cancels, and nothing overflows
-    samples, prototypes = ranks.sum(assigned.new_tensor(float(len(assigned)))), assigned.shape[1]
+    highest = logits.max() if len(logits) else logits.new_full((), -torch.inf)
+    assigned = torch.exp(logits - ranks.maximum(highest))  # the factor cancels, and nothing overflows
+    samples, prototypes = ranks.sum(assigned.new_full((), len(assigned))), assigned.shape[1]
     for _ in range(SINKHORN_ITERATIONS):
         of_prototypes = ranks.sum(assigned.sum(dim=0, keepdim=True))
         assigned = assigned / of_prototypes.clamp(min=torch.finfo(torch.float32).tiny) / prototypes
@@ -76,16 +76,17 @@ def class_token_losses(
     return torch.stack(crossed).sum() / pairs, (torch.stack(local).sum() if local else zero) / pairs
 
 
-def patch_loss(scores: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
+def patch_loss(scores: Tensor, targets: Tensor, masked: Tensor, places: Tensor) -> Tensor:
     """Return the loss of masked patch tokens: a mean over the masked patches of each image, then over all images.
 
     Args:
         scores: ``(M, K)`` of the student, for the masked patches of all images in order.
         targets: ``(M, K)`` of the teacher.
         masked: ``(B, N)``: which patches are masked, M in all. An image without any adds 0.
+        places: ``(M,)``: where they are in the flat mask.
     """
     weight = 1 / masked.sum(dim=1, keepdim=True).clamp(min=1)
-    return (cross_entropy(scores, targets) * weight.expand_as(masked)[masked]).sum() / len(masked)
+    return (cross_entropy(scores, targets) * weight.expand_as(masked).flatten()[places]).sum() / len(masked)
 
 
 def koleo_loss(tokens: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,13 @@ from volseg.pretraining.losses import (
 )
 from volseg.pretraining.schedules import cosine, last_layer_moves, teacher_momentum, teacher_temperature
 from volseg.training.checkpoint import RunProgress
+from volseg.training.ema import count_on, move
+from volseg.training.optimizer import build_optimizer
+from volseg.training.outcome import StepOutcome
 from volseg.training.ranks import ALONE, Ranks
 from volseg.training.resume import Change
 from volseg.training.schedule import learning_rate_factor
-from volseg.training.state import RunState, StepOutcome, make_fabric, restore_parts, seed_step
+from volseg.training.state import RunState, make_fabric, restore_parts, seed_step
 
 PATCH_EMBED_RATE = 0.2
 """Learning rate of the patch embedding over that of its layer. Source: DINOv2."""
@@ -50,13 +52,16 @@ class Branch(nn.Module):
         self.encoder = encoder
         self.head = DinoHead(encoder.width, hidden, prototypes)
 
-    def forward(self, large: Tensor, small: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, large: Tensor, small: Tensor, masked: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compute what the losses need of the student.
 
         Args:
             large: Global views ``(2 B, 1, P, P)``, the first of all samples before the second.
             small: Local views ``(V B, 1, p, p)``; V may be 0.
             masked: ``(2 B, N)``: patches of the global views that are hidden.
+            places: ``(M,)``: where they are in the flat mask.
 
         Returns:
             Class tokens of the global views ``(2 B, E)``; scores of these, of the local views' class tokens, and of the
@@ -64,17 +69,16 @@ class Branch(nn.Module):
         """
         tokens, patches = self.encoder.class_and_patch_tokens(rgb(large), masked)
         inputs = [tokens, self.encoder.class_and_patch_tokens(rgb(small))[0] if len(small) else tokens[:0]]
-        inputs.append(patches[masked])
+        inputs.append(patches.flatten(0, 1)[places])
         scores = self.head(torch.cat(inputs))
         of_large, of_small, of_patches = torch.split(scores, [len(part) for part in inputs])
         return tokens, of_large, of_small, of_patches
 
-    def unmasked(self, large: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+    def unmasked(self, large: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the teacher's scores of class tokens, and of the patches that the student does not see."""
         tokens, patches = self.encoder.class_and_patch_tokens(rgb(large))
-        of_large, of_patches = torch.split(
-            self.head(torch.cat([tokens, patches[masked]])), [len(tokens), int(masked.sum())]
-        )
+        inputs = [tokens, patches.flatten(0, 1)[places]]
+        of_large, of_patches = torch.split(self.head(torch.cat(inputs)), [len(part) for part in inputs])
         return of_large, of_patches
 
 
@@ -111,8 +115,10 @@ class PretrainingState(RunState):
         groups = parameter_groups(self.student, config.train.layer_decay)
         self._rates = [float(group.pop("rate")) for group in groups]
         self._decays = [bool(group.pop("decays")) for group in groups]
-        self._network, self._optimizer = self._fabric.setup(self.student, torch.optim.AdamW(groups))
-        self._updates = 0
+        self._network, self._optimizer = self._fabric.setup(
+            self.student, build_optimizer(config.train, groups, self.device)
+        )
+        self._updates = count_on(self.device)
         self.changes: tuple[Change, ...] = ()
 
     def step(self, batches: Sequence[dict[str, Any]], step: int, spent: float) -> StepOutcome:
@@ -138,14 +144,10 @@ class PretrainingState(RunState):
         clip = self._config.train.clip_norm  # encoder and head each, as in DINOv2
         norms = [nn.utils.clip_grad_norm_(part.parameters(), clip) for part in self.student.children()]
         norm = torch.stack(norms).norm()
-        is_finite = bool(torch.isfinite(totals[0]) & torch.isfinite(norm))
-        if is_finite:
-            self._optimizer.step()
-            self._update_teacher(teacher_momentum(self._config.pretrain.teacher_momentum, spent))
-        names = [name for name in parts if name != "loss"]
-        return StepOutcome(
-            totals[0], norm, is_finite, {n: round(v, 5) for n, v in zip(names, totals[1:].tolist(), strict=True)}
-        )
+        is_finite = self._step_if_finite(totals[0], norm)
+        self._update_teacher(teacher_momentum(self._config.pretrain.teacher_momentum, spent), is_finite)
+        loss, *others = totals.unbind()
+        return StepOutcome(loss, norm, dict(zip(list(parts)[1:], others, strict=True)))
 
     def _follow_schedules(self, spent: float) -> None:
         """Set learning rate and weight decay of every group."""
@@ -164,13 +166,16 @@ class PretrainingState(RunState):
             batch[name].to(self.device, non_blocking=True).transpose(0, 1) for name in ("global", "local", "masked")
         )
         views, masked = len(small), masked.flatten(0, 1)
+        # how many there are is known before they are copied: counting on a GPU would wait for it
+        places = batch["masked"].transpose(0, 1).flatten().nonzero()[:, 0]
+        places = (places.pin_memory() if self.device.type == "cuda" else places).to(self.device, non_blocking=True)
         with torch.no_grad(), self._fabric.autocast():
-            of_large, of_patches = self.teacher.unmasked(large.flatten(0, 1), masked)
+            of_large, of_patches = self.teacher.unmasked(large.flatten(0, 1), places)
         targets = sinkhorn_knopp(of_large, temperature, self._ranks)
         patch_targets = sinkhorn_knopp(of_patches, temperature, self._ranks)
-        tokens, scores, of_small, patch_scores = self._network(large.flatten(0, 1), small.flatten(0, 1), masked)
+        tokens, scores, of_small, patch_scores = self._network(large.flatten(0, 1), small.flatten(0, 1), masked, places)
         crossed, local = class_token_losses(scores.chunk(2), of_small.chunk(views) if views else (), targets.chunk(2))
-        patches = patch_loss(patch_scores, patch_targets, masked)
+        patches = patch_loss(patch_scores, patch_targets, masked, places)
         spread = torch.stack([koleo_loss(of_all_ranks(part, self._ranks)) for part in tokens.chunk(2)]).sum()
         settings = self._config.pretrain
         entropy = -torch.xlogy(targets, targets).sum(dim=1).mean()
@@ -185,23 +190,21 @@ class PretrainingState(RunState):
             "teacher_student_kl": divergence,
         }
 
-    @torch.no_grad()
-    def _update_teacher(self, momentum: float) -> None:
-        self._updates += 1
-        averaged, current = list[Tensor](self.teacher.parameters()), list[Tensor](self.student.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - momentum)
+    def _update_teacher(self, momentum: float, is_finite: Tensor) -> None:
+        self._updates += is_finite
+        weight = (1 - momentum) * is_finite.to(self._updates.dtype)
+        move(list(self.teacher.parameters()), list(self.student.parameters()), weight)
 
     def averaged(self) -> tuple[nn.Module, nn.Module, int]:
         """Return student, teacher, and the number of updates of the teacher."""
-        return self.student, self.teacher, self._updates
+        return self.student, self.teacher, int(self._updates)
 
     def restore(self, folder: Path) -> RunProgress:
         """Load the checkpoint and return the progress of the run; see `volseg.training.state.restore_parts`."""
         parts = (self.student, self.teacher, self._optimizer)
         checkpoint, self.changes = restore_parts(folder, self._config, self._ranks, *parts)
-        self._updates = checkpoint.average_updates
-        losses = [loss.to(self.device) for loss in checkpoint.progress.losses]
-        return replace(checkpoint.progress, losses=losses)
+        self._updates.fill_(checkpoint.average_updates)
+        return checkpoint.progress
 
 
 def parameter_groups(student: Branch, layer_decay: float) -> list[dict[str, Any]]:

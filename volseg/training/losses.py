@@ -73,10 +73,14 @@ class SegmentationLoss(nn.Module):
         if "focal" in self._terms:
             from monai.losses.focal_loss import FocalLoss  # takes longer to import than all else of a training
 
-            self._focal = FocalLoss(use_softmax=exclusive, gamma=focal_gamma, weight=weights, reduction="none")
+            self._focal = FocalLoss(use_softmax=exclusive, gamma=focal_gamma, reduction="none")
 
     def forward(
-        self, outputs: Sequence[Tensor], target: Tensor, share: float = 1.0, totals: Tensor | None = None
+        self,
+        outputs: Sequence[Tensor],
+        target: Tensor | Sequence[Tensor],
+        share: float = 1.0,
+        totals: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss of all levels.
 
@@ -85,7 +89,7 @@ class SegmentationLoss(nn.Module):
 
         Args:
             outputs: Logits ``(B, K, D, H, W)``, full resolution first, then coarser levels.
-            target: Class indices ``(B, D, H, W)``, int64; voxels of -1 are ignored.
+            target: Class indices ``(B, D, H, W)``, int64, or those of all levels; voxels of -1 are ignored.
             share: Fraction of the samples of the whole batch that these are.
             totals: Sum of the voxels' weights in the whole batch at each level, as `voxel_weights` gives them for each
                 part; by default these samples are the whole batch.
@@ -93,26 +97,34 @@ class SegmentationLoss(nn.Module):
         Returns:
             A scalar.
         """
-        if totals is None:
-            totals = self.voxel_weights(target, [logits.shape[2:] for logits in outputs])
-        level_weights = [0.5**level for level in range(len(outputs))]
-        losses = [
-            weight * self._level(logits.to(torch.promote_types(logits.dtype, torch.float32)), target, share, total)
-            for weight, logits, total in zip(level_weights, outputs, totals, strict=True)
+        targets = resized(target, [logits.shape[2:] for logits in outputs]) if isinstance(target, Tensor) else target
+        totals = self.voxel_weights(targets) if totals is None else totals
+        levels = [
+            (logits.to(torch.promote_types(logits.dtype, torch.float32)), level, level != IGNORE)
+            for logits, level in zip(outputs, targets, strict=True)
         ]
-        return torch.stack(losses).sum() / sum(level_weights)
+        losses = []  # of each term, (levels,)
+        for term in self._terms:
+            if term == "dice":
+                losses.append(self._dice(torch.stack([self._overlaps(*level) for level in levels])) * share)
+            else:
+                voxels = self._cross_entropy if term == "ce" else self._focal_loss
+                sums = torch.stack([voxels(*level).sum() for level in levels])
+                losses.append(sums / totals.clamp(min=torch.finfo().tiny))
+        weights = [0.5**level for level in range(len(levels))]
+        weighted = [weight * loss for weight, loss in zip(weights, torch.stack(losses).sum(dim=0), strict=True)]
+        return torch.stack(weighted).sum() / sum(weights)
 
-    def voxel_weights(self, target: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+    def voxel_weights(self, targets: Sequence[Tensor]) -> Tensor:
         """Return the sum of the weights of the voxels that are not ignored, at each level.
 
         Args:
-            target: Class indices ``(B, D, H, W)``.
-            sizes: Voxels (D, H, W) of each level.
+            targets: Class indices ``(B, D, H, W)`` of each level.
 
         Returns:
             ``(levels,)`` float32.
         """
-        return torch.stack([self._weights(_resized(target, size)).sum() for size in sizes])
+        return torch.stack([self._weights(target).sum() for target in targets])
 
     def _weights(self, target: Tensor) -> Tensor:
         """Return the weight of each voxel (B, D, H, W): that of its class, 0 if it is ignored; 1 with regions."""
@@ -121,62 +133,53 @@ class SegmentationLoss(nn.Module):
             return valid.float()
         return self.class_weights[target.clamp(min=0)] * valid
 
-    def _level(self, logits: Tensor, target: Tensor, share: float, total: Tensor) -> Tensor:
-        target = _resized(target, logits.shape[2:])
-        losses = [self._term(term, logits, target, share, total) for term in self._terms]
-        return torch.stack(losses).sum()
+    def _overlaps(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return overlap, prediction and reference of each foreground class or region: (3, K'), or (3, B, K')."""
+        probabilities = logits.softmax(dim=1) if self.members is None else logits.sigmoid()
+        first = 1 if self.members is None else 0  # without the background
+        probabilities, truth = probabilities[:, first:] * valid[:, None], self._truth(logits, target, valid, first)
+        axes = (0, 2, 3, 4) if self._batch_dice else (2, 3, 4)
+        return torch.stack([(probabilities * truth).sum(axes), probabilities.sum(axes), truth.sum(axes)])
 
-    def _term(self, term: str, logits: Tensor, target: Tensor, share: float, total: Tensor) -> Tensor:
-        if term == "dice":
-            probabilities = logits.softmax(dim=1) if self.members is None else logits.sigmoid()
-            valid = (target != IGNORE)[:, None]
-            return self._dice(probabilities * valid, self._truth(logits, target)) * share
-        voxels = self._cross_entropy(logits, target) if term == "ce" else self._focal_loss(logits, target)
-        return (voxels * (target != IGNORE)).sum() / total.clamp(min=torch.finfo().tiny)
-
-    def _dice(self, probabilities: Tensor, truth: Tensor) -> Tensor:
-        """Compute soft Dice of the foreground classes or regions from (B, K, D, H, W), both 0 where ignored.
+    def _dice(self, sums: Tensor) -> Tensor:
+        """Compute soft Dice of each level from (levels, 3, K') or (levels, 3, B, K').
 
         It is MONAI's DiceLoss, which has no place where the overlaps of several processes could be summed.
         """
-        axes = (0, 2, 3, 4) if self._batch_dice else (2, 3, 4)
-        first = 1 if self.members is None else 0  # without the background
-        probabilities, truth = probabilities[:, first:], truth[:, first:]
-        overlap = (probabilities * truth).sum(axes)
-        sums = torch.stack([overlap, probabilities.sum(axes), truth.sum(axes)])  # (3, K') or (3, B, K')
-        overlap, predicted, reference = self._ranks.sum(sums) if self._batch_dice else sums
+        overlap, predicted, reference = (self._ranks.sum(sums) if self._batch_dice else sums).unbind(dim=1)
         wrong = 0.5 * (predicted - overlap), 0.5 * (reference - overlap)
         dice = 1 - (2 * overlap + SMOOTHING) / (2 * (overlap + wrong[0] + wrong[1]) + SMOOTHING)
         if self.class_weights is not None:
-            dice = dice * (self.class_weights[first:] / self.class_weights[first:].mean())
-        mean: Tensor = dice.mean()
-        return mean
+            weights = self.class_weights[-sums.shape[-1] :]
+            dice = dice * (weights / weights.mean())
+        return dice.flatten(1).mean(dim=1)
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the weighted cross-entropy of each voxel (B, D, H, W)."""
+    def _cross_entropy(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the weighted cross-entropy of each voxel (B, D, H, W), 0 if it is ignored."""
         if self.members is None:
-            shape = target.shape
             if torch.are_deterministic_algorithms_enabled():  # that of volumes is not, on CUDA: voxels become a list
                 logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
-            losses = F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE, reduction="none")
-            return losses.view(shape)
-        losses = F.binary_cross_entropy_with_logits(logits, self._truth(logits, target), reduction="none")
-        if self.class_weights is not None:
-            losses = losses * self.class_weights.view(-1, 1, 1, 1)
-        return losses.mean(dim=1)
+            return F.cross_entropy(logits, target, self.class_weights, ignore_index=IGNORE, reduction="none")
+        truth = self._truth(logits, target, valid)
+        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        return self._weighted(losses).mean(dim=1) * valid
 
-    def _focal_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the weighted focal loss of each voxel (B, D, H, W)."""
-        losses: Tensor = self._focal(logits, self._truth(logits, target))  # (B, K, D, H, W)
-        return losses.sum(dim=1) if self.members is None else losses.mean(dim=1)
+    def _focal_loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the weighted focal loss of each voxel (B, D, H, W), 0 if it is ignored."""
+        losses = self._weighted(self._focal(logits, self._truth(logits, target, valid)))
+        return (losses.sum(dim=1) if self.members is None else losses.mean(dim=1)) * valid
 
-    def _truth(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return whether each voxel is of each class, or in each region, as numbers (B, K, D, H, W); 0 if ignored."""
+    def _weighted(self, losses: Tensor) -> Tensor:
+        """Return the losses (B, K, D, H, W) times the weight of each class or region."""
+        return losses if self.class_weights is None else losses * self.class_weights.view(-1, 1, 1, 1)
+
+    def _truth(self, logits: Tensor, target: Tensor, valid: Tensor, first: int = 0) -> Tensor:
+        """Return whether each voxel is of each class from the first on, or in each region, as numbers; 0 if ignored."""
         if self.members is None:
-            classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, 1, 1, 1)
+            classes = torch.arange(first, logits.shape[1], device=target.device).view(1, -1, 1, 1, 1)
             return (target[:, None] == classes).to(logits.dtype)
         inside = self.members[:, target.clamp(min=0)].movedim(0, 1)
-        return (inside & (target != IGNORE)[:, None]).to(logits.dtype)
+        return (inside & valid[:, None]).to(logits.dtype)
 
 
 def build_loss(settings: TrainConfig, plan: NetworkPlan, ranks: Ranks = ALONE) -> SegmentationLoss:
@@ -241,8 +244,17 @@ def _membership(region_indices: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[index in indices for index in range(count)] for indices in region_indices])
 
 
-def _resized(target: Tensor, size: Sequence[int]) -> Tensor:
-    """Return class indices (B, D, H, W) at another size, by the nearest voxel."""
-    if tuple(target.shape[1:]) == tuple(size):
+def resized(target: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return class indices (B, D, H, W) at other sizes (D, H, W), by the nearest voxel."""
+    return [_resized(target, tuple(size)) for size in sizes]
+
+
+def _resized(target: Tensor, size: tuple[int, ...]) -> Tensor:
+    shape = target.shape[1:]
+    if tuple(shape) == size:
         return target
-    return F.interpolate(target[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
+    strides = [of_target // of_level for of_target, of_level in zip(shape, size, strict=True)]
+    if [stride * of_level for stride, of_level in zip(strides, size, strict=True)] == list(shape):
+        depth, height, width = (slice(stride // 2, None, stride) for stride in strides)
+        return target[:, depth, height, width].contiguous()
+    return F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()

@@ -158,6 +158,13 @@ class Ranks:
         """
         return values if self.size == 1 else _Sum.apply(values, self.size)  # type: ignore[no-untyped-call]
 
+    def maximum(self, value: Tensor) -> Tensor:
+        """Return the largest of the values of all processes, each a tensor without graph, on their devices."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
     def check_device(self, device: torch.device) -> None:
         """Check that each process on this machine has a device of its own.
 

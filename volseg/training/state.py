@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from volseg.config.load import config_from_dict, config_to_dict
-from volseg.config.schema import Config, TrainConfig
+from volseg.config.schema import Config
 from volseg.device import choose_device, training_dtype
 from volseg.errors import ConfigError, ModelFileError
 from volseg.models.build import build_model, parameter_groups
@@ -25,7 +25,9 @@ from volseg.models.contracts import NetworkPlan, SegmentationNetwork
 from volseg.training.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 from volseg.training.ema import WeightAverage
 from volseg.training.frozen_encoder import training_inputs
-from volseg.training.losses import build_loss
+from volseg.training.losses import build_loss, resized
+from volseg.training.optimizer import build_optimizer, load_optimizer, step_if
+from volseg.training.outcome import StepOutcome
 from volseg.training.ranks import ALONE, Ranks
 from volseg.training.resume import (
     KEEP_BEST,
@@ -39,23 +41,6 @@ from volseg.training.resume import (
 from volseg.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """What one step of training came to.
-
-    Attributes:
-        loss: Its loss, a scalar without graph.
-        gradient_norm: Norm of the gradient before it was clipped.
-        is_finite: Whether both are finite; otherwise the step was skipped and changed nothing.
-        parts: Further numbers of the step for the log, by name.
-    """
-
-    loss: Tensor
-    gradient_norm: Tensor
-    is_finite: bool
-    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class RunState(ABC):
@@ -74,6 +59,12 @@ class RunState(ABC):
     def lr(self) -> float:
         """Highest learning rate of all parameter groups in the last step."""
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
+
+    def _step_if_finite(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Step the optimizer if loss and gradient norm are finite; return whether they are, on the device."""
+        is_finite = torch.stack([loss, norm]).isfinite().all()
+        step_if(self._optimizer.optimizer, is_finite)
+        return is_finite
 
     def save(self, folder: Path, progress: RunProgress) -> None:
         """Write the checkpoint in the first process, unless that of this step is the last one.
@@ -132,7 +123,7 @@ class TrainingState(RunState):
         self._peaks = [group["lr"] for group in groups]
         self._levels = None if settings.deep_supervision else 1
         trained = TrainedLevels(self.model, self._levels)
-        self._network, self._optimizer = self._fabric.setup(trained, build_optimizer(settings, groups))
+        self._network, self._optimizer = self._fabric.setup(trained, build_optimizer(settings, groups, self.device))
         self.average = WeightAverage(self.model, settings.ema_decay)
         self._loss = build_loss(settings, plan, ranks).to(self.device)
         self.changes: tuple[Change, ...] = ()
@@ -161,11 +152,8 @@ class TrainingState(RunState):
             self._network, self._optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        is_finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-        if is_finite:
-            self._optimizer.step()
-            self.average.update(self.model)
-        return StepOutcome(loss, norm, is_finite)
+        self.average.update(self._step_if_finite(loss, norm))
+        return StepOutcome(loss, norm)
 
     def _gradients(self, batches: Sequence[dict[str, Any]]) -> Tensor:
         """Compute the gradients of the loss of all batches, one batch after the other; return the loss.
@@ -175,17 +163,18 @@ class TrainingState(RunState):
         """
         labels = [batch["label"].to(self.device, non_blocking=True) for batch in batches]
         sizes = self.model.level_sizes(labels[0].shape[1:])[: self._levels]
-        totals = torch.stack([self._loss.voxel_weights(label, sizes) for label in labels]).sum(dim=0)
+        targets = [resized(label, sizes) for label in labels]
+        totals = torch.stack([self._loss.voxel_weights(target) for target in targets]).sum(dim=0)
         totals, share = self._ranks.sum(totals), 1 / (len(batches) * self._ranks.size)
         losses = []
         self._network.train()
         self._optimizer.zero_grad(set_to_none=True)
-        for number, (batch, label) in enumerate(zip(batches, labels, strict=True), start=1):
+        for number, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
             image = batch["image"].to(self.device, non_blocking=True)
             is_last = number == len(batches)
             with self._fabric.no_backward_sync(self._network, enabled=not is_last):
                 inputs = training_inputs(batch, self.model.encoder, self.device)
-                loss = self._loss(self._network(image, **inputs), label, share, totals)
+                loss = self._loss(self._network(image, **inputs), target, share, totals)
                 self._fabric.backward(loss * self._ranks.size)
             losses.append(loss.detach())
         return self._ranks.sum(torch.stack(losses).sum())
@@ -210,7 +199,7 @@ class TrainingState(RunState):
             change.key == VALIDATED or (change.key == KEEP_BEST and change.after) for change in self.changes
         )
         best_dice = -1.0 if starts_anew else progress.best_dice
-        return replace(progress, best_dice=best_dice, losses=[loss.to(self.device) for loss in progress.losses])
+        return replace(progress, best_dice=best_dice)
 
 
 class Stateful(Protocol):
@@ -221,7 +210,7 @@ class Stateful(Protocol):
 
 
 def restore_parts(
-    folder: Path, config: Config, ranks: Ranks, model: Stateful, average: Stateful, optimizer: Stateful
+    folder: Path, config: Config, ranks: Ranks, model: Stateful, average: Stateful, optimizer: torch.optim.Optimizer
 ) -> tuple[Checkpoint, tuple[Change, ...]]:
     """Load the checkpoint of a run, or its predecessor if it is damaged, into the parts of its state.
 
@@ -243,7 +232,7 @@ def restore_parts(
     try:
         model.load_state_dict(checkpoint.model)
         average.load_state_dict(checkpoint.average)
-        optimizer.load_state_dict(checkpoint.optimizer)
+        load_optimizer(optimizer, checkpoint.optimizer)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ModelFileError("the checkpoint does not fit the network", file=folder, found=error, hint=hint) from error
     logger.info("resumed at step %d", progress.step)
@@ -296,13 +285,6 @@ def make_fabric(config: Config, ranks: Ranks = ALONE) -> Fabric:
     )
     fabric.launch()
     return fabric
-
-
-def build_optimizer(settings: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return the optimizer of a configuration; SGD as in nnU-Net's ``configure_optimizers``."""
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.99, nesterov=True)
-    return torch.optim.AdamW(groups)
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

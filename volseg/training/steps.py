@@ -14,15 +14,14 @@ from torch.utils.data import Dataset
 
 from volseg.config.schema import Config, TrainConfig
 from volseg.errors import VolsegError, counted
-from volseg.io.cases import listed
 from volseg.parallel import StageProgress
 from volseg.training.checkpoint import RunProgress
+from volseg.training.outcome import Outcomes, StepOutcome
 from volseg.training.pace import Pace
 from volseg.training.ranks import ALONE, RankLostError, Ranks, lost_ranks_named
 from volseg.training.run_log import RunLog
 from volseg.training.samples import batches
 from volseg.training.schedule import Budget
-from volseg.training.state import StepOutcome
 from volseg.training.stop import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,6 @@ logger = logging.getLogger(__name__)
 LOG_EVERY = 20
 """Steps between lines of the training log."""
 LENGTH_SELECTED = "the validated cases decided when training ended, so the scores of these cases are optimistic"
-MOST_FAILURES = 3
-"""Steps in a row whose loss or gradient is not finite, after which a run ends."""
 
 
 class SteppedState(Protocol):
@@ -91,20 +88,18 @@ def run_steps(steps: Steps, run: RunProgress, progress: StageProgress | None = N
         VolsegError: The loss was not finite in three steps in a row, or a worker died; the last checkpoint is from
             before.
     """
-    state, ranks, first_step = steps.state, steps.ranks, run.step
+    ranks, outcomes, first_step = steps.ranks, Outcomes(run), run.step
     with StopSignals(ranks) as signals:
         try:
             with lost_ranks_named():
-                for _ in training_steps(steps, run, signals):
+                for _ in training_steps(steps, run, outcomes, signals):
                     if progress is not None:
                         progress("train", run.step, steps.config.train.max_steps)
-                with signals.delayed():
-                    state.save(steps.checkpoints, run)
+                _save(steps, run, outcomes, signals)
                 signals.agree()
         except (KeyboardInterrupt, SystemExit, RankLostError):  # the step that a lost process ends changed no weights
             if run.step > first_step and ranks.is_first and not signals.forced:
-                with signals.delayed():
-                    state.save(steps.checkpoints, run)
+                _save(steps, run, outcomes, signals)
                 logger.warning("stopped; the checkpoint of step %d is written", run.step)
             raise
         except RuntimeError as error:
@@ -117,11 +112,12 @@ def run_steps(steps: Steps, run: RunProgress, progress: StageProgress | None = N
             ) from error
 
 
-def training_steps(steps: Steps, run: RunProgress, signals: StopSignals) -> Iterator[None]:
+def training_steps(steps: Steps, run: RunProgress, outcomes: Outcomes, signals: StopSignals) -> Iterator[None]:
     """Run step by step, with the log, validations and checkpoints that are due; yield after each step.
 
-    A signal interrupts neither a step nor the writing of a checkpoint, but a validation: a resumed run repeats it.
-    Step, time and thus all decisions are the same in all processes.
+    Whether a step was finite is read when later ones have been started, and of all steps before a line of the log, a
+    validation and a checkpoint. A signal interrupts neither a step nor the writing of a checkpoint, but a validation: a
+    resumed run repeats it. Step, time and thus all decisions are the same in all processes.
     """
     settings, state, log, ranks = steps.config.train, steps.state, steps.log, steps.ranks
     budget = Budget.from_config(settings)
@@ -140,8 +136,10 @@ def training_steps(steps: Steps, run: RunProgress, signals: StopSignals) -> Iter
         with signals.delayed():
             outcome = state.step(step_batches, run.step, spent)
             run.step += 1
+            outcomes.add(outcome, step_batches)
+            if run.step % LOG_EVERY == 0 or steps.is_validation_due(run.step):
+                outcomes.record()
             run.elapsed_s = ranks.largest(time.perf_counter() - started)
-            record_outcome(outcome, step_batches, run)
             if run.step % LOG_EVERY == 0 and run.losses:
                 pace_text = pace.text(run.step, run.elapsed_s)
                 log.train({**training_row(run, state.lr, pace.step_s), **outcome.parts}, pace_text)
@@ -154,10 +152,16 @@ def training_steps(steps: Steps, run: RunProgress, signals: StopSignals) -> Iter
             _validate(steps, run, signals, started)
             pace.skip(run.elapsed_s - trained_s)
         if is_checkpoint_due(settings, run, saved_s):
-            with signals.delayed():
-                state.save(steps.checkpoints, run)
+            _save(steps, run, outcomes, signals)
             saved_s = run.elapsed_s
         yield
+
+
+def _save(steps: Steps, run: RunProgress, outcomes: Outcomes, signals: StopSignals) -> None:
+    """Write a checkpoint, when the outcomes of all steps are known: a run that must end writes none."""
+    with signals.delayed():
+        outcomes.record()
+        steps.state.save(steps.checkpoints, run)
 
 
 def _validate(steps: Steps, run: RunProgress, signals: StopSignals, started: float) -> None:
@@ -182,34 +186,6 @@ def is_checkpoint_due(settings: TrainConfig, run: RunProgress, saved_s: float) -
 def is_stalled(settings: TrainConfig, log: RunLog) -> bool:
     """Return whether ``train.stop_after`` validations brought no improvement."""
     return settings.stop_after is not None and log.without_improvement() >= settings.stop_after
-
-
-def record_outcome(outcome: StepOutcome, step_batches: Sequence[dict[str, Any]], run: RunProgress) -> None:
-    """Keep the loss of a step for the log, or log and count that it was skipped.
-
-    Args:
-        outcome: Outcome of the step.
-        step_batches: Its batches, with the names of their cases.
-        run: Progress of the run, this step included.
-
-    Raises:
-        VolsegError: This was the third step in a row that was skipped.
-    """
-    if outcome.is_finite:
-        run.losses.append(outcome.loss)
-        run.failures.clear()
-        return
-    cases = [name for batch in step_batches for name in batch["case"]]
-    loss, norm = outcome.loss.item(), outcome.gradient_norm.item()
-    run.failures.append(f"step {run.step}: loss {loss:.4g}, gradient norm {norm:.4g}, cases {listed(cases)}")
-    run.skipped += 1
-    logger.warning("a step was skipped, because loss or gradient is not finite: %s", run.failures[-1])
-    if len(run.failures) >= MOST_FAILURES:
-        raise VolsegError(
-            f"loss or gradient was not finite in {MOST_FAILURES} steps in a row",
-            found="\n    ".join(["", *run.failures]),
-            hint="look at these cases; if they are sound, start a new run with a lower train.lr in another output=",
-        )
 
 
 def training_row(run: RunProgress, lr: float, step_s: float | None = None) -> dict[str, Any]:
