@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from volseg.cli.main import main
 from volseg.errors import ConfigError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
@@ -17,6 +21,7 @@ from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
 from volseg.inference.sliding.memory import Schedule
 from volseg.inference.sliding.stream import predict_logits
+from volseg.io.model_file import save_model
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 
@@ -76,3 +81,22 @@ def test_out_of_memory_goes_on_with_less(make_plan: MakePlan, build: Build, capl
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert (labels == expected).mean() > 0.9999
     assert "less memory than estimated" in caplog.text
+
+
+def test_the_command_takes_a_named_device_and_records_its_memory(
+    make_plan: MakePlan, build: Build, scan: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
+    plan = make_plan(spacing_mm=(4.0, 4.0, 4.0))
+    settings = {"encoder": "identity", "features": 4, "max_features": 8}
+    metadata = {"config": {"model": settings}, "plan": plan.to_dict(), "labels": plan.labels}
+    save_model(tmp_path / "model.safetensors", build(plan, **settings).state_dict(), metadata)
+    nibabel.save(scan, tmp_path / "a.nii.gz")
+    masks = []
+    for name, device in (("cpu", "cpu"), ("gpu", "cuda:0")):
+        arguments = ["-m", str(tmp_path / "model.safetensors"), "-i", str(tmp_path / "a.nii.gz")]
+        arguments += ["-o", str(tmp_path / name / "masks"), "--device", device, "--precision", "32"]
+        assert main(["predict", *arguments]) == 0
+        masks.append(np.asarray(nibabel.load(tmp_path / name / "masks" / "a.nii.gz").dataobj))
+    assert (masks[0] == masks[1]).mean() > 0.9999
+    records = (tmp_path / "gpu" / "masks" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(records[-1])["peak_device_mb"] > 0
