@@ -16,8 +16,8 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 ROOT = BENCHMARKS.parent
 RESULTS = BENCHMARKS / "results"
 TRANSFORMER_CONFIG = ROOT / "benchmarks" / "transformer.yaml"
-PACKAGES = ("volseg", "torch", "numpy", "scipy", "nibabel", "monai", "torchio", "lightning-fabric", "safetensors")
-PEERS = ("transformers", "xformers", "MedPy", "surface-distance")  # recorded where they are installed
+PACKAGES = ("volseg", "torch", "numpy", "scipy", "nibabel", "monai", "lightning-fabric", "safetensors")
+PEERS = ("transformers", "xformers", "MedPy", "surface-distance", "torchio")  # recorded where they are installed
 
 
 def origin() -> Record:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.config.schema import Config
 from volseg.device import choose_device, training_dtype
+from volseg.training.device_samples import DeviceSamples
 from volseg.training.experiment import Experiment
 from volseg.training.samples import batches, training_samples
 from volseg.training.state import TrainingState
@@ -66,7 +67,8 @@ def make_arms(experiment: Experiment) -> tuple[dict[str, Arm], dict[str, Any]]:
         started = time.perf_counter()
         samples = training_samples(arm_experiment, state.model, None)
         if arm_config.data.cache_tokens:
-            build = cache_record(samples, time.perf_counter() - started)
+            stored = samples.samples if isinstance(samples, DeviceSamples) else samples
+            build = cache_record(stored, time.perf_counter() - started)
         arms[name] = Arm(state, batches(samples, arm_config, 0))
     return arms, build
 

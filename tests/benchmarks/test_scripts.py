@@ -72,6 +72,7 @@ def test_tables_of_a_folder_follow_from_its_records(topic: str, module: str, tmp
     ("script", "page"),
     [
         ("attention", "attention/README.md"),
+        ("augmentation", "augmentation/README.md"),
         ("bf16_convolution", "bf16_convolution/README.md"),
         ("parity", "parity/README.md"),
         ("probing", "probe/CHAOS_MR.md"),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "monai", "torchio", "lightning_fabric", "matplotlib", "scipy", "SimpleITK")
+HEAVY = ("torch", "monai", "lightning_fabric", "matplotlib", "scipy", "SimpleITK")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from tests.made.prepared_cases import made_plan, numbered_case
 from volseg.config.schema import AugmentConfig
 from volseg.data.augment import build_augmentation
 from volseg.data.datasets import PatchDataset
-from volseg.data.seeding import seeded
 from volseg.errors import DataError
 
 CASES = [numbered_case(name=f"c{number}") for number in range(5)]
@@ -86,20 +84,21 @@ def test_making_samples_leaves_all_generators_as_they_were() -> None:
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-def test_seeded_restores_after_an_error() -> None:
-    before = torch.get_rng_state()
-    with suppress(KeyError), seeded(0, 1):
-        torch.rand(3)
-        raise KeyError
-    assert torch.equal(torch.get_rng_state(), before)
+def test_samples_are_batches_of_cut_patches_that_are_augmented_later() -> None:
+    made = dataset()
+    patches = [made.cut(index) for index in range(4)]
+    assert (patches[0]["image"].shape, patches[0]["label"].shape) == ((1, 6, 8, 8), (6, 8, 8))
+    assert patches[0]["label"].dtype == torch.from_numpy(CASES[0].label).dtype
+    batch = {key: torch.stack([patch[key] for patch in patches]) for key in ("image", "label")}
+    batch = made.augmented({**batch, "case": ["a"] * 4, "drawn": [patch["drawn"] for patch in patches]})
+    assert batch.keys() == {"image", "label", "case"}
+    for index in range(4):
+        assert torch.equal(batch["image"][index], made[index]["image"])
+        assert torch.equal(batch["label"][index], made[index]["label"])
 
 
 def test_neighbouring_seeds_share_no_samples() -> None:
-    drawn = set()
-    for seed in range(4):
-        for index in range(50):
-            with seeded(seed, index):
-                drawn.add((random.random(), float(np.random.random()), float(torch.rand(()))))  # noqa: NPY002
+    drawn = {repr(dataset(seed=seed, samples=50).cut(index)["drawn"]) for seed in range(4) for index in range(50)}
     assert len(drawn) == 200
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset, default_collate
 
 from tests.made.plans import THICK, StubPlan
+from tests.made.waits import Waits
 from tests.pretraining.made import SHAPE, SMALL, source, stored
 from volseg.config.load import load_config
 from volseg.config.schema import Config, ModelConfig, TrainConfig
@@ -29,30 +29,7 @@ from volseg.training.run_log import RunLog
 from volseg.training.state import TrainingState
 from volseg.training.steps import Steps, run_steps
 
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equal", "is_nonzero")
-"""Operations that would wait for a GPU: they read a value or a size, or copy Python's numbers to it."""
-
-
 REGIONS = StubPlan(num_classes=2, region_indices=((1, 2), (2,)))
-
-
-class Waits(TorchDispatchMode):
-    """Collect the operations that would wait for a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        masks = [index for index in args[1] if index is not None] if name.startswith("index") and len(args) > 1 else []
-        if name in WAITS or (isinstance(args[1:2], tuple) and any(is_mask(index) for index in masks)):
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def is_mask(index: Any) -> bool:
-    return isinstance(index, Tensor) and index.dtype == torch.bool
 
 
 def make_state(plan: StubPlan, model: dict[str, Any], **train: Any) -> TrainingState:

@@ -59,7 +59,7 @@ class DataConfig:
         patient_pattern: Regular expression that finds the patient in the name of a case: its first group, or the whole
             match. All cases of a patient are in one fold. ``None`` takes the patients that the data set states.
         shots: Number of training cases (few-shot); ``None`` uses all.
-        workers: Processes that cut and augment patches; 0 uses the main process.
+        workers: Processes that cut patches, and augment them unless a GPU does; 0 uses the main process.
         cache_tokens: Store the tokens of a frozen encoder on disk and train on them; the encoder runs once per variant.
         token_variants: Stored variants per case: the first is the case itself, the others are augmented.
         cache_limit: Largest size of the token cache, for example ``20GB`` or ``500MB``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from volseg.data.augment import Augmentation
 from volseg.data.patches import PatchSource, center_voxel, cut, patch_start, sample_patch
-from volseg.data.seeding import seeded
 from volseg.data.tokens import TokenVariant
 from volseg.errors import DataError
 from volseg.planning.plan import Plan
-
-Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class PatchDataset(Dataset[dict[str, Any]]):
@@ -28,7 +26,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
     Args:
         cases: Preprocessed cases.
         plan: Plan.
-        augmentation: (image (C, D + 2 halo, H, W), label (D + 2 halo, H, W)) -> same; ``None`` disables it.
+        augmentation: Augmentation of the patches with their neighbour slices; ``None`` disables it.
         samples: Length: steps times batch size.
         seed: Seed of the run.
         foreground_fraction: Fraction of patches centred on foreground.
@@ -65,20 +63,33 @@ class PatchDataset(Dataset[dict[str, Any]]):
         Returns:
             ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D, H, W) int64 with -1 ignored, ``case`` its name.
         """
+        patch = self.cut(index)
+        one = {key: [value] if key == "drawn" else value[None] for key, value in patch.items() if key != "case"}
+        return {**{key: value[0] for key, value in self.augmented(one).items()}, "case": patch["case"]}
+
+    def cut(self, index: int) -> dict[str, Any]:
+        """Return the patch of sample ``index`` before its augmentation.
+
+        Returns:
+            ``image`` (C, D + 2 halo, H, W) float32, ``label`` (D + 2 halo, H, W) as stored, ``case``, and with an
+            augmentation ``drawn``, which `augmented` applies.
+        """
         if not 0 <= index < self.samples:
             raise IndexError(index)
         case = self.cases[case_index(self.seed, index, len(self.cases))]
-        with seeded(self.seed, index):
-            image, label = self._sample(case, np.random.default_rng([self.seed, index]))
-        depth = self.plan.patch_size[0]
-        return {"image": image, "label": label[self.halo : self.halo + depth].long(), "case": case.id}
+        rng = np.random.default_rng([self.seed, index])
+        image, label = sample_patch(case, self.plan, rng, self.foreground_fraction, self.halo)
+        patch = {"image": torch.from_numpy(image), "label": torch.from_numpy(label), "case": case.id}
+        return patch if self.augmentation is None else {**patch, "drawn": self.augmentation.draw(rng)}
 
-    def _sample(self, case: PatchSource, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        arrays = sample_patch(case, self.plan, rng, self.foreground_fraction, self.halo)
-        image, label = (torch.from_numpy(array) for array in arrays)
+    def augmented(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch of `cut` patches, with ``drawn`` as a list, as a batch of samples, on its device."""
+        image, label = batch["image"], batch["label"]
         if self.augmentation is not None:
-            image, label = self.augmentation(image, label)
-        return image.contiguous(), label
+            image, label = self.augmentation.apply(image, label, batch["drawn"])
+        label = label[:, self.halo : self.halo + self.plan.patch_size[0]].long()
+        others = {key: value for key, value in batch.items() if key != "drawn"}
+        return {**others, "image": image.contiguous(), "label": label}
 
 
 def case_index(seed: int, index: int, count: int) -> int:

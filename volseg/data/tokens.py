@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from volseg.config.sizes import format_size
 from volseg.data.augment import Augmentation
 from volseg.data.patches import cut
-from volseg.data.seeding import seeded
 from volseg.errors import ConfigError, DataError, counted
 from volseg.geometry.ops import pad_to_size
 from volseg.io.array_folder import FileEntry, array_file, as_bytes, open_array, write_array, write_description
@@ -32,7 +31,7 @@ from volseg.parallel import Progress
 from volseg.preprocessing.cache import CachedCase, StoredCase, damage_of, digest, log_damage
 from volseg.preprocessing.preprocess import class_locations
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Increased whenever the same case and settings give other files."""
 HALF = np.dtype("<f2")
 CHECK_THREADS = 4
@@ -187,9 +186,9 @@ def _variant(
     if number == 0:
         return image, label
     case_number = int(hashlib.sha256(case.id.encode()).hexdigest()[:15], 16)
-    with seeded(seed, case_number, number):
-        new_image, new_label = augmentation(torch.from_numpy(image), torch.from_numpy(label))
-    return new_image.contiguous().numpy(), new_label.contiguous().numpy()
+    drawn = augmentation.draw(np.random.default_rng([seed, case_number, number]))
+    images, labels = augmentation.apply(torch.from_numpy(image)[None], torch.from_numpy(label)[None], [drawn])
+    return images[0].contiguous().numpy(), labels[0].contiguous().numpy()
 
 
 def _write(

@@ -26,7 +26,7 @@ from volseg.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "torchio", "lightning-fabric", "safetensors")
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "monai", "lightning-fabric", "safetensors")
 
 
 def write_provenance(

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 MAY_CHANGE = {
     "output": "a run folder may be moved",
-    "device": "every device computes the same function; only rounding differs",
+    "device": "every device computes the same function; only rounding and the noise of the augmentation differ",
     "deterministic": "only rounding differs",
     "data.root": "data may be moved; the content of all cases is compared",
     "data.splits": "a split file may be moved; the split itself is compared",

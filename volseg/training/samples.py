@@ -19,6 +19,7 @@ from volseg.data.tokens import cache_tokens
 from volseg.errors import VolsegError, counted
 from volseg.models.contracts import SegmentationNetwork
 from volseg.parallel import StageProgress, stage_progress
+from volseg.training.device_samples import DeviceSamples
 from volseg.training.experiment import Experiment
 from volseg.training.frozen_encoder import FrozenEncoder
 from volseg.training.ranks import ALONE, Ranks, share_of_batch
@@ -33,13 +34,25 @@ ENDLESS = 2**40
 def training_samples(
     experiment: Experiment, model: SegmentationNetwork, progress: StageProgress | None, ranks: Ranks = ALONE
 ) -> Dataset[dict[str, Any]]:
-    """Return the run's samples: patches that are cut and augmented on the fly, or variants with stored tokens."""
-    config = experiment.config
-    if config.data.cache_tokens:
-        samples = token_samples(experiment, model, progress, samples=ENDLESS) if ranks.is_first else None
-        stored = ranks.from_first(samples)
+    """Return the run's samples: patches that are cut and augmented on the fly, or variants with stored tokens.
+
+    On a GPU, patches are augmented there.
+    """
+    samples: PatchDataset | TokenDataset
+    if experiment.config.data.cache_tokens:
+        stored = token_samples(experiment, model, progress, samples=ENDLESS) if ranks.is_first else None
+        stored = ranks.from_first(stored)
         assert stored is not None
-        return stored
+        samples = stored
+    else:
+        samples = patch_samples(experiment)
+    device = next(model.parameters()).device
+    return DeviceSamples(samples, device) if device.type == "cuda" else samples
+
+
+def patch_samples(experiment: Experiment) -> PatchDataset:
+    """Return the run's patches."""
+    config = experiment.config
     return PatchDataset(
         experiment.train_cases,
         experiment.plan,
@@ -71,7 +84,7 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=end_with_parent_only,
     )
-    stream = iter(loader)
+    stream: Iterator[Any] = iter(samples.batches(loader) if isinstance(samples, DeviceSamples) else loader)
     while step_batches := list(islice(stream, settings.accumulate)):
         for batch in step_batches:
             if isinstance(batch, VolsegError):
@@ -93,8 +106,11 @@ class _Reported(Dataset[Any]):
 
 
 def _collate(samples: list[Any]) -> Any:
-    """Return a batch, or the first error among its samples."""
-    return next((sample for sample in samples if isinstance(sample, VolsegError)), None) or default_collate(samples)
+    """Return a batch, or the first error among its samples; what was drawn for each sample stays a list."""
+    if error := next((sample for sample in samples if isinstance(sample, VolsegError)), None):
+        return error
+    drawn = [sample.pop("drawn") for sample in samples if "drawn" in sample]
+    return {**default_collate(samples), **({"drawn": drawn} if drawn else {})}
 
 
 def token_samples(
