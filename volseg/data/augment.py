@@ -1,7 +1,18 @@
 """Random augmentation of training patches: what happens to a sample is drawn first, and applied to batches later.
 
 Drawing takes a random generator, so that a sample is the same on every device, for any number of workers and in a
-resumed run. Applying takes no random numbers, and nothing in it waits for a GPU.
+resumed run. Applying draws nothing but the noise, from a seed that was drawn, and nothing in it waits for a GPU.
+
+Median milliseconds of a patch on one thread of a CPU, and TorchIO's (of the bias field numpy's), as measured by
+`benchmarks/augmentation.py`:
+
+| transform | 42 x 56 x 40 | TorchIO | 26 x 160 x 160, in plane | TorchIO |
+| --- | ---: | ---: | ---: | ---: |
+| affine | 2.1 | 5.2 | 5.0 | 25 |
+| noise | 0.3 | 0.7 | 1.8 | 2.9 |
+| blur | 0.7 | 1.2 | 2.1 | 8.5 |
+| gamma | 0.4 | 0.8 | 1.9 | 3.8 |
+| bias field | 0.4 | 0.6 | 1.4 | 3.9 |
 """
 
 from __future__ import annotations
