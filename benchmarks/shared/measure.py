@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def run_function(
     source: Path | None = None,
     environment: Mapping[str, str] | None = None,
     limit_bytes: int | None = None,
+    limit_s: float | None = None,
 ) -> dict[str, Any]:
     """Call a function of a module in a new process.
 
@@ -94,20 +96,35 @@ def run_function(
         source: Checkout from which ``volseg`` is imported; by default the one that is installed.
         environment: Variables of the process; those of this process by default.
         limit_bytes: The process is stopped when it grows above this.
+        limit_s: The process and those that it has started are stopped after this time.
 
     Returns:
         The function's result. With a limit, also ``stopped``; where it is true, only ``process_bytes``, the memory at
         which the process was stopped.
+
+    Raises:
+        SystemExit: The process failed.
+        TimeoutError: It took longer than ``limit_s``.
     """
     # By its path, not by -m, which would put the working folder and its volseg before the source.
     command = [python, __file__, f"{function.__module__}:{function.__qualname__}", json.dumps(settings)]
     variables = dict(os.environ if environment is None else environment)
     paths = [str(BENCHMARKS), str(source) if source else "", variables.get("PYTHONPATH", "")]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
+    group = limit_s is not None  # a group of its own, which is stopped as a whole
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=variables, start_new_session=group
+    ) as process:
         if limit_bytes is not None and (highest := _stop_above(process, limit_bytes)):
             return {"stopped": True, "process_bytes": highest}
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate(timeout=limit_s)
+        except BaseException as error:
+            if group:
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise TimeoutError(f"stopped after {limit_s:g} s") from error
+            raise
     if process.returncode:
         raise SystemExit(f"{' '.join(command[2:])} failed with code {process.returncode}; see above")
     result: dict[str, Any] = json.loads(output.splitlines()[-1])

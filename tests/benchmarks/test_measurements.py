@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -109,6 +110,27 @@ def test_unknown_choices_end_with_a_message(capsys: pytest.CaptureFixture[str]) 
         attribute("shared.arguments", "check_choices")(argparse.ArgumentParser(), "--parts", ["a", "x"], ("a", "b"))
     assert end.value.code == 2
     assert "--parts: unknown x; choices: a, b" in capsys.readouterr().err
+
+
+def test_a_process_that_takes_too_long_is_stopped_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import subprocess\n\n\ndef wait(file):\n    child = subprocess.Popen(['sleep', '60'])\n"
+    source += "    open(file, 'w').write(str(child.pid))\n    child.wait()\n    return {}\n"
+    (tmp_path / "waiting.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(TimeoutError, match="stopped after 2 s"):
+        attribute("shared.measure", "run_function")(
+            attribute("waiting", "wait"), {"file": str(tmp_path / "pid")}, limit_s=2
+        )
+    child = (tmp_path / "pid").read_text(encoding="utf-8")
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists():
+            return
+        time.sleep(0.05)
+    state = Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    assert state == "Z"  # ended, and not collected yet
 
 
 def test_arguments_are_recorded_without_folders_of_the_machine() -> None:
