@@ -115,7 +115,7 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     """Return the bytes that are free on a device, less a tenth; ``None`` where that is not known.
 
     On a CPU that is what Linux counts as available, or what the limits of the process's control groups leave. On a GPU,
-    freed blocks of torch are free.
+    freed blocks of torch are free, but not those within a recorded step, which only it can use.
 
     Args:
         device: The device.
@@ -123,7 +123,12 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        unused = sum(
+            segment["total_size"] - segment["allocated_size"]
+            for segment in torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+            if segment["device"] == index and tuple(segment["segment_pool_id"]) == (0, 0)
+        )
         return int(FREE_SHARE * (free + unused))
     if device.type != "cpu":
         return None

@@ -12,7 +12,6 @@ from scipy import stats
 from torch import Tensor
 
 from tests.made.prepared_cases import made_plan
-from tests.made.waits import Waits
 from volseg.config.schema import AugmentConfig
 from volseg.data.affine import Motion, affine
 from volseg.data.augment import (
@@ -25,6 +24,7 @@ from volseg.data.augment import (
     build_augmentation,
 )
 from volseg.data.transforms import bias_field, blur, gamma, noise
+from volseg.training.replay import Waits
 
 OFF: dict[str, Any] = dict.fromkeys(("affine", "noise", "blur", "gamma", "bias_field", "mirror"), 0.0)
 NOTHING = Drawn(motion=None, flipped=(), noise=None, blur_mm=None, gamma=None, bias_field=None)
@@ -161,7 +161,7 @@ def test_samples_of_a_batch_are_independent(patches: tuple[Tensor, Tensor]) -> N
 
 def test_nothing_waits_for_a_gpu(patches: tuple[Tensor, Tensor]) -> None:
     made = augmentation(config(**dict.fromkeys(OFF, 1.0)))
-    with Waits() as waits:
+    with Waits(torch.device("cpu")) as waits:
         made.apply(*patches, [*drawn(made, 2), NOTHING, NOTHING])
     assert set(waits.names) == {"lift_fresh"}  # parameters on the CPU, which are copied without waiting
 

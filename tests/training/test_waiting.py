@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from tests.made.plans import THICK, StubPlan
-from tests.made.waits import Waits
 from tests.pretraining.made import SHAPE, SMALL, source, stored
 from volseg.config.load import load_config
 from volseg.config.schema import Config, ModelConfig, TrainConfig
@@ -25,6 +24,7 @@ from volseg.training.ema import move, move_by_tensor
 from volseg.training.losses import resized
 from volseg.training.optimizer import build_optimizer, load_optimizer, step_if
 from volseg.training.outcome import MOST_UNREAD, Outcomes, StepOutcome
+from volseg.training.replay import Waits
 from volseg.training.run_log import RunLog
 from volseg.training.state import TrainingState
 from volseg.training.steps import Steps, run_steps
@@ -58,6 +58,7 @@ def make_batch(plan: StubPlan, seed: int = 1, halo: int = 1) -> dict[str, Any]:
         ),
         (REGIONS, {"encoder": "identity"}, {"loss": "focal"}),
         (StubPlan(), {"encoder": "identity"}, {"deep_supervision": False, "batch_dice": False}),
+        (StubPlan(), {"decoder": "unet2d"}, {}),
     ],
 )
 def test_a_step_reads_nothing_from_the_device(
@@ -67,7 +68,7 @@ def test_a_step_reads_nothing_from_the_device(
     monkeypatch.setattr("volseg.training.ema.move", move_by_tensor)  # as on a GPU
     batch = make_batch(plan, halo=state.model.halo)
     state.step([batch], 0, spent=0.5)
-    with Waits() as waits:
+    with Waits(torch.device("cpu")) as waits:
         state.step([batch] * train.get("accumulate", 1), 1, spent=0.5)
     assert waits.names == []
 
@@ -80,14 +81,14 @@ def test_a_step_of_pretraining_reads_nothing_from_the_device(tmp_path: Path, mon
     batch = default_collate([views[index] for index in range(4)])
     state = PretrainingState(config, None)
     state.step([batch], 0, 0.5)
-    with Waits() as waits:
+    with Waits(torch.device("cpu")) as waits:
         state.step([batch], 1, 0.5)
     assert waits.names == ["nonzero"]  # of the masks, while they are on the CPU
 
 
 def test_the_detector_of_waits_finds_them() -> None:
     values = torch.randn(3)
-    with Waits() as waits:
+    with Waits(torch.device("cpu")) as waits:
         for _ in range(2):
             bool((values > 0).all())
             values[values > 0]
@@ -111,6 +112,21 @@ def test_a_run_with_skipped_steps_is_bitwise_the_run_without_them(optimizer: str
         states = [getattr(state, name) for state in (one, other)]
         ours, theirs = ((state if name == "model" else state.model).state_dict() for state in states)
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_skipped_step_leaves_the_means_of_batch_norms() -> None:
+    plan = StubPlan()
+    state = make_state(plan, {"decoder": "unet2d"})
+    batch = make_batch(plan, halo=state.model.halo)
+    state.step([batch], 0, spent=0.5)
+    before = {name: value.clone() for name, value in state.model.named_buffers()}
+    assert any(name.endswith("running_mean") for name in before)
+    assert not state.step([{**batch, "image": batch["image"] * float("inf")}], 1, spent=0.5).is_finite
+    assert all(torch.equal(value, before[name]) for name, value in state.model.named_buffers())
+    state.step([batch], 2, spent=0.5)
+    for name, value in state.average.model.named_buffers():
+        assert torch.equal(value, state.model.get_buffer(name))
+        assert value.isfinite().all()
 
 
 def weights_after(steps: int, optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], first: int = 0) -> Tensor:

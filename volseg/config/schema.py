@@ -22,6 +22,7 @@ BASELINES = ("dynunet", "unetr", "swinunetr")
 OPTIMIZERS = ("adamw", "sgd")
 HEADERS = (None, "image")
 PRECISIONS = ("auto", "32", "bf16")
+REPLAYS = ("auto", "off")
 LOSSES = ("dice_ce", "dice_focal", "dice", "ce", "focal")
 LOGGERS = (None, "tensorboard", "mlflow", "wandb")
 FROZEN = ("frozen", "linear")
@@ -252,6 +253,8 @@ class TrainConfig:
             background first. Only their ratios matter.
         focal_gamma: Exponent of the focal loss: how much less voxels count that are already right.
         deep_supervision: Add losses on the decoder's coarser levels.
+        replay: ``auto`` records the kernels of the first step on a CUDA device and replays them, where that is possible
+            and gives the same gradients; ``off`` computes every step anew. Pretraining does that in any case.
         validate_every: Steps between validations on whole volumes.
         validate_cases: Most cases of a validation during training, 0 for none; the final one uses all held-out cases.
         checkpoint_every: Most steps between checkpoints.
@@ -281,6 +284,7 @@ class TrainConfig:
     class_weights: Any = None
     focal_gamma: float = 2.0
     deep_supervision: bool = True
+    replay: str = "auto"
     validate_every: int = 500
     validate_cases: int = 8
     checkpoint_every: int = 250
@@ -298,6 +302,7 @@ class TrainConfig:
             positive(f"train.{name}", getattr(self, name), zero=True)
         one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         one_of("train.loss", self.loss, LOSSES)
+        one_of("train.replay", self.replay, REPLAYS)
         one_of("train.logger", self.logger, LOGGERS)
         if self.stop_after is not None and self.validate_cases == 0:
             hint = "set train.validate_cases, or train.stop_after=null"

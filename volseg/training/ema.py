@@ -44,12 +44,16 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, is_finite: Tensor) -> None:
-        """Update the average with the weights of the model and copy its buffers, if a flag on the device is true."""
+        """Update the average with the weights of the model and copy its buffers, if a flag on the device is true.
+
+        Otherwise the buffers of the model, such as means of batch norms, return to those before the step.
+        """
         self._count += is_finite
         decay = ((1 + self._count) / (10 + self._count)).clamp(max=self.decay)
         move(self._averaged, self._trained, (1 - decay) * is_finite)
         for average, trained in self._buffers:
             average.copy_(torch.where(is_finite, trained, average))
+            trained.copy_(average)
 
 
 def count_on(device: torch.device) -> Tensor:

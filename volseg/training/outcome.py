@@ -36,9 +36,9 @@ class StepOutcome:
         values = torch.stack([loss.detach(), gradient_norm, *(parts or {}).values()])
         self._is_computed: torch.cuda.Event | None = None
         if values.device.type == "cuda":
+            stream = torch.cuda.current_stream(values.device)
             values = values.to("cpu", non_blocking=True)  # into pinned memory
-            self._is_computed = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._is_computed.record()
+            self._is_computed = stream.record_event()
         self._values = values
 
     @property

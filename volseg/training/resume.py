@@ -34,6 +34,7 @@ MAY_CHANGE = {
     "model.checkpoint_encoder": "it trades time for memory; gradients are the same",
     "train.max_steps": "the end of a run; the learning rate follows the schedule of the new length",
     "train.max_minutes": "the end of a run; the learning rate follows the schedule of the new length",
+    "train.replay": "the kernels are the same",
     "train.validate_every": "validation changes no weights",
     "train.validate_cases": "validation changes no weights; the best score starts anew",
     "train.keep_best": "it writes one file more; switched on, the best score starts anew",

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from volseg.training.losses import build_loss, resized
 from volseg.training.optimizer import build_optimizer, load_optimizer, step_if
 from volseg.training.outcome import StepOutcome
 from volseg.training.ranks import ALONE, Ranks
+from volseg.training.replay import Replayer, choose_graphs
 from volseg.training.resume import (
     KEEP_BEST,
     VALIDATED,
@@ -126,6 +128,7 @@ class TrainingState(RunState):
         self._network, self._optimizer = self._fabric.setup(trained, build_optimizer(settings, groups, self.device))
         self.average = WeightAverage(self.model, settings.ema_decay)
         self._loss = build_loss(settings, plan, ranks).to(self.device)
+        self._replayer = Replayer(self._gradients, self.model, choose_graphs(config, self.device, ranks))
         self.changes: tuple[Change, ...] = ()
 
     def step(self, batches: Sequence[dict[str, Any]], step: int, spent: float) -> StepOutcome:
@@ -146,14 +149,20 @@ class TrainingState(RunState):
         factor = learning_rate_factor(spent, settings)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        seed_step(self._config.seed, step, self._ranks.rank)
-        loss = self._gradients(batches)
+        seed = partial(seed_step, self._config.seed, step, self._ranks.rank)
+        seed()
+        loss = self._replayer.gradients(batches, seed)
         norm = self._fabric.clip_gradients(
             self._network, self._optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )
         assert norm is not None
         self.average.update(self._step_if_finite(loss, norm))
         return StepOutcome(loss, norm)
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the kernels of the steps were recorded and are replayed."""
+        return self._replayer.is_recorded
 
     def _gradients(self, batches: Sequence[dict[str, Any]]) -> Tensor:
         """Compute the gradients of the loss of all batches, one batch after the other; return the loss.

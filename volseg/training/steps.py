@@ -122,6 +122,7 @@ def training_steps(steps: Steps, run: RunProgress, outcomes: Outcomes, signals: 
     settings, state, log, ranks = steps.config.train, steps.state, steps.log, steps.ranks
     budget = Budget.from_config(settings)
     pace = Pace(budget, steps.batch_size * settings.accumulate, run.step, run.elapsed_s)
+    first_step = run.step
     started, saved_s = time.perf_counter() - run.elapsed_s, run.elapsed_s
     if steps.is_validation_due(run.step) and not log.is_validated(run.step):
         _validate(steps, run, signals, started)
@@ -133,12 +134,16 @@ def training_steps(steps: Steps, run: RunProgress, outcomes: Outcomes, signals: 
             validations = counted(settings.stop_after or 0, "validation")
             logger.warning("stopped after %s without improvement; %s", validations, LENGTH_SELECTED)
             return
+        began_s = time.perf_counter()
         with signals.delayed():
             outcome = state.step(step_batches, run.step, spent)
             run.step += 1
             outcomes.add(outcome, step_batches)
-            if run.step % LOG_EVERY == 0 or steps.is_validation_due(run.step):
+            is_first = run.step == first_step + 1
+            if is_first or run.step % LOG_EVERY == 0 or steps.is_validation_due(run.step):
                 outcomes.record()
+            if is_first:
+                logger.info("the first step took %.1f s", time.perf_counter() - began_s)
             run.elapsed_s = ranks.largest(time.perf_counter() - started)
             if run.step % LOG_EVERY == 0 and run.losses:
                 pace_text = pace.text(run.step, run.elapsed_s)
