@@ -30,11 +30,11 @@ from shared.record import Record, origin, write_json
 from shared.text import say
 
 LIMITS_S: dict[str, Mapping[str, float]] = {
-    "sliding": {"full": 130, "quick": 22, "tiny": 120},
+    "sliding": {"full": 130, "quick": 26, "tiny": 120},
     "scan": {"full": 130, "quick": 36, "tiny": 120},
-    "steps": {"full": 95, "quick": 30, "tiny": 120},
-    "kernels": {"full": 35, "quick": 14, "tiny": 60},
-    "masks": {"full": 50, "quick": 14, "tiny": 120},
+    "steps": {"full": 95, "quick": 28, "tiny": 120},
+    "kernels": {"full": 35, "quick": 13, "tiny": 60},
+    "masks": {"full": 50, "quick": 13, "tiny": 120},
 }
 """Seconds after which a section is stopped."""
 ACCURACY = "accuracy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -14,6 +15,8 @@ from volseg.errors import ConfigError
 from volseg.models.kernels import prefers_matrix_attention
 from volseg.models.xformers_kernel import library_error, xformers_kernel
 
+_NO_REASON = re.compile(r"^\w+ +: |is not supported because:$")
+"""Lines of an error of xFormers that describe an input or begin the reasons of an operator."""
 AttentionFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Queries, keys and values ``(B, heads, N, E)`` -> mixed values of the same shape."""
 
@@ -137,8 +140,7 @@ def _torch_kernel(head_size: int, device: torch.device, dtype: torch.dtype) -> s
 
 
 def _in_a_line(text: str) -> str:
-    """Return the reasons in an error's text in one line; xFormers repeats them for each of its operators."""
-    lines = [
-        line.strip() for line in text.splitlines() if ": shape=" not in line and "is not supported because" not in line
-    ]
-    return "; ".join(dict.fromkeys(line for line in lines if line))
+    """Return the reasons in an error's text in one line; xFormers lists the inputs, and reasons for each operator."""
+    lines = [line.strip() for line in text.splitlines()]
+    reasons = [line for line in lines if line and not _NO_REASON.search(line)]
+    return "; ".join(dict.fromkeys(reason.removesuffix(" with inputs:") for reason in reasons))
