@@ -123,12 +123,7 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        index = torch.cuda.current_device() if device.index is None else device.index
-        unused = sum(
-            segment["total_size"] - segment["allocated_size"]
-            for segment in torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
-            if segment["device"] == index and tuple(segment["segment_pool_id"]) == (0, 0)
-        )
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) - _within_recordings(device)
         return int(FREE_SHARE * (free + unused))
     if device.type != "cpu":
         return None
@@ -139,6 +134,19 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     amounts = [*available, *_left_by_control_groups(system)]
     return int(FREE_SHARE * max(0, min(amounts))) if amounts else None
+
+
+def _within_recordings(device: torch.device) -> int:
+    """Return the bytes of recorded steps that no tensor holds; only torch's own allocator tells them apart."""
+    if torch.cuda.get_allocator_backend() != "native":
+        return 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in segments
+        if segment["device"] == index and tuple(segment["segment_pool_id"]) != (0, 0)
+    )
 
 
 def total_memory() -> int:

@@ -242,11 +242,14 @@ def test_only_single_processes_on_cuda_record() -> None:
         load_config(None, ["train.replay=on"])
 
 
-def test_memory_of_a_recording_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("backend", "expected"), [("native", 1600), ("cudaMallocAsync", 2000)])
+def test_memory_of_a_recording_is_not_free(backend: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def segment(device: int, pool: tuple[int, int]) -> dict[str, Any]:
         return {"device": device, "segment_pool_id": pool, "total_size": 700, "allocated_size": 300}
 
-    segments = [segment(1, (0, 0)), segment(1, (0, 1)), segment(0, (0, 0))]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 9000))
+    segments = [segment(1, (0, 0)), segment(1, (0, 1)), segment(0, (0, 1))]
+    for name, value in {"mem_get_info": (1000, 9000), "memory_reserved": 1800, "memory_allocated": 800}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
     monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
-    assert free_memory(torch.device("cuda:1")) == int(0.9 * 1400)
+    assert free_memory(torch.device("cuda:1")) == int(0.9 * expected)
