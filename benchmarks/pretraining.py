@@ -2,12 +2,16 @@
 
     python benchmarks/pretraining.py --data DIR --minutes 60 --steps 1000 --shots 1,5,25% --seeds 0,1,2
     python benchmarks/pretraining.py --data DIR --pretrain-steps 2 --steps 2 --shots 1 --seeds 0 train.batch_size=1
-    python benchmarks/pretraining.py --data DIR --encoder medsam_lite:medsam_lite --adaptations frozen --steps 200
+    python benchmarks/pretraining.py --data DIR --encoder medsam_lite:medsam_lite --adaptations frozen --steps 200 \\
+        --stored-volumes 40
 
 One encoder is pretrained by ``tools/pretrain.py`` on all training scans of the fold, without their labels; the held-out
 cases took no part. Or its weights are given with ``--encoder``. The arms of a seed train on the same cases with the
 same initial weights elsewhere. The control is the network without a transformer. Every run is a process of its own; a
 finished run is kept and an interrupted one resumes, so the command can be stopped and repeated.
+
+With ``--stored-volumes N`` frozen encoders train on stored tokens (``data.cache_tokens``) of about N volumes, the
+training cases and augmented variants of them; the control is augmented on the fly.
 
 Writes ``<data set>_<encoder>_<steps>_steps`` ``.md``, ``.json``, ``.csv`` (per case) and ``.png``, and the log of the
 pretraining, ``..._pretraining.jsonl``, and its picture, ``..._pretraining.png``.
@@ -49,7 +53,7 @@ def main() -> int:
     name = f"{dataset.name}_{label}_{args.steps}_steps".lower().replace(" ", "_")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.encoder:
-        encoder, origin = args.encoder, f"Weights: {args.encoder.weights}"
+        encoder, origin = args.encoder, f"Weights {args.encoder.weights}"
     else:
         folder = pretrained(args, args.runs / name / "pretrained", length)
         shutil.copyfile(folder / "metrics.jsonl", args.out / f"{name}_pretraining.jsonl")
@@ -59,13 +63,19 @@ def main() -> int:
     settings = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", f"data.fold={args.fold}"]
     settings += ["train.max_minutes=null", f"train.max_steps={args.steps}", NO_VALIDATION, *args.settings]
     arms = arms_of(encoder, args.adaptations)
+    if args.stored_volumes:
+        origin += f"; frozen encoders on stored tokens of about {args.stored_volumes} volumes"
     comparison = Comparison(f"{origin}, or random weights", "pretraining.py", pairs_of(args.adaptations))
     for seed in args.seeds:
         for count in [count_of(text, available) for text in args.shots]:
             for arm, changes in arms.items():
                 say(f"{name}, seed {seed}, {count} cases: {arm}")
                 folder = args.runs / name / f"{count} cases" / arm.replace(" ", "_") / f"seed{seed}"
-                finished_run(folder, arm, args.config, [*settings, f"seed={seed}", f"data.shots={count}", *changes])
+                changes = [f"seed={seed}", f"data.shots={count}", *changes]
+                if args.stored_volumes and "model.adaptation=frozen" in changes:
+                    variants = max(1, round(args.stored_volumes / count))
+                    changes += ["data.cache_tokens=true", f"data.token_variants={variants}"]
+                finished_run(folder, arm, args.config, [*settings, *changes])
             text = write_tables(args.runs / name, args.out / name, list(arms), comparison)
     print(text)
     return 0
@@ -111,6 +121,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pretrain-steps", type=int, help="steps of the pretraining, in place of minutes")
     parser.add_argument("--token-stride", type=int, default=8, help="of the pretraining (%(default)s)")
     parser.add_argument("--encoder", type=Encoder.parse, help="encoder:weights, in place of a pretraining")
+    parser.add_argument("--stored-volumes", type=int, help="of the token cache of frozen encoders (no cache)")
     parser.add_argument("--adaptations", type=words, default=[*ADAPTATIONS], help=",".join(ADAPTATIONS))
     parser.add_argument("--steps", type=int, required=True, help="steps of each training")
     parser.add_argument("--shots", type=words, default=words("1,5,10%,25%"), help="training cases (1,5,10%%,...)")
