@@ -7,11 +7,11 @@
 
 Sections: ``sliding`` (the network over a volume, beside MONAI's SlidingWindowInferer), ``scan`` (a whole CT by the
 command, beside MONAI's transforms), ``steps`` (training with its loader), ``kernels`` (attention), ``masks`` (CPU
-against device, bf16 against float32) and, with ``--data`` and not with ``--quick``, ``accuracy`` (trainings of
-``--minutes`` each, which come on top of the 8 minutes; a finished one is kept, so the command can be repeated). Each
-section is a process with a time limit: one that fails is named on the page, and the others are complete. The record is
-written after each section, to ``gpu.json`` and ``README.md``; with ``--parts``, to files of their names. Weights are
-random, and nothing is downloaded.
+against device, bf16 against float32); and where ``--parts`` names them ``nnunet`` (the CT by nnU-Net's command, where
+it is installed) and ``accuracy`` (two trainings of ``--minutes`` on ``--data``; a finished one is kept, so the command
+can be repeated). Each section is a process with a time limit: one that fails is named on the page, and the others are
+complete. The record is written after each section, to ``gpu.json`` and ``README.md``; with ``--parts``, to files of
+their names. Weights are random, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from card import accuracy, kernels, masks, scan, sliding, steps
+from card import accuracy, kernels, masks, nnunet, scan, sliding, steps
 from card.sections import Rows, run_section
 from card.tables import markdown
 from shared.arguments import add_quick, check_choices, make_parser, use_quick_folder, words
@@ -35,9 +35,12 @@ LIMITS_S: dict[str, Mapping[str, float]] = {
     "steps": {"full": 95, "quick": 28, "tiny": 120},
     "kernels": {"full": 35, "quick": 13, "tiny": 60},
     "masks": {"full": 50, "quick": 13, "tiny": 120},
+    "nnunet": {"full": 400, "quick": 200, "tiny": 300},
 }
 """Seconds after which a section is stopped."""
 ACCURACY = "accuracy"
+ON_REQUEST = ("nnunet", ACCURACY)
+"""Sections that run where ``--parts`` names them: they would exceed the eight minutes."""
 PREPARING_S = 180
 """Seconds that a training has for preparing, validation and scores, beside its minutes."""
 ROWS: dict[str, Rows] = {
@@ -46,6 +49,7 @@ ROWS: dict[str, Rows] = {
     "steps": steps.rows,
     "kernels": kernels.rows,
     "masks": masks.rows,
+    "nnunet": nnunet.rows,
     ACCURACY: accuracy.rows,
 }
 
@@ -54,7 +58,7 @@ def main() -> int:
     """Run the sections and write record and page after each; the exit code is 1 if one failed."""
     args = parse_arguments()
     size = "full" if not args.quick else "tiny" if args.device == "cpu" else "quick"
-    names = args.parts or [name for name in ROWS if name != ACCURACY or (args.data and not args.quick)]
+    names = args.parts or [name for name in ROWS if name not in ON_REQUEST]
     stem = "_".join(args.parts) if args.parts else "gpu"
     page = args.out / (f"{stem}.md" if args.parts else "README.md")
     record: Record = {**origin(), "device": args.device, "size": size, "sections": {}}
@@ -72,8 +76,8 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(__doc__, "gpu")
     parser.add_argument("--device", default="cuda", help="(%(default)s)")
-    parser.add_argument("--data", type=Path, help="the Decathlon's hippocampus (default: made scans, no accuracy)")
-    parser.add_argument("--parts", type=words, default=[], help=f"{', '.join(ROWS)} (all)")
+    parser.add_argument("--data", type=Path, help="the Decathlon's hippocampus (default: made scans)")
+    parser.add_argument("--parts", type=words, default=[], help=f"{', '.join(ROWS)} (all but the last two)")
     parser.add_argument("--minutes", type=float, default=5, help="of each training of accuracy (%(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "gpu", help="run folders (%(default)s)")
     add_quick(parser)

@@ -34,7 +34,7 @@ def rows(device: str, size: str) -> Iterator[Record]:
     """Yield the row of volseg's command and the row of MONAI, for one made CT with random weights."""
     encoder, shape, window, classes = SIZES[size]
     plan = plan_for(window, TOKEN_STRIDE, classes, WORKING_MM, CLIP_HU)
-    settings = {"encoder": encoder, "voxels": list(reversed(shape)), "classes": classes}
+    settings = {"encoder": encoder, "voxels": list(reversed(shape)), "classes": classes, "window": list(window)}
     with tempfile.TemporaryDirectory() as folder:
         scan = write_ct(Path(folder) / "scan" / "ct.nii.gz", shape)
         model = model_file(Path(folder) / "model.safetensors", plan, encoder)

@@ -61,6 +61,7 @@ def sliding(rows: Rows) -> str:
 def scan(rows: Rows) -> str:
     """Return the stages of a whole scan."""
     lines = [["", *(row["way"] for row in rows)]]
+    lines.append(["window", *(shape_text(row["window"]) for row in rows)])
     lines += [[f"{stage}, s", *(number(row["seconds"].get(stage)) for row in rows)] for stage in STAGES]
     lines.append(["all stages, s", *(number(row["stages_s"]) for row in rows)])
     lines.append(["wall time, s", *(number(row["wall_s"]) for row in rows)])
@@ -68,7 +69,8 @@ def scan(rows: Rows) -> str:
     lines.append(["peak of the host, MB", *(whole(row["peak_rss_mb"]) for row in rows)])
     lines.append(["peak of the device, MB", *(whole(row["peak_device_mb"]) for row in rows)])
     first = rows[0]
-    return f"{table(lines)}\n\n{shape_text(first['voxels'])} voxels, {first['classes']} classes, {first['encoder']}."
+    voxels, encoder = shape_text(first["voxels"]), first["encoder"]
+    return f"{table(lines)}\n\n{voxels} voxels, {first['classes']} classes; volseg's encoder is {encoder}."
 
 
 def steps(rows: Rows) -> str:
@@ -151,6 +153,13 @@ SECTIONS: dict[str, tuple[str, Callable[[Rows], str], str]] = {
         "A made CT at 0.8 mm, predicted at 1.5 mm by a network with random weights, whose mask is noise: restoring, "
         "compressing and writing take longer than those of organs. volseg's command is a process of its own, with its "
         "start-up in the wall time; MONAI's transforms resample and invert on the device, without start-up.",
+    ),
+    "nnunet": (
+        "A whole CT beside nnU-Net",
+        scan,
+        "The same scan by both commands, start-up included, without mirroring, each with its own network and random "
+        "weights: nnU-Net's is the one that it plans for 20 such CTs. It tells no stages and no memory of the device; "
+        "that of the host is its main process's.",
     ),
     "steps": (
         "Training",

@@ -48,6 +48,14 @@ def make_model(planned: str, raw: str, target: str) -> dict[str, Any]:
     return {"parameters": sum(parameter.numel() for parameter in network.parameters())}
 
 
+def plan(number: int) -> dict[str, Any]:
+    """Plan a data set whose fingerprint exists, in the folders of nnU-Net's variables."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+
+    plan_experiment_dataset(number)
+    return {}
+
+
 def export(
     folder: str,
     logits_file: str,

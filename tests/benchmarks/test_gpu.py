@@ -69,6 +69,14 @@ def test_a_section_that_fails_or_takes_too_long_is_named_and_the_others_run(
     assert "## Attention\n\n| precision |" in page
 
 
+def test_without_nnunet_its_section_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nnunet = import_module("card.nnunet")
+    monkeypatch.setattr(nnunet, "FOLDER", tmp_path)
+    monkeypatch.setattr(nnunet, "find_spec", lambda _: None)
+    with pytest.raises(RuntimeError, match=r"benchmarks/nnunet\.py setup"):
+        next(nnunet.rows("cpu", "tiny"))
+
+
 def test_rows_before_a_failure_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["def rows(count):", "    for number in range(count):", "        yield {'number': number}"]
     (tmp_path / "failing_rows.py").write_text("\n".join([*lines, "    raise ValueError('end')"]), encoding="utf-8")
