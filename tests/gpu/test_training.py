@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from volseg.device import deterministic_algorithms, full_float32
 from volseg.pretraining.state import PretrainingState
 from volseg.pretraining.views import SliceViews
 from volseg.training.checkpoint import RunProgress
+from volseg.training.replay import CudaGraphs
 from volseg.training.state import TrainingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")]
@@ -88,6 +90,28 @@ def test_bf16_and_accumulated_batches_are_replayed(precision: str, accumulate: i
     losses = [[state.step(batches, step, spent=0.5).loss.item() for step in range(4)] for state in (plain, replayed)]
     assert replayed.is_replayed
     assert losses[1] == pytest.approx(losses[0], rel=1e-2 if precision == "bf16" else 1e-5)
+
+
+def recorded_bytes() -> int:
+    gc.collect()
+    torch.cuda.empty_cache()
+    segments = torch.cuda.memory_snapshot()
+    return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
+
+
+def test_a_recording_that_fails_leaves_neither_memory_nor_a_generator_that_is_stuck() -> None:
+    def compute() -> Tensor:
+        values = torch.rand(2**22, device="cuda")
+        return values * values.sum().item()  # reading ends the recording
+
+    before = recorded_bytes()
+    with pytest.raises(RuntimeError):
+        CudaGraphs(torch.device("cuda")).record(compute)
+    assert recorded_bytes() == before
+    torch.manual_seed(1)
+    first = torch.rand(3, device="cuda")
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3, device="cuda"), first)
 
 
 def test_steps_are_those_of_the_cpu() -> None:

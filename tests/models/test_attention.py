@@ -255,6 +255,11 @@ def test_the_state_of_every_kernel_has_its_reason(monkeypatch: pytest.MonkeyPatc
         assert elsewhere["sdpa"] == "not tried: torch finds no GPU with CUDA here"
 
 
+def test_the_state_on_mps_is_told_where_torch_does_not_tell_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volseg.models.attention.try_attention", lambda *_: None)  # it runs there
+    assert kernel_states(64, torch.device("mps"), torch.float32)["sdpa"] == "runs"
+
+
 def test_the_reasons_of_xformers_are_one_line(install: Install) -> None:
     text = """No operator found with inputs:
      query       : shape=(1, 8, 2, 4) (torch.bfloat16)

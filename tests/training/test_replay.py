@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from volseg.errors import ConfigError
 from volseg.training import state
 from volseg.training.checkpoint import RunProgress, load_checkpoint
 from volseg.training.ranks import ALONE
-from volseg.training.replay import CudaGraphs, Replayer, Waits, choose_graphs, restored
+from volseg.training.replay import CudaGraphs, Replayer, Waits, choose_graphs, clean_up, restored
 from volseg.training.state import TrainingState
 
 PLAN = StubPlan()
@@ -164,6 +165,25 @@ def test_a_recording_that_fails_or_computes_something_else_is_given_up(
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert re.search(f"not replayed, but computed anew: {reason}", warnings[0])
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_memory_of_a_failed_recording_is_released_unless_the_graph_does_it(
+    is_open: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def end(*arguments: Any) -> None:
+        calls.append(arguments)
+        if not is_open:
+            raise RuntimeError("not currently recording to mempool_id")
+
+    generator = SimpleNamespace(clone_state=lambda: "new state", graphsafe_set_state=calls.append)
+    monkeypatch.setattr(torch.cuda, "default_generators", (None, generator))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *arguments: calls.append(arguments))
+    clean_up(1, (0, 7))
+    assert calls == ["new state", *[(1, (0, 7))] * (2 if is_open else 1)]
 
 
 def test_a_recording_that_keeps_other_weights_is_given_up(

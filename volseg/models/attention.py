@@ -131,7 +131,9 @@ def _state(name: str, head_size: int, device: torch.device, dtype: torch.dtype) 
 
 
 def _torch_kernel(head_size: int, device: torch.device, dtype: torch.dtype) -> str:
-    """Return which of its kernels torch chooses for `sdpa`."""
+    """Return which of its kernels torch chooses for `sdpa`; nothing where torch does not tell (mps)."""
+    if device.type not in ("cpu", "cuda"):
+        return ""
     tokens = torch.zeros(1, 2, 8, head_size, device=device, dtype=dtype)
     if prefers_matrix_attention(tokens, tokens):
         return ""

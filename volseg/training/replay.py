@@ -104,16 +104,33 @@ class CudaGraphs:
         """Record a computation; return the tensor of its result and a function that repeats it."""
         with torch.cuda.device(self._device):
             graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            pool = torch.cuda.graph_pool_handle()
             try:
                 # a loader's thread that pins memory would end a recording that is not of this thread alone; the outer
                 # context restores the stream where recording fails
-                with torch.cuda.stream(stream), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                with torch.cuda.stream(stream), torch.cuda.graph(graph, pool, stream, "thread_local"):
                     result = compute()
             except RuntimeError:
-                with suppress(RuntimeError, AttributeError):  # or memory that several streams use would never be freed
-                    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), graph.pool())
+                clean_up(torch.cuda.current_device(), pool)
                 raise
         return result, graph.replay
+
+
+def clean_up(device: int, pool: tuple[int, int]) -> None:
+    """Undo what torch keeps of a recording that failed.
+
+    In versions older than 2.13 its generator refuses to draw numbers from then on. The memory of the recording, and
+    later all memory that several streams use, would never be freed; the graph does not name its pool then.
+
+    Args:
+        device: Index of the GPU.
+        pool: The pool that was recorded to.
+    """
+    generator = torch.cuda.default_generators[device]
+    generator.graphsafe_set_state(generator.clone_state())
+    with suppress(RuntimeError, AttributeError):  # ended already: then the graph releases its memory
+        torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)
 
 
 class Recording:
