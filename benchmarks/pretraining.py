@@ -10,11 +10,12 @@ cases took no part. Or its weights are given with ``--encoder``. The arms of a s
 same initial weights elsewhere. The control is the network without a transformer. Every run is a process of its own; a
 finished run is kept and an interrupted one resumes, so the command can be stopped and repeated.
 
-With ``--stored-volumes N`` frozen encoders train on stored tokens (``data.cache_tokens``) of about N volumes, the
-training cases and augmented variants of them; the control is augmented on the fly.
+With ``--stored-volumes N`` frozen encoders and the control train on about N stored volumes, the training cases and
+augmented variants of them, and their tokens (``data.cache_tokens``).
 
-Writes ``<data set>_<encoder>_<steps>_steps`` ``.md``, ``.json``, ``.csv`` (per case) and ``.png``, and the log of the
-pretraining, ``..._pretraining.jsonl``, and its picture, ``..._pretraining.png``.
+Writes ``<data set>_<encoder>_<steps>_steps`` ``.md``, ``.json``, ``.csv`` (per case) and ``.png``, the log of the
+pretraining, ``..._pretraining.jsonl``, with its picture, ``..._pretraining.png``, and principal components of the
+tokens of a held-out scan, ``..._tokens.png`` and, with random weights, ``..._tokens_random.png``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from shared.arguments import add_runs, check_choices, integers, make_parser, words
 from shared.record import ROOT
@@ -47,38 +49,52 @@ def main() -> int:
     args = parse_arguments()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     dataset = read_dataset(args.data)
-    available = len(choose_split(dataset, DataConfig(root=args.data, fold=args.fold), seed=0)["train"])
+    split = choose_split(dataset, DataConfig(root=args.data, fold=args.fold), seed=0)
+    available = len(split["train"])
     length = f"{args.pretrain_steps} steps" if args.pretrain_steps else f"{args.minutes:g} minutes"
     label = args.encoder.label if args.encoder else f"pretrained {length}"
     name = f"{dataset.name}_{label}_{args.steps}_steps".lower().replace(" ", "_")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.encoder:
-        encoder, origin = args.encoder, f"Weights {args.encoder.weights}"
+        encoder, origin = args.encoder, f"Weights {args.encoder.weights}, or random weights"
     else:
         folder = pretrained(args, args.runs / name / "pretrained", length)
         shutil.copyfile(folder / "metrics.jsonl", args.out / f"{name}_pretraining.jsonl")
         shutil.copyfile(folder / "progress.png", args.out / f"{name}_pretraining.png")
         encoder = Encoder("tiny", str(folder))
-        origin = f"Pretrained for {length} on {available} scans without labels"
+        origin = f"Pretrained for {length} on {available} scans without labels, or random weights"
     settings = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", f"data.fold={args.fold}"]
     settings += ["train.max_minutes=null", f"train.max_steps={args.steps}", NO_VALIDATION, *args.settings]
     arms = arms_of(encoder, args.adaptations)
     if args.stored_volumes:
-        origin += f"; frozen encoders on stored tokens of about {args.stored_volumes} volumes"
-    comparison = Comparison(f"{origin}, or random weights", "pretraining.py", pairs_of(args.adaptations))
+        origin += f", on stored tokens of about {args.stored_volumes} volumes"
+    comparison = Comparison(origin, "pretraining.py", pairs_of(args.adaptations))
     for seed in args.seeds:
         for count in [count_of(text, available) for text in args.shots]:
             for arm, changes in arms.items():
                 say(f"{name}, seed {seed}, {count} cases: {arm}")
                 folder = args.runs / name / f"{count} cases" / arm.replace(" ", "_") / f"seed{seed}"
                 changes = [f"seed={seed}", f"data.shots={count}", *changes]
-                if args.stored_volumes and "model.adaptation=frozen" in changes:
+                if args.stored_volumes and ("model.adaptation=frozen" in changes or arm == CONTROL):
                     variants = max(1, round(args.stored_volumes / count))
                     changes += ["data.cache_tokens=true", f"data.token_variants={variants}"]
                 finished_run(folder, arm, args.config, [*settings, *changes])
             text = write_tables(args.runs / name, args.out / name, list(arms), comparison)
+    scan = next(case.images[0] for case in dataset.cases if case.id == split["val"][0])
+    for weights, suffix in ((encoder.weights, "tokens"), ("random", "tokens_random")):
+        draw_tokens(scan, Encoder(encoder.name, weights), args, args.out / f"{name}_{suffix}.png")
     print(text)
     return 0
+
+
+def draw_tokens(scan: Path, encoder: Encoder, args: argparse.Namespace, picture: Path) -> None:
+    """Draw the principal components of the tokens of a scan, at half the stride of the pretraining."""
+    command = [sys.executable, "-m", "volseg", "features", "-i", str(scan), "--slices", "5", "device=cpu"]
+    command += [f"model.encoder={encoder.name}", f"model.weights={encoder.weights}"]
+    command += [f"data.cache={args.runs / 'preprocessed'}", f"pretrain.token_stride={args.token_stride // 2}"]
+    with TemporaryDirectory() as folder:
+        subprocess.run([*command, "-o", folder], check=True)
+        shutil.copyfile(next(Path(folder).glob("*.png")), picture)
 
 
 def arms_of(encoder: Encoder, adaptations: list[str]) -> dict[str, list[str]]:

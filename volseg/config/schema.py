@@ -403,12 +403,11 @@ class Config:
 
 
 def _check_token_cache(model: ModelConfig) -> None:
-    """Check that the tokens of this encoder can be stored: it exists and is not trained."""
+    """Check that the tokens of this encoder can be stored: it is not trained, or there is none (the control)."""
     hint = "set data.cache_tokens=false"
-    if model.baseline is not None or model.encoder == "identity":
-        name = model.baseline or model.encoder
-        raise ConfigError("data.cache_tokens needs an encoder with tokens", found=name, hint=hint)
-    if model.adaptation not in FROZEN:
+    if model.baseline is not None:
+        raise ConfigError("data.cache_tokens needs an encoder with tokens", found=model.baseline, hint=hint)
+    if model.encoder != "identity" and model.adaptation not in FROZEN:
         raise ConfigError(
             "data.cache_tokens needs an encoder that is not trained",
             found=f"model.adaptation={model.adaptation}",

@@ -29,10 +29,11 @@ TapShape = tuple[int, int, int]
 class FrozenEncoder:
     """The frozen encoder of a network, as `volseg.data.tokens.SliceTokens` describes it.
 
-    It runs in float32 at every precision of training, so that one cache serves them all.
+    It runs in float32 at every precision of training, so that one cache serves them all. Of the control without an
+    encoder, tokens have no channels: it trains on the same stored volumes.
 
     Args:
-        model: The network; its encoder is frozen.
+        model: The network; its encoder is frozen, or ``None``.
         plan: The plan, whose patch size is the window.
         name: Value of ``model.encoder``.
 
@@ -45,20 +46,13 @@ class FrozenEncoder:
 
     def __init__(self, model: SegmentationNetwork, plan: Plan, name: str) -> None:
         encoder = model.encoder
-        assert encoder is not None
-        assert not any(parameter.requires_grad for parameter in encoder.parameters())
+        own = {} if encoder is None else {"weights": weights_hash(encoder), **encoder.token_settings()}
+        assert encoder is None or not any(parameter.requires_grad for parameter in encoder.parameters())
         self._model = model
         _, height, width = self.window = plan.patch_size
         self.halo = model.halo
         self.slice_shape = (sum(map(math.prod, tap_shapes(encoder, height, width))),)
-        settings = {
-            "encoder": name,
-            "weights": weights_hash(encoder),
-            **encoder.token_settings(),
-            "window": list(self.window),
-            "overlap": OVERLAP,
-        }
-        self.key = digest(settings)
+        self.key = digest({"encoder": name, **own, "window": list(self.window), "overlap": OVERLAP})
 
     def windows(self, shape: Sequence[int]) -> NDArray[np.int32]:
         """Return the first row and column (N, 2) of the in-plane windows of a padded volume (D, H, W)."""
@@ -71,6 +65,8 @@ class FrozenEncoder:
         Raises:
             ConfigError: A token does not fit half precision.
         """
+        if self._model.encoder is None:
+            return np.empty((len(stack[0]) - 2 * self.halo, 0), np.float16)
         device = next(self._model.parameters()).device
         with torch.no_grad():
             tokens = pack_taps(self._model.encode(torch.from_numpy(stack)[None].to(device)))[0]
@@ -83,8 +79,10 @@ class FrozenEncoder:
         return cast("NDArray[np.float16]", tokens.cpu().numpy())
 
 
-def tap_shapes(encoder: VolumeEncoder, height: int, width: int) -> list[TapShape]:
-    """Return rows, columns and channels of each tap of one slice of H x W voxels."""
+def tap_shapes(encoder: VolumeEncoder | None, height: int, width: int) -> list[TapShape]:
+    """Return rows, columns and channels of each tap of one slice of H x W voxels; none without an encoder."""
+    if encoder is None:
+        return []
     spec = zip(encoder.spec.channels, encoder.spec.strides, strict=True)
     return [(height // rows, width // columns, channels) for channels, (_, rows, columns) in spec]
 
@@ -105,9 +103,8 @@ def unpack_taps(tokens: Tensor, shapes: Sequence[TapShape]) -> list[Tensor]:
 
 def training_inputs(batch: dict[str, Any], encoder: VolumeEncoder | None, device: torch.device) -> dict[str, Any]:
     """Return the network's further inputs: the taps, if the batch has tokens."""
-    if "tokens" not in batch:
+    if "tokens" not in batch or encoder is None:
         return {}
-    assert encoder is not None
     tokens = batch["tokens"].to(device, non_blocking=True)
     return {"taps": unpack_taps(tokens, tap_shapes(encoder, *batch["image"].shape[-2:]))}
 
