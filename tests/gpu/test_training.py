@@ -71,7 +71,7 @@ def waiting_is_an_error() -> Iterator[None]:
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_replayed_steps_are_those_of_the_network(settings: list[str], device: str) -> None:
     batches = batches_of(5, 2)
-    plain = make_state(*settings, f"device={device}", "train.replay=off")
+    plain = make_state(*settings, f"device={device}", "train.replay=never")
     replayed = make_state(*settings, f"device={device}")
     with deterministic_algorithms(enabled=True):  # Adam would make large steps of small differences
         expected, losses = run(plain, batches), run(replayed, batches)
@@ -86,7 +86,7 @@ def test_replayed_steps_are_those_of_the_network(settings: list[str], device: st
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_bf16_and_accumulated_batches_are_replayed(precision: str, accumulate: int) -> None:
     batches = batches_of(2)[:accumulate]
-    plain, replayed = (make_state(f"precision={precision}", f"train.replay={mode}") for mode in ("off", "auto"))
+    plain, replayed = (make_state(f"precision={precision}", f"train.replay={mode}") for mode in ("never", "auto"))
     losses = [[state.step(batches, step, spent=0.5).loss.item() for step in range(4)] for state in (plain, replayed)]
     assert replayed.is_replayed
     assert losses[1] == pytest.approx(losses[0], rel=1e-2 if precision == "bf16" else 1e-5)
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_the_gpu_continues_on_the_cpu_and_back(tmp_path: Path) -
     assert state.average.updates == 4
 
 
-@pytest.mark.parametrize("replay", ["auto", "off"])
+@pytest.mark.parametrize("replay", ["auto", "never"])
 @pytest.mark.parametrize("settings", ALL)
 def test_a_step_does_not_wait(settings: list[str], replay: str) -> None:
     state, batches = make_state(*settings, f"train.replay={replay}"), batches_of(6, 3)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tests.made.plans import StubPlan
 from tests.training.test_waiting import make_batch
 from volseg.config.load import load_config
-from volseg.config.schema import Config
+from volseg.config.schema import REPLAYS, Config
 from volseg.device import free_memory
 from volseg.errors import ConfigError
 from volseg.training import state
@@ -256,10 +256,16 @@ def test_only_single_processes_on_cuda_record() -> None:
     assert not choice(config, "cpu")
     assert not choice(config, "mps")
     assert not choice(config, processes=2)
-    assert not choice(load_config(None, ["train.replay=off"]))
+    assert not choice(load_config(None, ["train.replay=never"]))
     assert not choice(load_config(None, ["model.checkpoint_encoder=true"]))
     with pytest.raises(ConfigError, match=r"train\.replay"):
         load_config(None, ["train.replay=on"])
+
+
+@pytest.mark.parametrize("choice", REPLAYS)
+def test_a_choice_is_no_boolean_in_a_yaml_file(choice: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"train:\n  replay: {choice}\n")
+    assert load_config(tmp_path / "run.yaml").train.replay == choice
 
 
 @pytest.mark.parametrize(("backend", "expected"), [("native", 1600), ("cudaMallocAsync", 2000)])

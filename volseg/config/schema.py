@@ -22,7 +22,7 @@ BASELINES = ("dynunet", "unetr", "swinunetr")
 OPTIMIZERS = ("adamw", "sgd")
 HEADERS = (None, "image")
 PRECISIONS = ("auto", "32", "bf16")
-REPLAYS = ("auto", "off")
+REPLAYS = ("auto", "never")
 LOSSES = ("dice_ce", "dice_focal", "dice", "ce", "focal")
 LOGGERS = (None, "tensorboard", "mlflow", "wandb")
 FROZEN = ("frozen", "linear")
@@ -254,7 +254,7 @@ class TrainConfig:
         focal_gamma: Exponent of the focal loss: how much less voxels count that are already right.
         deep_supervision: Add losses on the decoder's coarser levels.
         replay: ``auto`` records the kernels of the first step on a CUDA device and replays them, where that is possible
-            and gives the same gradients; ``off`` computes every step anew. Pretraining does that in any case.
+            and gives the same gradients; ``never`` computes every step anew. Pretraining does that in any case.
         validate_every: Steps between validations on whole volumes.
         validate_cases: Most cases of a validation during training, 0 for none; the final one uses all held-out cases.
         checkpoint_every: Most steps between checkpoints.

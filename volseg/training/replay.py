@@ -270,7 +270,7 @@ class Replayer:
             cause = error.__context__ or error  # the end of a recording that failed is an error of its own
             self._give_up(str(cause).partition("\n")[0])
         else:
-            logger.info("the kernels of a step were recorded and are replayed (train.replay=off computes them anew)")
+            logger.info("the kernels of a step were recorded and are replayed (train.replay=never computes them anew)")
 
     def _give_up(self, reason: str) -> None:
         self._graphs = self._recording = None
@@ -282,7 +282,7 @@ class Replayer:
 def choose_graphs(config: Config, device: torch.device, ranks: Ranks) -> Graphs | None:
     """Return what records the steps of a run; ``None`` where they are computed anew.
 
-    They are, with ``train.replay=off``, on other devices than CUDA, by several processes, whose gradients travel in
+    They are, with ``train.replay=never``, on other devices than CUDA, by several processes, whose gradients travel in
     between, and with ``model.checkpoint_encoder``, whose random numbers are set back within a step.
     """
     is_possible = device.type == "cuda" and ranks.size == 1 and not config.model.checkpoint_encoder
