@@ -86,7 +86,7 @@ def training_memory(
         layer.forward = within(precision, layer.forward)  # the backward pass runs it again, without the context
     forward, backward = step_peaks(network, patches, target, loss, precision)
     activations = max(forward + trained * accumulates, backward)
-    if device_type != "cpu":  # AdamW computes the updates of all weights at once there
+    if device_type != "cpu":  # the average moves by the differences of all weights at once there, beside the gradients
         activations = max(activations, 2 * trained)
     return TrainingMemory(
         weights=2 * FLOAT * sum(parameter.numel() for parameter in parameters),
