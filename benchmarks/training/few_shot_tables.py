@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -51,29 +51,36 @@ def curve_of(budgets: dict[str, list[Cell]]) -> Curve:
 def markdown(name: str, document: Record, rows: Sequence[Record]) -> str:
     """Return the page of a curve, from its JSON and CSV: Dice and differences of arms, and the conditions."""
     comparison = Comparison(**{field.name: document[field.name] for field in fields(Comparison)})
-    curve, pairs = curve_of(cells_of(document["cells"], rows)), comparison.pairs
-    arms = [cell.name for cell in next(iter(curve.values()))]
+    curve = {
+        cases: {cell.name: cell for cell in cells}
+        for cases, cells in curve_of(cells_of(document["cells"], rows)).items()
+    }
+    arms, pairs = list(dict.fromkeys(arm for cells in curve.values() for arm in cells)), comparison.pairs
     dice = [["training cases", "seeds", *(f"Dice, {arm}" for arm in arms)]]
     differences = [["training cases", *(f"{arm} minus {other}" for arm, other in pairs)]]
     for cases, cells in curve.items():
-        of_arm = {cell.name: cell for cell in cells}
-        texts = [interval_text(mean_dice(cell), "{:.4f}") for cell in cells]
-        dice.append([str(cases), str(len(cells[0].runs)), *texts])
-        texts = [interval_text(difference_to(of_arm[other], of_arm[arm]), "{:+.4f}") for arm, other in pairs]
-        differences.append([str(cases), *texts])
+        texts = [interval_text(mean_dice(cells[arm]), "{:.4f}") if arm in cells else "" for arm in arms]
+        dice.append([str(cases), str(max(len(cell.runs) for cell in cells.values())), *texts])
+        differences.append([str(cases), *(difference_text(cells, arm, other) for arm, other in pairs)])
     parts = [
         f"# Few-shot curve: {name.replace('_', ' ')}",
         table(dice),
         table(differences),
         f"![Dice against training cases]({name}.png)",
-        conditions(curve, comparison),
+        conditions([cell for cells in curve.values() for cell in cells.values()], comparison),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def conditions(curve: Curve, comparison: Comparison) -> str:
+def difference_text(cells: Mapping[str, Cell], arm: str, other: str) -> str:
+    """Return the Dice of an arm less that of another, paired by case and seed; empty until both have a common seed."""
+    if not (arm in cells and other in cells and cells[arm].dice.keys() & cells[other].dice.keys()):
+        return ""
+    return interval_text(difference_to(cells[other], cells[arm]), "{:+.4f}")
+
+
+def conditions(cells: Sequence[Cell], comparison: Comparison) -> str:
     """Return the conditions that all runs share, and how to read the table."""
-    cells = [cell for cells in curve.values() for cell in cells]
     runs, arms = [run for cell in cells for run in cell.runs], {cell.name for cell in cells}
     machines = "; ".join(sorted({machine_text(run) for run in runs}))
     commits = ", ".join(sorted({str(run["commit"])[:10] for run in runs}))
