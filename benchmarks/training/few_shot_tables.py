@@ -101,14 +101,17 @@ def plot(curve: Curve, path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for index, arm in enumerate(cell.name for cell in next(iter(curve.values()))):
+    arms = list(dict.fromkeys(cell.name for cells in curve.values() for cell in cells))
+    for index, arm in enumerate(arms):
         cells = {cases: cell for cases, cells in curve.items() for cell in cells if cell.name == arm}
         middles, lows, highs = zip(*(mean_interval(mean_dice(cell)) for cell in cells.values()), strict=True)
         axes.plot(list(cells), middles, "o-", color=f"C{index}", label=arm)
-        axes.fill_between(list(cells), lows, highs, color=f"C{index}", alpha=0.15)
+        if len(arms) == 2:  # bands of more hide each other; the table has their differences
+            axes.fill_between(list(cells), lows, highs, color=f"C{index}", alpha=0.15)
         points = [(cases, run["scores"]["mean"]["dice"]) for cases, cell in cells.items() for run in cell.runs]
         axes.plot(*zip(*points, strict=True), ".", color=f"C{index}", markersize=4)
     axes.set_xscale("log")
+    axes.minorticks_off()
     axes.set_xticks(list(curve), [str(cases) for cases in curve])
     axes.set_xlabel("training cases")
     axes.set_ylabel("Dice of the held-out cases")
