@@ -29,7 +29,7 @@ from shared.text import say
 from training.adaptation_grid import ADAPTATIONS, Encoder, Job, command_of, count_of, jobs_of
 from training.adaptation_tables import write_tables
 from training.pooled_dice import pooled_dice_of_run
-from training.runs import FINISHED, NO_VALIDATION, finished_run
+from training.runs import FINISHED, finished_run, settings_of_steps
 from volseg.config.load import load_config
 from volseg.data.split_rules import choose_split
 from volseg.io.datasets import Dataset, read_dataset
@@ -40,7 +40,7 @@ def main() -> int:
     args = parse_arguments()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     dataset = read_dataset(args.data)
-    available = len(choose_split(dataset, load_config(args.config, shared_settings(args)).data, seed=0)["train"])
+    available = len(choose_split(dataset, load_config(args.config, settings_of_steps(args)).data, seed=0)["train"])
     shots = [count_of(text, available) for text in args.shots]
     jobs = jobs_of(args.encoders, args.adaptations, shots, args.seeds)
     name = f"{dataset.name.lower()}_{args.steps}_steps"
@@ -59,15 +59,9 @@ def train(job: Job, root: Path, dataset: Dataset, args: argparse.Namespace) -> N
     """Train and score one cell, if it is not finished."""
     say(f"{root.name}, seed {job.seed}, {job.cases} cases: {job.arm}")
     folder = job.folder(root)
-    record = finished_run(folder, job.arm, args.config, [*shared_settings(args), *job.settings])
+    record = finished_run(folder, job.arm, args.config, [*settings_of_steps(args), *job.settings])
     if "pooled_dice" not in record:
         write_json(folder / FINISHED, {**record, "pooled_dice": pooled_dice_of_run(folder, dataset)})
-
-
-def shared_settings(args: argparse.Namespace) -> list[str]:
-    """Return the settings that all cells share."""
-    settings = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", f"data.fold={args.fold}"]
-    return [*settings, "train.max_minutes=null", f"train.max_steps={args.steps}", NO_VALIDATION, *args.settings]
 
 
 def parse_arguments() -> argparse.Namespace:

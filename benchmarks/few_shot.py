@@ -20,7 +20,7 @@ from shared.arguments import add_runs, integers, make_parser, words
 from shared.text import say
 from training.adaptation_grid import count_of
 from training.few_shot_tables import Comparison, write_tables
-from training.runs import NO_VALIDATION, finished_run
+from training.runs import finished_run, settings_of_steps
 from volseg.config.schema import DataConfig
 from volseg.data.split_rules import choose_split
 from volseg.io.datasets import read_dataset
@@ -36,8 +36,7 @@ def main() -> int:
     dataset = read_dataset(args.data)
     available = len(choose_split(dataset, DataConfig(root=args.data, fold=args.fold), seed=0)["train"])
     name = f"{dataset.name.lower()}_{args.steps}_steps"
-    settings = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", f"data.fold={args.fold}"]
-    settings += ["train.max_minutes=null", f"train.max_steps={args.steps}", NO_VALIDATION, *args.settings]
+    settings = settings_of_steps(args)
     for seed in args.seeds:
         for count in [count_of(text, available) for text in args.shots]:
             for arm, changes in ARMS.items():

@@ -33,7 +33,7 @@ from shared.record import ROOT
 from shared.text import say
 from training.adaptation_grid import Encoder, count_of
 from training.few_shot_tables import Comparison, write_tables
-from training.runs import NO_VALIDATION, finished_run
+from training.runs import finished_run, settings_of_steps
 from volseg.config.schema import DataConfig
 from volseg.data.split_rules import choose_split
 from volseg.io.datasets import read_dataset
@@ -63,8 +63,7 @@ def main() -> int:
         shutil.copyfile(folder / "progress.png", args.out / f"{name}_pretraining.png")
         encoder = Encoder("tiny", str(folder))
         origin = f"Pretrained for {length} on {available} scans without labels, or random weights"
-    settings = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", f"data.fold={args.fold}"]
-    settings += ["train.max_minutes=null", f"train.max_steps={args.steps}", NO_VALIDATION, *args.settings]
+    settings = settings_of_steps(args)
     arms = arms_of(encoder, args.adaptations)
     if args.stored_volumes:
         origin += f", on stored tokens of about {args.stored_volumes} volumes"

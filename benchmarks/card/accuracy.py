@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.record import ROOT, Record, cores
+from card.device import loader_workers
+from shared.record import ROOT, Record
 from training.comparison import read_cells
 from training.runs import NO_VALIDATION, finished_run
 
 CONFIG = ROOT / "volseg" / "configs" / "gpu.yaml"
 MODELS = {"volseg": ["model.encoder=tiny"], "identity": ["model.encoder=identity"]}
-MOST_WORKERS = 14
 
 
 def rows(device: str, data: str, minutes: float, runs: str) -> Iterator[Record]:
@@ -20,7 +20,7 @@ def rows(device: str, data: str, minutes: float, runs: str) -> Iterator[Record]:
     A finished run is kept, and an interrupted one resumes from its checkpoint.
     """
     shared = [f"data.root={data}", f"data.cache={runs}/preprocessed", f"device={device}", "data.fold=0", "seed=0"]
-    shared += [f"data.workers={min(MOST_WORKERS, cores())}", "model.weights=random", NO_VALIDATION]
+    shared += [f"data.workers={loader_workers()}", "model.weights=random", NO_VALIDATION]
     shared += [f"train.max_minutes={minutes:g}", "train.max_steps=null"]
     for name, settings in MODELS.items():
         finished_run(Path(runs) / name / "fold0_seed0", name, CONFIG, [*shared, *settings])

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from card.device import PRECISIONS
-from prediction.monai_inferer import monai_logits
+from prediction.monai_inferer import monai_logits, with_neighbours
 from volseg.models.contracts import SegmentationNetwork
 from volseg.planning.plan import Plan
 
@@ -68,7 +67,7 @@ def predict_as_bundles(
     data = preparation(data)
     finished("prepare")
     image = data["image"]  # (C, W, H, D)
-    stacked = neighbours_as_channels(image.as_tensor().movedim(3, 1)[None], model.halo)
+    stacked = with_neighbours(image.as_tensor().movedim(3, 1), model.halo)
     with torch.autocast(torch.device(device).type, PRECISIONS[precision], enabled=precision != "float32"):
         logits = monai_logits(model, stacked, plan.patch_size, BATCH).float()  # (K, D, H, W), the axes of the image
     data["logits"] = MetaTensor(logits.movedim(1, 3), meta=image.meta, applied_operations=image.applied_operations)
@@ -78,13 +77,6 @@ def predict_as_bundles(
     finished("restore")
     SaveImaged("logits", output_dir=output, output_postfix="", output_dtype=np.uint8, print_log=False)(data)
     finished("write")
-
-
-def neighbours_as_channels(image: Tensor, halo: int) -> Tensor:
-    """Return ``(1, C, D, H, W)`` as ``(1, (2 halo + 1) * C, D, H, W)`` on its device; the end slices are repeated."""
-    last = image.shape[2] - 1
-    slices = torch.arange(last + 1, device=image.device)
-    return torch.cat([image[:, :, (slices + shift).clamp(0, last)] for shift in range(-halo, halo + 1)], dim=1)
 
 
 def _intensity(plan: Plan) -> dict[str, float]:

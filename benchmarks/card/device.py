@@ -10,14 +10,21 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from shared.record import cores
 from volseg.device import has_native_bf16
 
 PRECISIONS = {"bf16": torch.bfloat16, "float32": torch.float32}
+MOST_WORKERS = 14
 
 
 def precisions(device: str) -> list[str]:
     """Return the precisions that the device computes in."""
     return [name for name in PRECISIONS if name == "float32" or has_native_bf16(torch.device(device))]
+
+
+def loader_workers() -> int:
+    """Return the number of processes that cut patches: one for each core, within a limit."""
+    return min(MOST_WORKERS, cores())
 
 
 def synchronize(device: str) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from torch.profiler import ProfilerActivity, profile
 
-from card.device import device_seconds, peak_memory_mb, reset_peak_memory, share, synchronize
+from card.device import device_seconds, loader_workers, peak_memory_mb, reset_peak_memory, share, synchronize
 from card.made import write_dataset
-from shared.record import Record, cores
+from shared.record import Record
 from training.runs import NO_VALIDATION
 from volseg.config.load import load_config
 from volseg.device import full_float32
@@ -35,7 +36,6 @@ SIZES: dict[str, tuple[list[str], int, tuple[int, int, int], int, int, int, floa
 }
 """Networks, made cases, patch, batch, steps that are not measured, measured ones, and their most seconds."""
 PROFILED_STEPS = 10
-MOST_WORKERS = 14
 
 
 class Enough(Exception):
@@ -47,7 +47,7 @@ def rows(device: str, size: str, data: str | None) -> Iterator[Record]:
     networks, cases, patch, batch, *_ = SIZES[size]
     with tempfile.TemporaryDirectory() as folder:
         root = data or str(write_dataset(Path(folder) / "data", cases))
-        workers = min(MOST_WORKERS, cores()) if size != "tiny" else 0
+        workers = loader_workers() if size != "tiny" else 0
         shared = [f"data.root={root}", f"data.cache={folder}/cache", f"device={device}", f"data.workers={workers}"]
         shared += [f"train.batch_size={batch}", f"plan.patch_size={list(patch)}", "plan.token_stride=8"]
         shared += ["model.weights=random", "train.max_steps=1000000", "data.fold=all", NO_VALIDATION]
@@ -82,7 +82,7 @@ class Watch:
 
     def waits(self) -> Any:
         """Return a context in which the time that the run waits for batches is measured."""
-        return _Replaced(run_of_steps, "batches", self._timed(run_of_steps.batches))
+        return mock.patch.object(run_of_steps, "batches", self._timed(run_of_steps.batches))
 
     def after_step(self, stage: str, step: int, total: int | None) -> None:
         """Take the time; raise `Enough` in the end."""
@@ -141,17 +141,3 @@ class Watch:
                 yield batch
 
         return timed
-
-
-class _Replaced:
-    """A context in which an attribute of a module is another."""
-
-    def __init__(self, module: Any, name: str, value: Any) -> None:
-        self._module, self._name, self._value = module, name, value
-
-    def __enter__(self) -> None:
-        self._before = getattr(self._module, self._name)
-        setattr(self._module, self._name, self._value)
-
-    def __exit__(self, *exception: object) -> None:
-        setattr(self._module, self._name, self._before)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,15 +17,15 @@ from volseg.models.contracts import SegmentationNetwork
 OVERLAP = 0.5
 
 
-def with_neighbours(image: NDArray[np.float32], halo: int) -> Tensor:
-    """Return ``(C, D, H, W)`` as ``(1, (2 halo + 1) * C, D, H, W)``: neighbouring slices as channels.
+def with_neighbours(image: NDArray[np.float32] | Tensor, halo: int) -> Tensor:
+    """Return ``(C, D, H, W)`` as ``(1, (2 halo + 1) * C, D, H, W)`` on its device: neighbouring slices as channels.
 
     MONAI cuts windows without neighbouring slices; as channels, every window has them. The end slices are repeated.
     """
+    volume = torch.as_tensor(image)[None]
     if not halo:
-        return torch.from_numpy(image)[None]
-    padded = torch.from_numpy(np.pad(image, ((0, 0), (halo, halo), (0, 0), (0, 0)), mode="edge"))[None]
-    depth = image.shape[1]
+        return volume
+    padded, depth = F.pad(volume, (0, 0, 0, 0, halo, halo), mode="replicate"), volume.shape[2]
     return torch.cat([padded[:, :, shift : shift + depth] for shift in range(2 * halo + 1)], dim=1)
 
 

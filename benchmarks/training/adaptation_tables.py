@@ -9,9 +9,9 @@ from typing import Any
 
 from shared.record import Record, portable_argument, write_json
 from shared.text import table
-from training.ablation_cells import Cell, cells_of, difference_to, mean_dice, mean_interval, read_runs
+from training.ablation_cells import Cell, cells_of, mean_dice, mean_interval, read_runs
 from training.ablation_tables import interval_text
-from training.few_shot_tables import Curve, curve_of
+from training.few_shot_tables import Curve, arms_of, curve_of, difference_text
 from training.runs import machine_text, mean_of, write_csv
 
 
@@ -37,18 +37,13 @@ def markdown(name: str, document: Record, rows: Sequence[Record]) -> str:
         "## Dice per case",
         arm_table(curve, lambda cell, _: interval_text(mean_dice(cell), "{:.4f}")),
         f"## Dice per case, minus {first}",
-        arm_table(curve, lambda cell, cells: difference_text(cells, cell, first)),
+        arm_table(curve, lambda cell, cells: difference_text(cells, cell.name, first)),
         "## Dice of all voxels pooled, as in the study",
         arm_table(curve, lambda cell, _: pooled_text(cell)),
         f"![Dice against training cases]({name}.png)",
         conditions(curve, document["command"]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def arms_of(curve: Curve) -> list[str]:
-    """Return the arms that have a finished cell."""
-    return list(dict.fromkeys(cell.name for cells in curve.values() for cell in cells))
 
 
 def arm_table(curve: Curve, text: Callable[[Cell, list[Cell]], str]) -> str:
@@ -59,14 +54,6 @@ def arm_table(curve: Curve, text: Callable[[Cell, list[Cell]], str]) -> str:
         trained = next(iter(finished.values()))[0].runs[0]["trained_parameters"]
         rows.append([arm, f"{trained:,}", *(text(*finished[cases]) if cases in finished else "" for cases in curve)])
     return table(rows)
-
-
-def difference_text(cells: Sequence[Cell], cell: Cell, first: str) -> str:
-    """Return the Dice of a cell minus that of the first arm with the same training cases, paired by case and seed."""
-    reference = next((other for other in cells if other.name == first), None)
-    if reference is None or cell is reference or not reference.dice.keys() & cell.dice.keys():
-        return ""
-    return interval_text(difference_to(reference, cell), "{:+.4f}")
 
 
 def pooled_text(cell: Cell) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -48,39 +48,46 @@ def curve_of(budgets: dict[str, list[Cell]]) -> Curve:
     return {cases: budgets[name] for cases, name in sorted((int(name.split()[0]), name) for name in budgets)}
 
 
+def arms_of(curve: Curve) -> list[str]:
+    """Return the arms that have a finished cell."""
+    return list(dict.fromkeys(cell.name for cells in curve.values() for cell in cells))
+
+
 def markdown(name: str, document: Record, rows: Sequence[Record]) -> str:
     """Return the page of a curve, from its JSON and CSV: Dice and differences of arms, and the conditions."""
     comparison = Comparison(**{field.name: document[field.name] for field in fields(Comparison)})
-    curve = {
-        cases: {cell.name: cell for cell in cells}
-        for cases, cells in curve_of(cells_of(document["cells"], rows)).items()
-    }
-    arms, pairs = list(dict.fromkeys(arm for cells in curve.values() for arm in cells)), comparison.pairs
+    curve = curve_of(cells_of(document["cells"], rows))
+    arms, pairs = arms_of(curve), comparison.pairs
     dice = [["training cases", "seeds", *(f"Dice, {arm}" for arm in arms)]]
     differences = [["training cases", *(f"{arm} minus {other}" for arm, other in pairs)]]
     for cases, cells in curve.items():
-        texts = [interval_text(mean_dice(cells[arm]), "{:.4f}") if arm in cells else "" for arm in arms]
-        dice.append([str(cases), str(max(len(cell.runs) for cell in cells.values())), *texts])
+        texts = {cell.name: interval_text(mean_dice(cell), "{:.4f}") for cell in cells}
+        dice.append([str(cases), str(max(len(cell.runs) for cell in cells)), *(texts.get(arm, "") for arm in arms)])
         differences.append([str(cases), *(difference_text(cells, arm, other) for arm, other in pairs)])
     parts = [
         f"# Few-shot curve: {name.replace('_', ' ')}",
         table(dice),
         table(differences),
         f"![Dice against training cases]({name}.png)",
-        conditions([cell for cells in curve.values() for cell in cells.values()], comparison),
+        conditions(curve, comparison),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def difference_text(cells: Mapping[str, Cell], arm: str, other: str) -> str:
-    """Return the Dice of an arm less that of another, paired by case and seed; empty until both have a common seed."""
-    if not (arm in cells and other in cells and cells[arm].dice.keys() & cells[other].dice.keys()):
+def difference_text(cells: Sequence[Cell], arm: str, other: str) -> str:
+    """Return the Dice of an arm less that of another with the same training cases, paired by case and seed.
+
+    It is empty for one and the same arm, and until both have a finished run of one seed.
+    """
+    of_arm = {cell.name: cell for cell in cells}
+    if arm == other or not {arm, other} <= of_arm.keys() or not of_arm[arm].dice.keys() & of_arm[other].dice.keys():
         return ""
-    return interval_text(difference_to(cells[other], cells[arm]), "{:+.4f}")
+    return interval_text(difference_to(of_arm[other], of_arm[arm]), "{:+.4f}")
 
 
-def conditions(cells: Sequence[Cell], comparison: Comparison) -> str:
+def conditions(curve: Curve, comparison: Comparison) -> str:
     """Return the conditions that all runs share, and how to read the table."""
+    cells = [cell for cells in curve.values() for cell in cells]
     runs, arms = [run for cell in cells for run in cell.runs], {cell.name for cell in cells}
     machines = "; ".join(sorted({machine_text(run) for run in runs}))
     commits = ", ".join(sorted({str(run["commit"])[:10] for run in runs}))
@@ -101,7 +108,7 @@ def plot(curve: Curve, path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    arms = list(dict.fromkeys(cell.name for cells in curve.values() for cell in cells))
+    arms = arms_of(curve)
     for index, arm in enumerate(arms):
         cells = {cases: cell for cases, cells in curve.items() for cell in cells if cell.name == arm}
         middles, lows, highs = zip(*(mean_interval(mean_dice(cell)) for cell in cells.values()), strict=True)

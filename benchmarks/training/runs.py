@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -21,6 +22,12 @@ NO_VALIDATION = "train.validate_every=1000000000"
 """Validation on whole volumes during training would take time and change nothing."""
 FINISHED = "cell.json"
 """File in a run folder that marks a finished run and holds its record."""
+
+
+def settings_of_steps(args: argparse.Namespace) -> list[str]:
+    """Return the settings that all runs of a command share: data, fold, cache, and a length in steps."""
+    settings = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", f"data.fold={args.fold}"]
+    return [*settings, "train.max_minutes=null", f"train.max_steps={args.steps}", NO_VALIDATION, *args.settings]
 
 
 def finished_run(folder: Path, name: str, config: Path, settings: Sequence[str]) -> Record:
