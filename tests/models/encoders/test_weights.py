@@ -155,3 +155,33 @@ def test_weights_that_are_no_numbers(tmp_path: Path, suffix: str, value: float) 
     with pytest.raises(ModelFileError, match=r"blocks\.1\.mlp\.fc2\.weight has values that are not finite") as error:
         build(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_numbers_beyond_the_type_of_the_network_are_refused(tmp_path: Path, suffix: str) -> None:
+    """They are finite in the file and would be infinite in the network."""
+    key, path = "blocks.1.mlp.fc2.weight", tmp_path / f"dinov2{suffix}"
+    state = official_weights()
+    state[key] = state[key].double().index_fill(0, torch.tensor([3]), 1e300)
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    with pytest.raises(ModelFileError, match=rf"{key} has values that are not finite[\s\S]*hint: give a file in"):
+        build(path)
+
+
+def test_half_precision_does_not_round_the_sum_over_colours(tmp_path: Path) -> None:
+    state = {key: value.half() for key, value in official_weights().items()}
+    state["patch_embed.proj.weight"][0] = 40000  # the sum of three is beyond half precision
+    save_file(state, tmp_path / "half.safetensors")
+    save_file({key: value.float() for key, value in state.items()}, tmp_path / "single.safetensors")
+    half, single = (build(tmp_path / f"{name}.safetensors").encoder.state_dict() for name in ("half", "single"))
+    assert all(torch.equal(value, single[key]) for key, value in half.items())
+
+
+def test_quantised_weights_are_loaded_by_value_or_refused(tmp_path: Path) -> None:
+    state = official_weights()
+    save_file({key: value.to(torch.float8_e4m3fn) for key, value in state.items()}, tmp_path / "eight.safetensors")
+    assert build(tmp_path / "eight.safetensors")
+    key = "patch_embed.proj.weight"
+    save_file({**state, key: (state[key] * 127).to(torch.int8)}, tmp_path / "int.safetensors")
+    with pytest.raises(ModelFileError, match="patch_embed"):
+        build(tmp_path / "int.safetensors")

@@ -21,6 +21,7 @@ from volseg.models.encoders.slices import SliceEncoder
 logger = logging.getLogger(__name__)
 
 LISTED = 10  # most keys of a kind in one message
+VALUES_HINT = "give a file in float32, float16 or bfloat16, from a training that did not diverge"
 
 
 def load_encoder(encoder: SliceEncoder, path: str | Path, image_channels: int) -> None:
@@ -51,10 +52,13 @@ def load_state(
         ModelFileError: As `load_encoder`.
     """
     expected, name = vit.state_dict(), vit.input_weight
+    # first in the network's type: half precision would round the sum over RGB, and float64 may become infinite
+    dtype = expected[name].dtype
+    weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
     state = vit.official_state(weights)
-    if adapt is not None and name in state and state[name].shape[1:2] == (3,):
+    if adapt is not None and name in state and state[name].shape[1:2] == (3,) and state[name].is_floating_point():
         state[name] = adapt(state[name])
-    hint = None if _shapes(state) == _shapes(expected) else encoder_hint(weights)
+    hint = VALUES_HINT if _shapes(state) == _shapes(expected) else encoder_hint(weights)
     check_fit(state, expected, path, "the weights do not fit the encoder", hint)
     vit.load_state_dict(state, strict=True)
     logger.info("encoder weights from %s", path)
