@@ -75,6 +75,12 @@ def test_folds_share_no_patient_and_test_each_sample_once() -> None:
             assert not set(known[train]) & set(known[test])
 
 
+def test_seeds_of_more_than_32_bits_make_folds() -> None:
+    patients = np.arange(20)
+    folds = make_folds(made_labels(patients.tolist(), (patients % 2).tolist()), patients % 2, patients, 2**40 + 1)
+    assert len(folds) == 5
+
+
 class Spy:
     """A classifier that records which samples it was given."""
 

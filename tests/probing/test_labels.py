@@ -57,6 +57,15 @@ def test_slices_patients_and_folds(tmp_path: Path) -> None:
         (("case,label,label", "a,1,2"), ("stand twice", "label")),
         (("case,label", "a,1,2", "b,2"), ("another length", "row 2: 3 columns")),
         (
+            ("case,label", "a,1", "b,NA", "c,nan"),
+            ("say that a value is missing", "row 3: label NA", "row 4: label nan"),
+        ),
+        (("case,label,patient", "a,1,p", "b,2,NaN"), ("say that a value is missing", "row 3: patient NaN")),
+        (("case,label", "a,1", "b,01", "c,1.0", "d,0"), ("classes are spelt in several ways", "1, 01, 1.0", "one way")),
+        (("case,label", "a,ill", "b,Ill", "c,well"), ("classes are spelt in several ways", "ill, Ill")),
+        (("case,label,patient", "a,1,P7", "b,2,p7"), ("patients are spelt in several ways", "P7, p7")),
+        (("case,label,patient", "a,1,007", "b,2,7"), ("patients are spelt in several ways", "007, 7")),
+        (
             ("case,label,patient,fold", "a,1,p,0", "b,2,p,1"),
             ("patients are in several parts", "p: 0 (row 2), 1 (row 3)"),
         ),
@@ -81,3 +90,8 @@ def test_labels_and_scans_belong_together(tmp_path: Path) -> None:
         check_scans(labels, ["a", "c"], "scans")
     with pytest.raises(DataError, match=r"have no label(.|\n)*c"):
         check_scans(labels, ["a", "b", "c"], "scans")
+
+
+def test_numbers_that_differ_are_not_spellings_of_one(tmp_path: Path) -> None:
+    rows = ("case,label,patient", "a,0,10", "b,-1,1", "c,1,100", "d,1.5,001x", "e,15,1x")
+    assert len(read_labels(table(tmp_path, *rows)).classes) == 5

@@ -113,7 +113,7 @@ def _check_patients(labels: Labels, truth: Ints, patients: Ints, part: Ints, lea
 def _grouped_folds(count: int, truth: Ints, patients: Ints, seed: int) -> Iterator[tuple[Ints, Ints]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)  # scikit-learn takes 32 bits
     yield from folds.split(np.zeros((len(truth), 1)), truth, patients)
 
 

@@ -18,6 +18,8 @@ COLUMNS = ("case", "label", "slice", "patient", "fold", "split")
 EXPECTED = "a row of headers: case, label, and optionally slice, patient, and fold or split"
 SPLITS = ("train", "test")
 EMPTY = "fill the cells; leave out the rows, and the scans, whose label is not known"
+MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "null")
+"""What programs write for an unknown value, in any capitalisation."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,13 @@ def read_labels(file: Path) -> Labels:
     header, rows = _rows(file)
     found = [name for name in COLUMNS if name in header]
     empty = [f"row {number}: {name}" for number, row in rows.items() for name in found if not row[name]]
-    _refuse(file, "cells are empty", empty, expected="a value in each cell of " + ", ".join(found), hint=EMPTY)
+    expected = "a value in each cell of " + ", ".join(found)
+    _refuse(file, "cells are empty", empty, expected=expected, hint=EMPTY)
+    columns = [name for name in found if name in ("label", "patient")]
+    unknown = [
+        f"row {n}: {name} {row[name]}" for n, row in rows.items() for name in columns if row[name].lower() in MISSING
+    ]
+    _refuse(file, "cells say that a value is missing", unknown, expected=expected, hint=EMPTY)
     split_by = next((name for name in ("fold", "split") if name in header), None)
     _check_cells(file, rows)
     samples = [
@@ -96,6 +104,8 @@ def read_labels(file: Path) -> Labels:
         for number, row in rows.items()
     ]
     labels = Labels(file, tuple(samples), split_by)
+    _check_spellings(file, "classes", [sample.label for sample in samples])
+    _check_spellings(file, "patients", [row["patient"] for row in rows.values() if "patient" in row])
     _check_samples(labels)
     return labels
 
@@ -148,6 +158,17 @@ def _check_cells(file: Path, rows: dict[int, dict[str, str]]) -> None:
     for name, (is_valid, expected) in rules.items():
         wrong = [f"row {n}: {row[name]}" for n, row in rows.items() if name in row and not is_valid(row[name])]
         _refuse(file, f"cells of the column {name} are not valid", wrong, expected=expected)
+
+
+def _check_spellings(file: Path, what: str, names: Iterable[str]) -> None:
+    """Check that no name stands in several spellings: capitals, or zeros of a number, which programs add and remove."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        number = re.fullmatch(r"0*([0-9]+)(\.0*)?", name)
+        spellings[number[1] if number else name.casefold()].append(name)
+    several = [", ".join(same) for same in spellings.values() if len(same) > 1]
+    hint = "write each in one way, or give different names to what differs"
+    _refuse(file, f"{what} are spelt in several ways", several, expected="one spelling of each", hint=hint)
 
 
 def _check_samples(labels: Labels) -> None:
