@@ -71,6 +71,14 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
         find_scans(load_config(None, [f"data.root={tmp_path / 'nothing'}"]))
 
 
+def test_scans_beside_the_slices_of_a_series_are_refused(tmp_path: Path) -> None:
+    """Searching the folder for files would leave the series out without a word."""
+    write_series(tmp_path / "scans")
+    save_nifti(tmp_path / "scans" / "t1.nii.gz", np.ones((3, 3, 3), np.float32))
+    with pytest.raises(DataError, match="scans beside the slices of a DICOM series"):
+        find_scans(load_config(None, [f"data.root={tmp_path / 'scans'}"]))
+
+
 def scan_of(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Case:
     return Case(path.name.split(".")[0], (save_nifti(path, values, affine),), None)
 

@@ -11,9 +11,10 @@ from volseg.config.schema import Config
 from volseg.data.split_files import ALL
 from volseg.data.split_rules import choose_split
 from volseg.data.splits import choose_shots
-from volseg.errors import ConfigError, DataError, counted
-from volseg.io.cases import Case, case_names, list_images, sorted_cases
+from volseg.errors import ConfigError, counted
+from volseg.io.cases import Case, case_names, find_volumes, list_images, sorted_cases
 from volseg.io.datasets import is_dataset, read_dataset
+from volseg.io.dicom import is_series_folder
 from volseg.io.modality import UNKNOWN
 from volseg.io.paths import is_folder
 from volseg.io.volumes import has_volume_suffix
@@ -95,12 +96,10 @@ def _of_folder(root: Path, config: Config) -> ScanSplit:
 
 def _scans_of(root: Path) -> tuple[Case, ...]:
     """Return the scans of a folder, or of its sub-folders if it holds none itself; each file or series is one."""
-    try:
+    is_empty = is_folder(root) and not is_series_folder(root) and not find_volumes(root)
+    files = _below(root) if is_empty else []
+    if not files:
         return tuple(list_images(root))
-    except DataError:
-        files = _below(root) if is_folder(root) else []
-        if not files:
-            raise
     names = case_names([(file,) for file in files])
     return sorted_cases([Case(name, (file,), None) for name, file in zip(names, files, strict=True)], root)
 
