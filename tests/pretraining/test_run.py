@@ -164,6 +164,10 @@ def test_changed_scans_and_settings_are_refused_on_resuming(
     other = write_scans(tmp_path / "scans", 4)
     assert main(["pretrain", f"data.root={other}", "--resume", str(run)]) == 2
     assert "not those with which the run began" in capsys.readouterr().err
+    held_out = write_scans(tmp_path / "held_out", 5)
+    save_nifti(held_out / "scan0.nii.gz", np.random.default_rng(9).normal(100, 10, (20, 22, 18)).astype(np.float32))
+    assert main(["pretrain", f"data.root={held_out}", "--resume", str(run)]) == 2
+    assert "missing, new or changed: scan0" in capsys.readouterr().err
     assert pretrain(scans, run) == 2
     assert "there is a run in the output folder already" in capsys.readouterr().err
 

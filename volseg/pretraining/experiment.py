@@ -105,12 +105,13 @@ def _prepare(config: Config, progress: StageProgress | None, *, resume: bool, pr
         work = stage_progress(progress, "preprocess")
         scans = store_scans(cases, stored, split.channels, work, workers=config.data.workers)
         trained = scans[: len(split.train)]
+        held_out = scans[len(split.train) :]
         if resumed:
-            _check_inputs(folder, split, trained)
+            _check_inputs(folder, split, trained, held_out)
         experiment = _experiment(config, split, scans, resumed=resumed)
         if not resumed:
             write_json(folder / SPLIT_FILE, split.to_dict())
-            write_json(folder / INPUTS_FILE, _inputs(trained))
+            write_json(folder / INPUTS_FILE, _inputs(trained, held_out))
             save_config(config, folder)
         yield experiment
 
@@ -162,18 +163,19 @@ def _experiment(config: Config, split: ScanSplit, scans: list[StoredScan], *, re
     )
 
 
-def _inputs(scans: list[StoredScan]) -> dict[str, Any]:
-    return {"cases": {scan.id: {"image_sha256": scan.sha256} for scan in scans}}
+def _inputs(trained: list[StoredScan], held_out: list[StoredScan]) -> dict[str, Any]:
+    cases, measured = ({scan.id: {"image_sha256": scan.sha256} for scan in scans} for scans in (trained, held_out))
+    return {"cases": cases, "held_out": measured}
 
 
-def _check_inputs(folder: Path, split: ScanSplit, scans: list[StoredScan]) -> None:
+def _check_inputs(folder: Path, split: ScanSplit, trained: list[StoredScan], held_out: list[StoredScan]) -> None:
     """Check that the scans and their split are those with which the run began.
 
     Raises:
         ConfigError: The record of the run is missing or damaged.
         DataError: They are not; the scans are named.
     """
-    before, now = read_json(folder / INPUTS_FILE, "inputs"), _inputs(scans)
+    before, now = read_json(folder / INPUTS_FILE, "inputs"), _inputs(trained, held_out)
     recorded = before.get("cases") if isinstance(before, dict) else None
     if not isinstance(recorded, dict):
         hint = "restore the file from a copy, or start a new run with another output="
@@ -181,6 +183,9 @@ def _check_inputs(folder: Path, split: ScanSplit, scans: list[StoredScan]) -> No
     differing = sorted(
         name for name in recorded.keys() | now["cases"].keys() if recorded.get(name) != now["cases"].get(name)
     )
+    measured = before.get("held_out")  # runs of earlier versions have none, and train.validate_cases may change
+    known = measured if isinstance(measured, dict) else {}
+    differing += sorted(name for name, scan in now["held_out"].items() if known.get(name, scan) != scan)
     if not differing and read_json(folder / SPLIT_FILE, "split") != split.to_dict():
         differing = ["their split"]
     if differing:
