@@ -15,7 +15,7 @@ from volseg.io.model_folder import one_model_file
 from volseg.io.paths import is_file
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.download import installed_file, official_file
-from volseg.models.encoders.weights import encoder_hint, load_encoder, read_weights
+from volseg.models.encoders.weights import DAMAGED_HINT, encoder_hint, load_encoder, read_weights
 from volseg.models.fine_tune import StartRecord, load_model_weights
 from volseg.models.segmenter import Segmenter
 
@@ -129,4 +129,4 @@ def _volseg_metadata(path: Path) -> str | None:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("volseg")
     except (SafetensorError, OSError) as error:
-        raise ModelFileError("the weight file cannot be read", file=path, found=error) from error
+        raise ModelFileError("the weight file cannot be read", file=path, found=error, hint=DAMAGED_HINT) from error

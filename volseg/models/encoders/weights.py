@@ -21,6 +21,7 @@ from volseg.models.encoders.slices import SliceEncoder
 logger = logging.getLogger(__name__)
 
 LISTED = 10  # most keys of a kind in one message
+DAMAGED_HINT = "if it was downloaded, delete it and download it again"
 VALUES_HINT = "give a file in float32, float16 or bfloat16, from a training that did not diverge"
 
 
@@ -84,7 +85,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelFileError: The file is damaged, or holds something else.
     """
-    hint = "if it was downloaded, delete it and download it again"
+    hint = DAMAGED_HINT
     if path.suffix == ".safetensors":
         try:
             state: Any = load_file(path)
