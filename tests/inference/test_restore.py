@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from scipy import ndimage
 from tests.made.traces import resample, uncrop
 from volseg.geometry.grid import Grid
 from volseg.geometry.trace import Trace
-from volseg.inference.restore import Member, logits_to_mask, restore_mask
+from volseg.inference.restore import Member, copied_to_cpu, logits_to_mask, restore_mask
 from volseg.planning.plan import Plan
 
 MakePlan = Callable[..., Plan]
@@ -155,3 +157,14 @@ def test_the_nearest_slice_is_the_upper_one_of_two_however_rounded(rounding: flo
     trace = resample(trace, np.zeros((1, 301, 1, 1)), (2.0, 1.0, 1.0))[1]
     mask = logits_to_mask(torch.eye(151)[..., None, None], trace, plan)
     assert np.array_equal(mask.ravel(), (np.arange(301) + 1) // 2)
+
+
+def test_a_slice_of_another_gpu_is_waited_for_in_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current stream of the first GPU knows nothing of a copy from the second."""
+    values: Any = SimpleNamespace(device=torch.device("cuda:1"), to=lambda name, non_blocking: (name, non_blocking))
+
+    def stream(device: Any = None) -> Any:
+        return SimpleNamespace(record_event=lambda: f"event of {device}")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    assert copied_to_cpu(values) == (("cpu", True), "event of cuda:1")

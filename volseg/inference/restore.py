@@ -126,21 +126,19 @@ def _on_cpu(slices: Iterator[Tensor]) -> Iterator[Tensor]:
     """Yield the same slices on the CPU; those of a GPU are copied through pinned memory while it computes the next."""
     waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
     for values in slices:
-        waiting.append(_copied(values))
+        waiting.append(copied_to_cpu(values))
         if len(waiting) > (0 if waiting[-1][1] is None else SLICES_BEHIND):
             yield _arrived(*waiting.popleft())
     while waiting:
         yield _arrived(*waiting.popleft())
 
 
-def _copied(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Return values on the CPU, and the event after which they are valid."""
+def copied_to_cpu(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Return values on the CPU, and the event after which they are valid; ``None`` if they are."""
     if values.device.type != "cuda":
         return values.cpu(), None
-    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrival.record()
-    return pinned, arrival
+    copied = values.to("cpu", non_blocking=True)  # into pinned memory
+    return copied, torch.cuda.current_stream(values.device).record_event()
 
 
 def _arrived(values: Tensor, arrival: torch.cuda.Event | None) -> Tensor:
