@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,13 +246,15 @@ class Predictor:
         while True:
             limit = self._device_limit(options)
             try:
-                with full_float32():
+                with suppress(torch.OutOfMemoryError), full_float32():
                     return self._segment(volume, options, limit, probabilities, uncertainty)
-            except torch.OutOfMemoryError:
-                if self._less_memory is None:
-                    logger.warning("the GPU has less memory than estimated; smaller batches or thinner slabs are tried")
-                self._less_memory = limit // 2
-                torch.cuda.empty_cache()
+            except ConfigError:
+                self._less_memory = None  # the next scan may be smaller, or other programs may have ended
+                raise
+            if self._less_memory is None:
+                logger.warning("the GPU has less memory than estimated; smaller batches or thinner slabs are tried")
+            self._less_memory = limit // 2
+            torch.cuda.empty_cache()  # not where the error is handled: it holds the tensors of the attempt
 
     def postprocessing_of(self, options: PredictOptions) -> Postprocessing:
         """Return the postprocessing that the options state, or that of the networks.
@@ -287,7 +289,9 @@ class Predictor:
         regions = self.plan.regions is not None
         # Restoring draws the logits, so the stages prepare and network run inside it.
         with timer.stage("restore"), ExitStack() as files:
-            limits = Limits(options.max_memory_bytes, device_limit)
+            limits = Limits(
+                options.max_memory_bytes, device_limit, device_is_stated=device_limit == options.max_device_memory_bytes
+            )
             members = [
                 self._member(plan, models, volume, options, limits, timer, counts) for plan, models in self._groups
             ]

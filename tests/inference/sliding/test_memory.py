@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import itertools
 import os
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from volseg.errors import ConfigError, OutputError
 from volseg.geometry.grid import Grid
 from volseg.geometry.volume import Volume
+from volseg.inference import predictor as predictor_module
 from volseg.inference.ensemble import Network
 from volseg.inference.options import PredictOptions
 from volseg.inference.predictor import Predictor
@@ -216,6 +218,29 @@ def test_out_of_memory_is_tried_again_with_less_and_said_once(
     for _ in range(2):
         assert np.array_equal(predictor.segment(volume).mask.labels, expected)
     assert caplog.text.count("less memory than estimated") == 1
+
+
+def test_a_scan_that_never_fits_a_gpu_leaves_the_memory_to_the_next(
+    make_plan: MakePlan, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan()
+    model: Any = build(plan)
+    on_gpu = copy.deepcopy(model).to("meta")
+    monkeypatch.setattr(predictor_module, "free_bytes", lambda device: 10**9)
+    monkeypatch.setattr(predictor_module, "choose_schedule", lambda models, *rest: choose_schedule([on_gpu], *rest))
+    volume = Volume(noise((9, 20, 18)), Grid((9, 20, 18), np.eye(4)))
+    predictor = Predictor.from_model(model, plan, "cpu")
+    expected = predictor.segment(volume).mask.labels
+
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for stated in (None, 10**9):
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "decode", full)
+            with pytest.raises(ConfigError, match=r"of the GPU\n(.|\n)* to be had\n(.|\n)*end other programs"):
+                predictor.segment(volume, PredictOptions(max_device_memory_bytes=stated))
+        assert np.array_equal(predictor.segment(volume).mask.labels, expected)
 
 
 def read_probabilities(path: Path) -> np.ndarray:

@@ -70,10 +70,12 @@ class Limits:
     Attributes:
         host: Of the host; ``None`` is 4 GB, or as little as possible if that is not enough.
         device: Of a GPU.
+        device_is_stated: Whether the user has stated the limit of the GPU; otherwise more cannot be had.
     """
 
     host: int | None = None
     device: int = 0
+    device_is_stated: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,19 +165,19 @@ def choose_schedule(
     if limits.host is None and needs[smallest].device <= limits.device:
         logger.info("prediction needs about %.1f GB beside the model and the scan", needs[smallest].host / 1e9)
         return smallest
-    raise _too_little(most, needs[smallest])
+    raise _too_little(most, needs[smallest], can_raise=limits.device_is_stated)
 
 
-def _too_little(limits: Needs, needed: Needs) -> ConfigError:
+def _too_little(limits: Needs, needed: Needs, *, can_raise: bool) -> ConfigError:
     """Return the error of a limit, that of the GPU first, within which not even the thinnest slab fits."""
     of_gpu = needed.device > limits.device
     limit, least = (limits.device, needed.device) if of_gpu else (limits.host, needed.host)
-    option = "--max-device-memory" if of_gpu else "--max-memory"
+    remedy = f"raise --max{'-device' * of_gpu}-memory" if can_raise or not of_gpu else "end other programs on the GPU"
     return ConfigError(
         f"the scan cannot be predicted within so little memory{' of the GPU' if of_gpu else ''}",
-        found=f"a limit of {format_size(limit)}",
+        found=f"a limit of {format_size(limit)}" if can_raise or not of_gpu else f"{format_size(limit)} to be had",
         expected=f"at least {format_size(least)} beside the model, the scan and its mask",
-        hint=f"raise {option}, or predict without --tta{', or with --device cpu' if of_gpu else ''}",
+        hint=f"{remedy}, or predict without --tta{', or with --device cpu' if of_gpu else ''}",
     )
 
 
