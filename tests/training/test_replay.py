@@ -25,7 +25,7 @@ from volseg.errors import ConfigError
 from volseg.training import state
 from volseg.training.checkpoint import RunProgress, load_checkpoint
 from volseg.training.ranks import ALONE
-from volseg.training.replay import CudaGraphs, Replayer, Waits, choose_graphs, clean_up, restored
+from volseg.training.replay import MOST_ATTEMPTS, CudaGraphs, Replayer, Waits, choose_graphs, clean_up, restored
 from volseg.training.state import TrainingState
 
 PLAN = StubPlan()
@@ -215,6 +215,44 @@ def test_a_batch_of_another_shape_ends_the_replay(
     assert losses_and_weights(replayed, batches)[0] == losses_and_weights(plain, batches)[0]
     assert not replayed.is_replayed
     assert "a batch has another shape than the first" in caplog.text
+
+
+def squares(model: nn.Module) -> Callable[[Any], Tensor]:
+    """Gradients of the sum of squares, which are not finite for large images."""
+
+    def compute(batches: Any) -> Tensor:
+        model.zero_grad()
+        loss = model(batches[0]["image"]).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    return compute
+
+
+def test_a_step_whose_gradients_are_not_finite_leaves_the_recording_to_the_next(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, graphs = nn.Linear(3, 1, bias=False), Repeated()
+    graphs.model = model
+    compute = squares(model)
+    replayer = Replayer(compute, model, graphs)
+    for step, scale in enumerate([1e30, 1, 2, 1e30, 3]):
+        batch = {"image": scale * (torch.arange(3.0) + step)}
+        found = [replayer.gradients([batch], lambda: None).clone(), model.weight.grad.clone()]
+        expected = [compute([batch]), model.weight.grad]
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        assert replayer.is_recorded == (step > 0)
+    assert graphs.repeats == 2 + 4
+    assert "not replayed" not in caplog.text
+
+
+def test_a_network_whose_gradients_are_never_finite_is_not_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(3, 1, bias=False)
+    replayer = Replayer(squares(model), model, Repeated())
+    for step in range(5):
+        replayer.gradients([{"image": 1e30 * (torch.arange(3.0) + step)}], lambda: None)
+        assert caplog.text.count("the first steps are not finite") == (step >= MOST_ATTEMPTS - 1)
+    assert not replayer.is_recorded
 
 
 def test_operations_that_read_the_device_are_found_before_recording(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,6 +28,8 @@ WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equ
 TOLERANCE = 0.01
 """Largest relative difference of loss and gradients of a recording. Atomic additions differ by 1e-6, and by 1e-3 in
 bf16; other random numbers or another batch by far more."""
+MOST_ATTEMPTS = 3
+"""Steps whose loss or gradients are not finite, after which no other one is recorded."""
 
 Batches = Sequence[dict[str, Any]]
 Compute = Callable[[Batches], Tensor]
@@ -40,6 +42,10 @@ Result = tuple[Tensor, list[Tensor]]
 
 class NotReplayableError(RuntimeError):
     """A step cannot be recorded; the text says why."""
+
+
+class NotFiniteError(NotReplayableError):
+    """Loss or gradients of a step are not finite, so that a recording of it cannot be compared."""
 
 
 class Waits(TorchDispatchMode):
@@ -144,6 +150,7 @@ class Recording:
         graphs: What records.
 
     Raises:
+        NotFiniteError: Loss or gradients of the network are not finite; nothing was recorded.
         NotReplayableError: The step has operations that cannot be recorded, or the recording computes something else.
         RuntimeError: Recording failed.
     """
@@ -191,7 +198,10 @@ class Recording:
             if waits.names:
                 names = ", ".join(sorted(set(waits.names)))
                 raise NotReplayableError(f"operations that a recording cannot repeat: {names}")
-            return loss, self._gradients()
+            gradients = [gradient.clone() for gradient in self._gradients()]
+            if not torch.stack([loss, total_norm(gradients)]).isfinite().all():
+                raise NotFiniteError("loss or gradients of the first steps are not finite")
+            return loss, gradients
 
     def fits(self, batches: Batches) -> bool:
         """Return whether batches have the names, shapes and types of those that were recorded."""
@@ -212,7 +222,7 @@ class Recording:
                 value.copy_(batch[name], non_blocking=True)
 
     def _gradients(self) -> list[Tensor]:
-        return [weight.grad.clone() for weight in self._weights if weight.grad is not None]
+        return [weight.grad for weight in self._weights if weight.grad is not None]
 
     def _check(self, expected_loss: Tensor, expected: list[Tensor]) -> None:
         gradients = self._gradients()
@@ -241,6 +251,7 @@ class Replayer:
         self._model = model
         self._graphs = graphs
         self._recording: Recording | None = None
+        self._attempts = 0
 
     @property
     def is_recorded(self) -> bool:
@@ -266,6 +277,10 @@ class Replayer:
             return  # nothing could be compared; the next step is recorded
         try:
             self._recording = Recording(self._compute, self._model, batches, seed, graphs)
+        except NotFiniteError as error:  # the next step is recorded
+            self._attempts += 1
+            if self._attempts == MOST_ATTEMPTS:
+                self._give_up(str(error))
         except RuntimeError as error:
             cause = error.__context__ or error  # the end of a recording that failed is an error of its own
             self._give_up(str(cause).partition("\n")[0])
