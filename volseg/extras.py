@@ -21,11 +21,11 @@ def import_extra(module: str, extra: str, setting: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: a compiled library that does not load
+    except Exception as error:  # a library that was compiled for another version of torch raises anything
         state = "is not installed" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
         raise MissingExtraError(
             f"{setting} needs a library that {state}",
-            found=error,
+            found=error if isinstance(error, ImportError | OSError) else f"{type(error).__name__}: {error}",
             expected=f"the extra volseg[{extra}]",
             hint=f"pip install 'volseg[{extra}]', or choose another value than {setting}",
         ) from error

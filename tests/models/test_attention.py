@@ -105,12 +105,21 @@ def test_xformers_is_imported_only_when_chosen(monkeypatch: pytest.MonkeyPatch) 
     assert "model.attention=xformers" in str(caught.value)
 
 
-def test_a_library_that_cannot_be_loaded_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (OSError("libcudart.so.12: cannot open shared object file"), r"found: libcudart\.so\.12"),
+        (AttributeError("module 'torch' has no attribute 'x'"), "found: AttributeError: module 'torch' has no"),
+    ],
+)
+def test_a_library_that_cannot_be_loaded_is_an_error_of_ours(
+    error: Exception, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_: str) -> ModuleType:
-        raise OSError("libcudart.so.12: cannot open shared object file")
+        raise error
 
     monkeypatch.setattr("volseg.extras.importlib.import_module", broken)
-    with pytest.raises(MissingExtraError, match=r"libcudart\.so\.12"):
+    with pytest.raises(MissingExtraError, match=rf"cannot be loaded\n(.|\n)*{found}"):
         attention_function("xformers")
 
 
