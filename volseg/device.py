@@ -123,7 +123,7 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) - _within_recordings(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) - within_recordings(device)
         return int(FREE_SHARE * (free + unused))
     if device.type != "cpu":
         return None
@@ -136,7 +136,7 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     return int(FREE_SHARE * max(0, min(amounts))) if amounts else None
 
 
-def _within_recordings(device: torch.device) -> int:
+def within_recordings(device: torch.device) -> int:
     """Return the bytes of recorded steps that no tensor holds; only torch's own allocator tells them apart."""
     if torch.cuda.get_allocator_backend() != "native":
         return 0

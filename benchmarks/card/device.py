@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from shared.record import cores
-from volseg.device import has_native_bf16
+from volseg.device import has_native_bf16, within_recordings
 
 PRECISIONS = {"bf16": torch.bfloat16, "float32": torch.float32}
 MOST_WORKERS = 14
@@ -74,5 +74,8 @@ def reset_peak_memory(device: str) -> None:
 
 
 def peak_memory_mb(device: str) -> float | None:
-    """Return the peak of torch's memory on a GPU in 10^6 bytes; ``None`` on a CPU."""
-    return round(torch.cuda.max_memory_allocated(device) / 1e6, 1) if device.startswith("cuda") else None
+    """Return the peak of torch's memory on a GPU in 10^6 bytes, with that of recorded steps; ``None`` on a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    recorded = within_recordings(torch.device(device))  # torch does not see what a replay writes there
+    return round((torch.cuda.max_memory_allocated(device) + recorded) / 1e6, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "gpu"
 SECTIONS = ("sliding", "scan", "steps", "kernels", "masks")
@@ -84,6 +85,16 @@ def test_rows_before_a_failure_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
     write_rows, rows = import_module("card.sections").write_rows, tmp_path / "rows.jsonl"
     assert write_rows("failing_rows:rows", str(rows), {"count": 2}) == {"error": "ValueError: end"}
     assert rows.read_text(encoding="utf-8").splitlines() == ['{"number": 0}', '{"number": 1}']
+
+
+def test_the_peak_of_replayed_steps_has_the_memory_that_they_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch counts what it hands out, and a replay asks for nothing."""
+    segment = {"device": 0, "segment_pool_id": (0, 1), "total_size": 70 * 10**6, "allocated_size": 10 * 10**6}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 25 * 10**6)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: [segment])
+    device = import_module("card.device")
+    assert (device.peak_memory_mb("cuda:0"), device.peak_memory_mb("cpu")) == (85, None)
 
 
 def test_accuracy_becomes_a_table_with_intervals() -> None:
