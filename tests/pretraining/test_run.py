@@ -148,11 +148,14 @@ def test_a_run_stopped_by_sigterm_and_resumed_is_bitwise_that_of_one_piece(scans
     assert timeless[0] == timeless[1]
 
 
-def test_a_finished_run_is_left_as_it_is(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_run_is_left_as_it_is(
+    run: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.read_bytes() for path in run.glob("*.*")}
     with caplog.at_level(logging.INFO):
         assert main(["pretrain", "--resume", str(run)]) == 0
     assert "this run is finished already" in caplog.text
+    assert f"model.encoder=tiny model.weights={run}" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in run.glob("*.*")} == before
 
 
@@ -200,8 +203,9 @@ def test_scans_of_one_axis_without_held_out_ones(tmp_path: Path, caplog: pytest.
     """A single thick scan: slices along its coarsest axis, and no measures."""
     values = np.random.default_rng(0).normal(100, 20, (24, 24, 3)).astype(np.float32)
     save_nifti(tmp_path / "scans" / "a.nii.gz", values, np.diag([1.0, 1.0, 6.0, 1.0]))
-    one = ("pretrain.axes=slice", "pretrain.local_views=0")
-    with caplog.at_level(logging.WARNING):
+    one = ("pretrain.axes=slice", "pretrain.local_views=0", "pretrain.global_tokens=8")
+    with caplog.at_level(logging.INFO):
         assert pretrain(tmp_path / "scans", tmp_path / "run", "train.max_steps=2", *one) == 0
     assert "no measures that tell a collapse" in caplog.text
+    assert "pretrain.global_tokens is 8, but half of the scans are too small for more than 6" in caplog.text
     assert (tmp_path / "run" / "model.safetensors").exists()

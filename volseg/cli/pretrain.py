@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from volseg.api import pretrain
 from volseg.cli.train import add_run_arguments, in_order, is_first_process, take_apart
+from volseg.io.encoder_file import read_pretraining
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,5 +34,8 @@ def run(args: argparse.Namespace) -> int:
         lambda progress: pretrain(args.config, args.overrides, resume=args.resume, progress=progress),
     )
     if is_first_process():
-        print(f"encoder: {file} (model.encoder and model.weights={file.parent} start from it)")
+        record = read_pretraining(file) or {}
+        start = shlex.join([f"model.encoder={record.get('encoder')}", f"model.weights={file.parent}"])
+        print(f"encoder: {file}")
+        print(f"for volseg train, features and probe: {start}")
     return 0

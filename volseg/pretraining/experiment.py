@@ -151,6 +151,14 @@ def _experiment(config: Config, split: ScanSplit, scans: list[StoredScan], *, re
         for tokens in (shape.global_tokens, shape.local_tokens)
     ]
     logger.info("two global views of %s, %d local views of %s", sides[0], shape.local_views, sides[1])
+    if shape.global_tokens < config.pretrain.global_tokens:
+        logger.info(
+            "pretrain.global_tokens is %d, but half of the scans are too small for more than %d with "
+            "pretrain.token_stride=%d; a smaller stride gives more",
+            config.pretrain.global_tokens,
+            shape.global_tokens,
+            shape.token_stride,
+        )
     return Pretraining(
         config=config,
         folder=Path(config.output),

@@ -90,7 +90,7 @@ def config_to_resume(source: Source, overrides: Sequence[str], run: Path | None 
     stored_file = folder / CONFIG_FILE
     if not has_checkpoint(folder / CHECKPOINTS):
         if run is not None and source is None and not stored_file.exists():
-            hint = "give the folder of a run, or start one: volseg train --config FILE output=FOLDER"
+            hint = "give the folder of a run, or start one with --config FILE output=FOLDER, without --resume"
             raise ConfigError("there is no run in this folder", file=folder, hint=hint)
         return load_config(stored_file if run is not None and source is None else source, overrides)
     if not stored_file.exists():
