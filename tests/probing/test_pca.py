@@ -64,10 +64,11 @@ def test_tokens_cover_their_pixels_and_padding_is_cut() -> None:
 def test_the_figure_shows_each_slice_above_its_colours() -> None:
     image = np.arange(12.0).reshape(3, 4)
     slices = tuple(ShownSlice(number, image + number, np.full((3, 2, 2), float(number))) for number in (1, 4))
-    figure = features_figure(ShownScan("a$b", slices, 6, (2.0, 1.0), "IPL"), UNIT, 2)
+    figure = features_figure(ShownScan("a$b", slices, 6, (2.0, 1.0), "IPL"), UNIT, 2, "tiny, weights: random")
     above, below = figure.axes[:2], figure.axes[2:]
 
     np.testing.assert_array_equal(above[1].images[0].get_array(), image + 4)
     np.testing.assert_array_equal(below[1].images[0].get_array(), overlay(UNIT, slices[1].patches, 2, (3, 4)))
     assert [axes.get_aspect() for axes in figure.axes] == [2.0] * 4
     assert above[1].get_title() == "4 of 0 to 5"
+    assert figure.get_suptitle().endswith("of the variance\ntiny, weights: random")

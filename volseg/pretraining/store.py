@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import DataError
+from volseg.errors import DataError, counted
 from volseg.geometry.ops import crop, nonzero_box, reorient
 from volseg.io.array_folder import FileEntry, check_folder, open_array, read_description, write_array, write_description
 from volseg.io.atomic import atomic_folder
@@ -25,6 +26,8 @@ from volseg.planning.fingerprint import AIR_WINDOW_HU, SAMPLES_PER_CASE, spread
 from volseg.planning.nnunet import is_cropping_large
 from volseg.preprocessing.cache import HINT, digest, log_damage, safe_name
 from volseg.preprocessing.intensity import case_scaling
+
+logger = logging.getLogger(__name__)
 
 CODE_VERSION = 2
 """Increased whenever the same scan is stored with other values."""
@@ -102,6 +105,7 @@ def store_scans(
         DataError: Some scans cannot be used; each is named.
         OutputError: The folder cannot be written to.
     """
+    logger.info("preparing %s, unless they are in the cache", counted(len(cases), "scan"))
     work = partial(_store, folder=folder, channels=channels)
     outcomes = for_each_case(work, cases, workers=workers, progress=progress)
     log_damage([damage for _, damage in outcomes if damage is not None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.errors import ConfigError
+from volseg.errors import ConfigError, counted
 from volseg.io.atomic import atomic_file
 from volseg.io.cases import Case
 from volseg.io.json_files import write_json
@@ -21,11 +22,15 @@ from volseg.probing.scans import ScanSet
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
 FITS = ("all", "scan")
 """What the components are fitted to: the slices of all scans, or those of each scan alone."""
 GREY = (0.5, 99.5)
 """Percentiles of a slice that are black and white."""
 INCHES = 2.2
+TITLE_INCHES = 5.0
+"""Least width of a picture, so that its title is not cut."""
 
 
 class ShownSlice(NamedTuple):
@@ -83,6 +88,7 @@ def write_features(
     if slices < 1:
         raise ConfigError("the number of slices is out of range", found=slices, expected="at least 1")
     shown = []
+    logger.info("encoding slices of %s", counted(len(scans.cases), "scan"))
     for done, case in enumerate(scans.cases, start=1):
         shown.append(_shown(scans, case, slices))
         if progress is not None:
@@ -93,7 +99,8 @@ def write_features(
         pca = fit_pca([each.patches for each in scan.slices]) if common is None else common
         files.append(output / f"{scan.id}.png")
         with atomic_file(files[-1]) as file:
-            features_figure(scan, pca, scans.encoder.slices.token_stride).savefig(file, format="png", dpi=110)
+            figure = features_figure(scan, pca, scans.encoder.slices.token_stride, origin_text(scans.encoder.record))
+            figure.savefig(file, format="png", dpi=110)
         record[scan.id] = _described(scan, pca)
     files.append(output / "features.json")
     write_json(files[-1], {"encoder": scans.encoder.record, "fit": fit, "scans": record})
@@ -118,20 +125,26 @@ def _described(scan: ShownScan, pca: Pca) -> Mapping[str, Any]:
     }
 
 
-def features_figure(scan: ShownScan, pca: Pca, stride: int) -> Figure:
+def origin_text(record: Mapping[str, Any]) -> str:
+    """Return the encoder of a record in one line: the trained model, or encoder and weights."""
+    return str(record["model"]) if "model" in record else f"{record['encoder']}, weights: {record['weights']}"
+
+
+def features_figure(scan: ShownScan, pca: Pca, stride: int, origin: str) -> Figure:
     """Draw the slices of a scan, and below each the components as red, green and blue.
 
     Args:
         scan: The slices.
         pca: The components.
         stride: Pixels of a slice along the side of a token.
+        origin: The encoder, as text.
     """
     from matplotlib.figure import Figure
 
     rows, columns = scan.slices[0].image.shape
     aspect = scan.spacing_mm[0] / scan.spacing_mm[1]
     height = INCHES * min(2.0, max(0.5, rows * aspect / columns))
-    figure = Figure(figsize=(INCHES * len(scan.slices), 2 * height + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(TITLE_INCHES, INCHES * len(scan.slices)), 2 * height + 0.7), layout="constrained")
     axes = figure.subplots(2, len(scan.slices), squeeze=False)
     for each, (above, below) in zip(scan.slices, axes.T, strict=True):
         low, high = np.percentile(each.image, GREY)
@@ -141,7 +154,7 @@ def features_figure(scan: ShownScan, pca: Pca, stride: int) -> Figure:
     for each in axes.flat:
         each.set_axis_off()
     explained = ", ".join(f"{share:.0%}" for share in pca.explained)
-    title = f"{scan.id} ({scan.orientation}): components 1 to 3 explain {explained} of the variance"
+    title = f"{scan.id} ({scan.orientation}): components 1 to 3 explain {explained} of the variance\n{origin}"
     figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from volseg.probing.scans import ScanSet, ScanSlices
 from volseg.probing.scores import METRICS, scores_with_intervals
 from volseg.report.tables import aligned_table, check_inputs, no_formula, with_interval
 from volseg.version import __version__
+
+logger = logging.getLogger(__name__)
 
 FILES = ("probe.json", "predictions.csv", "probe.md")
 
@@ -61,6 +64,7 @@ def run_probe(
     patients = np.unique([sample.patient for sample in samples], return_inverse=True)[1]
     folds = make_folds(labels, truth, patients, seed)
     features, kind = read_features(scans, labels, slices, progress)
+    logger.info("classifying %s by %s", counted(len(samples), "row"), " and ".join(METHODS))
     tested = np.concatenate([fold.test for fold in folds])
     outcomes, scores = {}, {}
     for name, (make, choices, setting) in METHODS.items():
@@ -103,6 +107,7 @@ def read_features(
     for index, sample in enumerate(labels.samples):
         rows.setdefault(sample.case, []).append(index)
     features: dict[int, NDArray[np.float64]] = {}
+    logger.info("encoding slices of %s", counted(len(scans.cases), "scan"))
     for done, case in enumerate(scans.cases, start=1):
         scan, own = scans.read(case), rows[case.id]
         rows_of_scan = [labels.samples[index] for index in own]
