@@ -90,6 +90,7 @@ def test_training_starts_from_the_encoder_and_says_so(
             main(["train", "--config", "cpu", f"data.root={data}", f"output={tmp_path / 'seg'}", *length, *model]) < 2
         )
     assert "pretrained: 4 scans of scans, 20 steps of dinov2, from random weights" in caplog.text
+    assert "starts anew: all of aggregator, all of decoder: the file holds the weights of an encoder" in caplog.text
     start = json.loads((tmp_path / "seg" / "provenance.json").read_text())["start"]
     assert start["pretraining"]["steps"] == 20
     pretrained = load_file(run / "model.safetensors")

@@ -62,8 +62,8 @@ class StartRecord:
         for name, rule in self.adapted.items():
             logger.info("adapted %s: %s", name, rule)
         for reason in dict.fromkeys(self.anew.values()):
-            names = _parts(name for name, other in self.anew.items() if other == reason)
-            logger.warning("starts anew: %s: %s", _counted(names), reason)
+            names = [name for name, other in self.anew.items() if other == reason]
+            logger.warning("starts anew: %s: %s", _anew_text(names), reason)
         if self.left_out:
             logger.info("left out, because the network has no such part: %s", _counted(self.left_out))
 
@@ -206,6 +206,13 @@ def _parts(keys: Iterable[str]) -> dict[str, int]:
 
 def _counted(parts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({count} tensor{'s' * (count > 1)})" for name, count in parts.items()) or "none"
+
+
+def _anew_text(names: Sequence[str]) -> str:
+    """Return whole parts, whose names have no dot, and tensors counted by part."""
+    whole = [f"all of {name}" for name in names if "." not in name]
+    tensors = _parts(name for name in names if "." in name)
+    return ", ".join([*whole, *([_counted(tensors)] if tensors else [])])
 
 
 def _text(value: Any) -> str:
