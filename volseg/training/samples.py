@@ -133,6 +133,8 @@ def token_samples(
     """
     config, plan = experiment.config, experiment.plan
     augmentation = build_augmentation(plan, config.augment)
+    what = f"{counted(len(experiment.train_cases), 'case')} x {counted(config.data.token_variants, 'variant')}"
+    logger.info("encoding %s, unless their tokens are in the cache", what)
     cases = cache_tokens(
         experiment.train_cases,
         FrozenEncoder(model, plan, config.model.encoder),
@@ -144,12 +146,7 @@ def token_samples(
         region_indices=plan.region_indices,
         progress=stage_progress(progress, "tokens"),
     )
-    logger.info(
-        "tokens of %s x %s in %s",
-        counted(len(cases), "case"),
-        counted(len(cases[0]), "variant"),
-        cases[0][0].folder.parents[1],
-    )
+    logger.info("tokens of %s in %s", what, cases[0][0].folder.parents[1])
     return TokenDataset(
         cases,
         plan,
