@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from volseg.config.schema import Config, ModelConfig, TrainConfig
 from volseg.errors import ConfigError
 from volseg.planning.settings import PlanSettings
 from volseg.training import memory
-from volseg.training.ranks import ALONE
+from volseg.training.ranks import ALONE, Ranks
 
 CONFIG = Config(
     device="cpu",
@@ -94,6 +95,21 @@ def test_a_gpu_that_is_not_here_is_counted() -> None:
     assert memory.run_precision(auto) == (torch.device("cuda"), torch.bfloat16)
     with pytest.raises(ConfigError, match="the device is not available"):
         memory.run_precision(replace(CONFIG, device="gpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is here")
+def test_a_recorded_step_keeps_its_memory_beside_the_differences_of_the_average() -> None:
+    """On a GPU the average moves by the differences of all weights; between recorded steps, gradients live on."""
+
+    def activations(*, ranks: Ranks = ALONE, **train: Any) -> int:
+        settings = replace(CONFIG.train, **train)
+        config = replace(CONFIG, device="cuda", train=settings)
+        return memory.step_memory(config, plan, 2, ranks).activations
+
+    plan = StubPlan(patch_size=(16, 32, 32))
+    trained = memory.step_memory(CONFIG, plan, 2).optimizer // 2
+    assert activations() - activations(replay="never") == trained
+    assert activations(ranks=replace(ALONE, size=2)) == activations(replay="never")
 
 
 def test_a_gpu_has_a_limit_without_a_stated_one_and_a_cpu_has_none() -> None:

@@ -52,6 +52,7 @@ def training_memory(
     device_type: str = "cpu",
     dtype: torch.dtype = torch.float32,
     accumulates: bool = False,
+    replays: bool = False,
 ) -> TrainingMemory:
     """Count the memory of a training step of the network that a configuration describes.
 
@@ -66,6 +67,7 @@ def training_memory(
         device_type: Device of the training; it need not be there.
         dtype: Precision of the network's multiplications.
         accumulates: Whether gradients of earlier batches live during the forward pass.
+        replays: Whether the step is recorded and replayed: its memory is then its own, also while the average moves.
 
     Raises:
         ConfigError: The settings do not fit each other.
@@ -87,7 +89,7 @@ def training_memory(
     forward, backward = step_peaks(network, patches, target, loss, precision)
     activations = max(forward + trained * accumulates, backward)
     if device_type != "cpu":  # the average moves by the differences of all weights at once there, beside the gradients
-        activations = max(activations, 2 * trained)
+        activations = activations + trained if replays else max(activations, 2 * trained)
     return TrainingMemory(
         weights=2 * FLOAT * sum(parameter.numel() for parameter in parameters),
         optimizer=2 * trained,

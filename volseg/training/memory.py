@@ -21,7 +21,8 @@ from volseg.planning.budget import MemoryBudget
 from volseg.planning.plan import Plan
 from volseg.planning.settings import PlanSettings
 from volseg.training.losses import SegmentationLoss
-from volseg.training.ranks import Ranks, share_of_batch
+from volseg.training.ranks import ALONE, Ranks, share_of_batch
+from volseg.training.replay import choose_graphs
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +68,14 @@ def run_precision(config: Config) -> tuple[torch.device, torch.dtype]:
     return device, training_dtype(config.precision, device)
 
 
-def step_memory(config: Config, plan: NetworkPlan, batch_size: int) -> TrainingMemory:
+def step_memory(config: Config, plan: NetworkPlan, batch_size: int, ranks: Ranks = ALONE) -> TrainingMemory:
     """Estimate the memory of a training step of a configuration, on its device and in its precision.
 
     Args:
         config: The configuration.
         plan: The plan.
         batch_size: Patches per step.
+        ranks: The processes of the run; several do not record their steps.
 
     Raises:
         ConfigError: The settings do not fit each other.
@@ -87,9 +89,15 @@ def step_memory(config: Config, plan: NetworkPlan, batch_size: int) -> TrainingM
         total: Tensor = loss(outputs if settings.deep_supervision else outputs[:1], target)
         return total
 
-    accumulates = settings.accumulate > 1
     return training_memory(
-        config.model, plan, batch_size, of_levels, device_type=device.type, dtype=dtype, accumulates=accumulates
+        config.model,
+        plan,
+        batch_size,
+        of_levels,
+        device_type=device.type,
+        dtype=dtype,
+        accumulates=settings.accumulate > 1,
+        replays=choose_graphs(config, device, ranks) is not None,
     )
 
 
@@ -136,7 +144,7 @@ def prepare_memory(config: Config, plan: NetworkPlan, ranks: Ranks) -> None:
         ConfigError: The step needs more than the whole memory of the machine.
     """
     assert config.train.batch_size is not None  # `prepare` fills it in from the plan
-    needed = step_memory(config, plan, share_of_batch(config.train.batch_size, ranks.size))
+    needed = step_memory(config, plan, share_of_batch(config.train.batch_size, ranks.size), ranks)
     on_cpu = run_precision(config)[0].type == "cpu"
     fit, text = compare_with_free(config, needed.total, ranks.local_size if on_cpu else 1)
     if fit is Fit.SHORT and on_cpu and needed.total > (total := total_memory()):
