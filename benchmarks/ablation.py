@@ -41,6 +41,8 @@ CELLS = {
     "no stem": ["model.stem=false"],
     "without deeper levels": [TO_TOKENS],
     "identity without deeper levels": ["model.encoder=identity", TO_TOKENS],
+    "identity lr 0.001": ["model.encoder=identity", "train.lr=0.001"],
+    "identity lr 0.006": ["model.encoder=identity", "train.lr=0.006"],
 }
 """Settings that each cell changes."""
 

@@ -39,7 +39,7 @@ def test_a_run_goes_on_by_its_folder_alone_and_records_it(run: Path, capsys: pyt
     assert main(["train", "--resume", str(run), "data.fold=0", "train.lr=0.1", "train.max_steps=3"]) == 2
     error = capsys.readouterr().err
     assert "data.fold: the run has all, given 0" in error
-    assert "train.lr: the run has 0.001, given 0.1" in error
+    assert "train.lr: the run has 0.003, given 0.1" in error
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
     moved = run.rename(run.parent / "moved")
     assert main(["train", "--resume", str(moved), "train.max_steps=2"]) == 0
@@ -48,9 +48,9 @@ def test_a_run_goes_on_by_its_folder_alone_and_records_it(run: Path, capsys: pyt
     (resumed,) = json.loads((moved / "provenance.json").read_text())["resumed"]
     assert resumed["changes"] == {"output": [str(run), str(moved)], "train.max_steps": [1, 2]}
     text = (moved / "config.yaml").read_text()
-    (moved / "config.yaml").write_text(text.replace("lr: 0.001", "lr: 0.002"))
+    (moved / "config.yaml").write_text(text.replace("lr: 0.003", "lr: 0.002"))
     assert main(["train", "--resume", str(moved)]) == 2  # the checkpoint knows better
-    assert "train.lr: the run has 0.001, given 0.002" in capsys.readouterr().err
+    assert "train.lr: the run has 0.003, given 0.002" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_as_it_is(

@@ -271,8 +271,8 @@ class TrainConfig:
     batch_size: int | None = None
     accumulate: int = 1
     optimizer: str = "adamw"
-    lr: float = 1e-3
-    encoder_lr_scale: float = 0.1
+    lr: float = 3e-3
+    encoder_lr_scale: float = 0.03
     layer_decay: float = 1.0
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
