@@ -17,6 +17,7 @@ from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.errors import ConfigError, ModelFileError
 from volseg.inference.cohort.records import peak_rss_mb
+from volseg.io.encoder_file import save_encoder
 from volseg.io.model_file import save_model
 from volseg.models.build import build_model, parameter_groups
 from volseg.models.encoders import dinov2, download
@@ -176,7 +177,7 @@ def test_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelFileError, match="the folder holds no trained model"):
         weight_file(replace(CONFIG, weights=str(tmp_path)))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model.safetensors").touch()
+    save_file({"cls_token": torch.zeros(9)}, tmp_path / "run" / "model.safetensors")
     assert weight_file(replace(CONFIG, weights=str(tmp_path / "run"))) == tmp_path / "run" / "model.safetensors"
     with pytest.raises(ConfigError, match="baseline"):
         weight_file(replace(CONFIG, baseline="dynunet", weights="official"))
@@ -188,6 +189,15 @@ def test_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached.parent.mkdir(parents=True)
     cached.touch()
     assert weight_file(replace(CONFIG, weights="official")) == cached  # nothing is downloaded twice
+
+
+def test_a_pretraining_of_another_encoder_is_refused_before_the_cases_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_encoder(path, {"weight": torch.zeros(2)}, {"encoder": "tiny"})
+    with pytest.raises(ConfigError, match="pretrained for another encoder") as error:
+        weight_file(replace(CONFIG, weights=str(tmp_path)))
+    assert error.value.hint == "set model.encoder=tiny"
+    assert weight_file(replace(CONFIG, encoder="tiny", weights=str(tmp_path))) == path
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -70,5 +70,5 @@ def test_the_figure_shows_each_slice_above_its_colours() -> None:
     np.testing.assert_array_equal(above[1].images[0].get_array(), image + 4)
     np.testing.assert_array_equal(below[1].images[0].get_array(), overlay(UNIT, slices[1].patches, 2, (3, 4)))
     assert [axes.get_aspect() for axes in figure.axes] == [2.0] * 4
-    assert above[1].get_title() == "4 of 0 to 5"
+    assert above[1].get_title() == "slice 4 (0 to 5)"
     assert figure.get_suptitle().endswith("of the variance\ntiny, weights: random")

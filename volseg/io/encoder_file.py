@@ -15,6 +15,7 @@ from volseg.io.tensors import separate
 if TYPE_CHECKING:
     from torch import Tensor
 
+DAMAGED_HINT = "if it was downloaded, delete it and download it again"
 _KEY = "volseg_pretraining"
 
 
@@ -50,7 +51,7 @@ def read_pretraining(path: Path) -> dict[str, Any] | None:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
-        raise ModelFileError("the weight file cannot be read", file=path, found=error) from error
+        raise ModelFileError("the weight file cannot be read", file=path, found=error, hint=DAMAGED_HINT) from error
     if text is None:
         return None
     record = parse_json(text, "pretraining", path, ModelFileError)

@@ -10,12 +10,12 @@ from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
-from volseg.io.encoder_file import read_pretraining
+from volseg.io.encoder_file import DAMAGED_HINT, read_pretraining
 from volseg.io.model_folder import one_model_file
 from volseg.io.paths import is_file
 from volseg.models.contracts import NetworkPlan, State
 from volseg.models.encoders.download import installed_file, official_file
-from volseg.models.encoders.weights import DAMAGED_HINT, encoder_hint, load_encoder, read_weights
+from volseg.models.encoders.weights import encoder_hint, load_encoder, read_weights
 from volseg.models.fine_tune import StartRecord, load_model_weights
 from volseg.models.segmenter import Segmenter
 
@@ -27,8 +27,9 @@ def weight_file(model: ModelConfig) -> Path | None:
     """Return the file that a network starts from, downloaded on the first use if official; ``None`` if random.
 
     Raises:
-        ConfigError: ``model.weights`` is not set for an encoder, or this network has no official weights.
-        ModelFileError: The file does not exist, or cannot be downloaded.
+        ConfigError: ``model.weights`` is not set for an encoder, this network has no official weights, or the file is
+            a pretraining of another encoder.
+        ModelFileError: The file does not exist, cannot be downloaded, or is damaged.
     """
     if model.weights is None and model.encoder != "identity" and model.baseline is None:
         raise ConfigError(
@@ -54,6 +55,15 @@ def weight_file(model: ModelConfig) -> Path | None:
             "the weight file does not exist",
             file=path,
             hint="set model.weights to an encoder's .pth or .safetensors file, a volseg model file, official or random",
+        )
+    pretrained = (read_pretraining(path) or {}).get("encoder", model.encoder)
+    if model.encoder not in (pretrained, "identity"):
+        raise ConfigError(
+            "the weights were pretrained for another encoder",
+            file=path,
+            found=f"model.encoder={model.encoder}",
+            expected=str(pretrained),
+            hint=f"set model.encoder={pretrained}",
         )
     return path
 

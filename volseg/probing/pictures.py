@@ -150,7 +150,7 @@ def features_figure(scan: ShownScan, pca: Pca, stride: int, origin: str) -> Figu
         low, high = np.percentile(each.image, GREY)
         above.imshow(each.image, cmap="gray", vmin=low, vmax=high, aspect=aspect)
         below.imshow(overlay(pca, each.patches, stride, each.image.shape), aspect=aspect, interpolation="nearest")
-        above.set_title(f"{each.number} of 0 to {scan.count - 1}", fontsize=8)
+        above.set_title(f"slice {each.number} (0 to {scan.count - 1})", fontsize=8)
     for each in axes.flat:
         each.set_axis_off()
     explained = ", ".join(f"{share:.0%}" for share in pca.explained)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from volseg.errors import ModelFileError
+from volseg.io.encoder_file import DAMAGED_HINT
 from volseg.io.torch_files import read_torch_file
 from volseg.models.contracts import ImageEncoder, State
 from volseg.models.encoders.recognise import fitting_encoders
@@ -21,7 +22,6 @@ from volseg.models.encoders.slices import SliceEncoder
 logger = logging.getLogger(__name__)
 
 LISTED = 10  # most keys of a kind in one message
-DAMAGED_HINT = "if it was downloaded, delete it and download it again"
 VALUES_HINT = "give a file in float32, float16 or bfloat16, from a training that did not diverge"
 
 
