@@ -37,11 +37,11 @@ def save_encoder(path: Path, state: Mapping[str, Tensor], record: Mapping[str, A
         file.write(content)
 
 
-def read_pretraining(path: Path) -> dict[str, Any] | None:
-    """Return how the weights of a file were made, if ``volseg pretrain`` made them; no tensor is read.
+def read_entry(path: Path, key: str) -> str | None:
+    """Return an entry of the metadata of a ``.safetensors`` file; ``None`` without one, and for other files.
 
     Raises:
-        ModelFileError: The file or its record is damaged.
+        ModelFileError: The file cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -49,9 +49,18 @@ def read_pretraining(path: Path) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get(_KEY)
+            return (file.metadata() or {}).get(key)
     except (SafetensorError, OSError) as error:
         raise ModelFileError("the weight file cannot be read", file=path, found=error, hint=DAMAGED_HINT) from error
+
+
+def read_pretraining(path: Path) -> dict[str, Any] | None:
+    """Return how the weights of a file were made, if ``volseg pretrain`` made them; no tensor is read.
+
+    Raises:
+        ModelFileError: The file or its record is damaged.
+    """
+    text = read_entry(path, _KEY)
     if text is None:
         return None
     record = parse_json(text, "pretraining", path, ModelFileError)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from volseg.config.encoders import CATALOGUE
 from volseg.config.schema import ModelConfig
 from volseg.config.sizes import format_size
 from volseg.errors import ConfigError, ModelFileError
-from volseg.io.encoder_file import DAMAGED_HINT, read_pretraining
+from volseg.io.encoder_file import read_entry, read_pretraining
 from volseg.io.model_folder import one_model_file
 from volseg.io.paths import is_file
 from volseg.models.contracts import NetworkPlan, State
@@ -133,10 +131,4 @@ def is_volseg_model(path: Path) -> bool:
 
 def _volseg_metadata(path: Path) -> str | None:
     """Read the metadata that `volseg.io.model_file` writes; ``None`` for any other file."""
-    if path.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("volseg")
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError("the weight file cannot be read", file=path, found=error, hint=DAMAGED_HINT) from error
+    return read_entry(path, "volseg")

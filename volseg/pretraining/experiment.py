@@ -104,11 +104,10 @@ def _prepare(config: Config, progress: StageProgress | None, *, resume: bool, pr
         cases = (*split.train, *split.held_out[: config.train.validate_cases])
         work = stage_progress(progress, "preprocess")
         scans = store_scans(cases, stored, split.channels, work, workers=config.data.workers)
-        trained = scans[: len(split.train)]
-        held_out = scans[len(split.train) :]
+        trained, held_out = scans[: len(split.train)], scans[len(split.train) :]
         if resumed:
             _check_inputs(folder, split, trained, held_out)
-        experiment = _experiment(config, split, scans, resumed=resumed)
+        experiment = _experiment(config, split, trained, held_out, resumed=resumed)
         if not resumed:
             write_json(folder / SPLIT_FILE, split.to_dict())
             write_json(folder / INPUTS_FILE, _inputs(trained, held_out))
@@ -141,11 +140,12 @@ def check_settings(config: Config, *, resumed: bool, processes: int) -> None:
         weight_file(config.model)
 
 
-def _experiment(config: Config, split: ScanSplit, scans: list[StoredScan], *, resumed: bool) -> Pretraining:
+def _experiment(
+    config: Config, split: ScanSplit, trained: list[StoredScan], held_out: list[StoredScan], *, resumed: bool
+) -> Pretraining:
     """Choose the sizes of the views and the axes of each scan."""
-    train, held_out = scans[: len(split.train)], scans[len(split.train) :]
-    shape = view_shape(train, config.pretrain, CATALOGUE[config.model.encoder].patch)
-    ct, axes = ct_scaling(train), config.pretrain.axes
+    shape = view_shape(trained, config.pretrain, CATALOGUE[config.model.encoder].patch)
+    ct, axes = ct_scaling(trained), config.pretrain.axes
     sides = [
         f"{tokens} x {tokens} tokens ({tokens * shape.patch} pixels)"
         for tokens in (shape.global_tokens, shape.local_tokens)
@@ -164,9 +164,9 @@ def _experiment(config: Config, split: ScanSplit, scans: list[StoredScan], *, re
         folder=Path(config.output),
         split=split,
         shape=shape,
-        train=tuple(slice_sources(train, axes, shape, ct)),
+        train=tuple(slice_sources(trained, axes, shape, ct)),
         held_out=tuple(slice_sources(held_out, axes, shape, ct)),
-        data_sha256=digest(sorted(scan.sha256 for scan in train)),
+        data_sha256=digest(sorted(scan.sha256 for scan in trained)),
         resumed=resumed,
     )
 
