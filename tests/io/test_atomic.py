@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,26 @@ def test_only_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
     remove_stale(tmp_path)
     assert everything(tmp_path) == {".mine.tmp": "a hidden file of somebody else", "a": "alive", "c/a": "old"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "a", "c"]
+
+
+def test_a_new_folder_that_another_process_takes_for_a_stale_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock nobody can tell that its writer lives."""
+    removals, open_path = 2, os.open
+
+    def open_late(path: Path, *arguments: Any, **options: Any) -> int:
+        nonlocal removals
+        if removals and Path(path).is_dir():
+            removals -= 1
+            Path(path).rmdir()  # as `remove_stale` in the other process
+        return open_path(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_late)
+    with scratch_folder(tmp_path / "masks") as folder:
+        assert folder.is_dir()
+    assert removals == 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("locks", [True, False])

@@ -185,8 +185,10 @@ def _open_file(temporary: Path) -> int:
 
 
 def _open_folder(temporary: Path) -> int:
-    temporary.mkdir(exist_ok=True)
-    return os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    while True:
+        temporary.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # another process took the new folder, not locked yet, for a stale one
+            return os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _empty(folder: Path) -> None:
