@@ -43,6 +43,11 @@ CELLS = {
     "identity without deeper levels": ["model.encoder=identity", TO_TOKENS],
     "identity lr 0.001": ["model.encoder=identity", "train.lr=0.001"],
     "identity lr 0.006": ["model.encoder=identity", "train.lr=0.006"],
+    "identity 32 features": ["model.encoder=identity", "model.features=32"],
+    "identity weight decay 0.1": ["model.encoder=identity", "train.weight_decay=0.1"],
+    "identity foreground 0.33": ["model.encoder=identity", "train.foreground_fraction=0.33"],
+    "identity affine 0.2": ["model.encoder=identity", "augment.affine=0.2"],
+    "identity clip 12": ["model.encoder=identity", "train.clip_norm=12"],
 }
 """Settings that each cell changes."""
 
