@@ -71,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
     training.add_argument("--seed", type=int, default=0, help="of the initial weights (%(default)s)")
     training.add_argument("--splits", help="split file, as data.splits (the folds of volseg)")
+    training.add_argument("--spacing", type=float, nargs=3, help="mm, instead of the planned one, in the order of its axes")
     training.add_argument("--budget-minutes", type=float, required=True, help="of training steps")
     training.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     training.add_argument("--threads", type=int, default=1, help="of training on a CPU (%(default)s)")
@@ -86,7 +87,7 @@ def train(environment: Path, args: argparse.Namespace) -> None:
     budget = args.out.resolve() / read_dataset(args.data).name
     cell = NnunetCell(
         environment=environment,
-        shared=budget / "nnunet_data",
+        shared=budget / "_".join(["nnunet_data", *(f"{spacing:g}" for spacing in args.spacing or ())]),
         folder=budget / f"{args.budget_minutes:g}min" / "nnunet" / f"fold{args.fold}_seed{args.seed}",
         data=DataConfig(root=args.data, fold=args.fold, splits=args.splits),
         seed=args.seed,
@@ -94,6 +95,7 @@ def train(environment: Path, args: argparse.Namespace) -> None:
         device=args.device,
         threads=args.threads,
         processes=args.processes,
+        spacing_mm=args.spacing,
     )
     print(json.dumps(cell.run(), indent=1))
 

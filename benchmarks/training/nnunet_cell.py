@@ -41,6 +41,7 @@ class NnunetCell:
         device: ``cpu`` or ``cuda``.
         threads: Threads on a CPU.
         processes: Processes of planning, preprocessing and augmentation.
+        spacing_mm: Spacing instead of the planned one, in the order of nnU-Net's axes.
     """
 
     environment: Path
@@ -52,6 +53,7 @@ class NnunetCell:
     device: str
     threads: int
     processes: int
+    spacing_mm: Sequence[float] | None = None
 
     def run(self) -> Record:
         """Do the stages that are not finished, and return the record of the cell."""
@@ -72,6 +74,8 @@ class NnunetCell:
             volseg.convert(str(self.data.root), raw, workers=self.processes)
         number = str(self.processes)
         plan = ["nnUNetv2_plan_and_preprocess", "-d", "1", "--no_pp", "-npfp", number, "--no_pbar"]
+        if self.spacing_mm:
+            plan += ["-overwrite_target_spacing", *(f"{spacing:g}" for spacing in self.spacing_mm)]
         self.stage(self.shared, "planning", plan)
         preprocess = ["nnUNetv2_preprocess", "-d", "1", "-c", CONFIGURATION, "-np", number, "--no_pbar"]
         self.stage(self.shared, "preprocessing", preprocess)
@@ -112,7 +116,7 @@ class NnunetCell:
         source, seconds = origin(), trained["seconds"]
         return {
             "model": "nnunet",
-            "settings": [f"data.fold={self.data.fold}", f"train.max_minutes={self.budget_s / 60:g}"],
+            "settings": self.settings(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": source["command"],
             "commit": stages["training"]["commit"],
@@ -133,6 +137,11 @@ class NnunetCell:
             "mirror_axes": trained["mirror_axes"],
             "scores": class_means(read_cases(self.folder)),
         }
+
+    def settings(self) -> list[str]:
+        """Return what the cell sets, in the words of volseg's cells."""
+        spacing = [f"plan.spacing_mm={list(self.spacing_mm)}"] if self.spacing_mm else []
+        return [f"data.fold={self.data.fold}", f"train.max_minutes={self.budget_s / 60:g}", *spacing]
 
     @property
     def results(self) -> Path:
