@@ -71,7 +71,9 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--fold", type=int, default=0, help="held out (%(default)s)")
     training.add_argument("--seed", type=int, default=0, help="of the initial weights (%(default)s)")
     training.add_argument("--splits", help="split file, as data.splits (the folds of volseg)")
-    training.add_argument("--spacing", type=float, nargs=3, help="mm, instead of the planned one, in the order of its axes")
+    training.add_argument(
+        "--spacing", type=float, nargs=3, help="mm, instead of the planned one, in the order of its axes"
+    )
     training.add_argument("--budget-minutes", type=float, required=True, help="of training steps")
     training.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     training.add_argument("--threads", type=int, default=1, help="of training on a CPU (%(default)s)")
