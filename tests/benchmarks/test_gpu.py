@@ -37,7 +37,8 @@ def test_every_section_has_rows_that_become_a_table(name: str) -> None:
     page = markdown(record_of(**{name: {"rows": rows}}))
     assert f"## {title}\n\n| " in page
     if name == "sliding":
-        assert max(row["max_difference"] for row in rows) < 1e-3
+        limits = {"float32": 1e-3, "bf16": 0.5}  # a CPU with AMX has rows of both
+        assert all(row["max_difference"] < limits[row["precision"]] for row in rows)
         assert {row["flips"] for row in rows} == {1, 8}
     if name == "masks":
         assert [(row["equal_voxels"], row["max_difference"]) for row in rows if "CPU" in row["compared"]] == [(1, 0)]
