@@ -25,7 +25,7 @@ from shared.arguments import check_choices, integers, make_parser, words
 from shared.record import TRANSFORMER_CONFIG
 from shared.text import say
 from training.ablation_tables import write_tables
-from training.runs import NO_VALIDATION, finished_run
+from training.runs import NO_VALIDATION, finished_run, folder_name
 from volseg.io.datasets import read_dataset
 
 TO_TOKENS = "plan.decoder_strides"
@@ -57,7 +57,7 @@ def main() -> int:
     args = parse_arguments()
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    name = "_".join(filter(None, (read_dataset(args.data).name, args.label)))
+    name = "_".join(filter(None, (folder_name(read_dataset(args.data)), args.label)))
     runs = args.runs / name
     budget, budget_name = ["train.max_minutes=null", f"train.max_steps={args.steps}"], f"{args.steps} steps"
     if args.minutes:

@@ -29,7 +29,7 @@ from shared.text import say
 from training.adaptation_grid import ADAPTATIONS, Encoder, Job, command_of, count_of, jobs_of
 from training.adaptation_tables import write_tables
 from training.pooled_dice import pooled_dice_of_run
-from training.runs import FINISHED, finished_run, settings_of_steps
+from training.runs import FINISHED, finished_run, folder_name, settings_of_steps
 from volseg.config.load import load_config
 from volseg.data.split_rules import choose_split
 from volseg.io.datasets import Dataset, read_dataset
@@ -43,7 +43,11 @@ def main() -> int:
     available = len(choose_split(dataset, load_config(args.config, settings_of_steps(args)).data, seed=0)["train"])
     shots = [count_of(text, available) for text in args.shots]
     jobs = jobs_of(args.encoders, args.adaptations, shots, args.seeds)
-    name = f"{dataset.name.lower()}_{args.steps}_steps"
+    name = f"{folder_name(dataset).lower()}_{args.steps}_steps"
+    if args.cell is not None and not 0 <= args.cell < len(jobs):
+        raise SystemExit(f"--cell {args.cell}: the cells are 0 to {len(jobs) - 1}")
+    if len({job.folder(Path()) for job in jobs}) < len(jobs):
+        raise SystemExit("--encoders: two of them have the same name; rename one of the weight files")
     if args.list:
         print("\n".join(command_of(sys.argv, number) for number in range(len(jobs))))
     elif args.cell is not None:

@@ -6,7 +6,8 @@
 
 A cell is one network with one fold and one seed: a ``tools/train.py`` run in its own process. A finished one is kept
 and an interrupted one resumes from its checkpoint, so the command can be stopped and repeated. Several commands may
-train different cells at once, each on its own cores (``taskset``) or GPU; the tables hold all finished cells.
+train different cells at once, each on its own cores (``taskset``) or GPU; the tables hold all finished cells of the
+models, and ``--tables`` writes them without training. A cell of other settings, cases or split is refused.
 nnU-Net itself is trained by ``nnunet.py``, whose cells this command only reads.
 
 DynUNet has the topology and the widths that nnU-Net plans, with our optimizer and with nnU-Net's (``dynunet_sgd``).
@@ -25,27 +26,18 @@ from shared.arguments import add_runs, check_choices, integers, make_parser, wor
 from shared.record import RESULTS
 from shared.text import say
 from training.compare_tables import write_tables
-from training.runs import finished_run
+from training.comparison import MODELS
+from training.runs import finished_run, folder_name
 from volseg.io.datasets import read_dataset
 
-NNUNET_SGD = ["train.optimizer=sgd", "train.lr=0.01", "train.weight_decay=3e-5", "train.clip_norm=12"]
-MODELS = {
-    "volseg": [],
-    "identity": ["model.encoder=identity"],
-    "dynunet": ["model.baseline=dynunet"],
-    "dynunet_sgd": ["model.baseline=dynunet", *NNUNET_SGD],
-    "unetr": ["model.baseline=unetr"],
-    "swinunetr": ["model.baseline=swinunetr"],
-}
-"""Settings that each model changes; all others are the same for all."""
 READ_ONLY = ("nnunet",)
 
 
 def main() -> int:
-    """Train the cells that are not finished, and write the tables after each."""
+    """Train the cells that are not finished, and write the tables at the end."""
     args = parse_arguments()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    name = read_dataset(args.data).name
+    name = folder_name(read_dataset(args.data))
     folder = args.out / name.lower() if args.out == RESULTS else args.out
     shared = [f"data.root={args.data}", f"data.cache={args.runs / 'preprocessed'}", *args.settings]
     if args.budget_minutes:
@@ -57,7 +49,7 @@ def main() -> int:
     runs = args.runs / name / budget
     for fold in args.folds:
         for seed in args.seeds:
-            for model in [model for model in args.models if model in MODELS]:
+            for model in [model for model in args.models if model in MODELS and not args.tables]:
                 say(f"{name}, {budget}, fold {fold}, seed {seed}: {model}")
                 settings = [*shared, f"data.fold={fold}", f"seed={seed}", *MODELS[model]]
                 finished_run(runs / model / f"fold{fold}_seed{seed}", model, args.config, settings)
@@ -77,12 +69,15 @@ def parse_arguments() -> argparse.Namespace:
     budget.add_argument("--budget-steps", type=int, help="steps of each cell")
     parser.add_argument("--folds", type=integers, default=[0], help="held out, one after another (0)")
     parser.add_argument("--seeds", type=integers, default=[0], help="(0)")
-    parser.add_argument("--reference", default="identity", help="model that the others are compared with (%(default)s)")
+    parser.add_argument("--reference", help="model that the others are compared with (identity, or the first)")
+    parser.add_argument("--tables", action="store_true", help="write the tables of the finished cells only")
     add_runs(parser, "compare")
     args = parser.parse_args()
     check_choices(parser, "--models", args.models, choices)
-    if args.reference not in args.models:
-        args.reference = args.models[0]
+    if args.reference:
+        check_choices(parser, "--reference", [args.reference], args.models)
+    else:
+        args.reference = "identity" if "identity" in args.models else args.models[0]
     return args
 
 

@@ -38,6 +38,7 @@ from prediction.nnunet_environment import (
     run_inside,
 )
 from training.nnunet_cell import NnunetCell
+from training.runs import folder_name
 from volseg.config.schema import DataConfig
 from volseg.io.datasets import read_dataset
 
@@ -86,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(environment: Path, args: argparse.Namespace) -> None:
     """Train, predict and score a cell, as far as it is not finished, and print its scores."""
-    budget = args.out.resolve() / read_dataset(args.data).name
+    budget = args.out.resolve() / folder_name(read_dataset(args.data))
     cell = NnunetCell(
         environment=environment,
         shared=budget / "_".join(["nnunet_data", *(f"{spacing:g}" for spacing in args.spacing or ())]),

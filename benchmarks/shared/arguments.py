@@ -53,8 +53,8 @@ def use_quick_folder(args: argparse.Namespace, results: str) -> None:
 
 
 def words(text: str) -> list[str]:
-    """Parse comma-separated words."""
-    return text.split(",")
+    """Parse comma-separated words; repeated ones count once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",")))
 
 
 def integers(text: str) -> list[int]:

@@ -49,9 +49,16 @@ def load(folder: Path, prefix: str = "") -> list[Record]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file; the folder is made."""
+    """Write a JSON file atomically; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    unfinished = with_ending(path, f".{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def with_ending(stem: Path, ending: str) -> Path:
+    """Return a path with an ending behind its name, in which dots may be (``0.5min``)."""
+    return stem.with_name(stem.name + ending)
 
 
 def write_page(path: Path, text: str) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from shared.record import Record, write_json
+from shared.record import Record, with_ending, write_json
 from shared.text import table
-from training.ablation_cells import Array, Cell, cells_of, difference_to, mean_dice, mean_interval, read_runs
-from training.runs import machine_text, write_csv
+from training.ablation_cells import Array, Cell, cells_of, difference_to, mean_dice, mean_interval, nan_mean, read_runs
+from training.runs import commits_text, machine_text, write_csv
 from volseg.metrics.statistics import wilcoxon_p
 from volseg.report.tables import p_text
 
@@ -28,13 +28,13 @@ def write_tables(runs: Path, stem: Path, order: Sequence[str]) -> str:
         The Markdown.
     """
     records, rows = read_runs(runs, order)
-    write_json(stem.with_suffix(".json"), records)
-    write_csv(stem.with_suffix(".csv"), rows)
+    write_json(with_ending(stem, ".json"), records)
+    write_csv(with_ending(stem, ".csv"), rows)
     budgets = cells_of(records, rows)
     text = markdown(stem.name, budgets)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    with_ending(stem, ".md").write_text(text, encoding="utf-8")
     if any(len(cells) > 2 for cells in budgets.values()):
-        plot(budgets, stem.with_suffix(".png"))
+        plot(budgets, with_ending(stem, ".png"))
     return text
 
 
@@ -55,8 +55,8 @@ def budget_table(cells: list[Cell]) -> str:
         means = [record["scores"]["mean"] for record in records]
         steps = [record["steps"] for record in records]
         seconds = sum(record["train_seconds"] for record in records) / sum(steps)
-        same = cell is first
         difference = difference_to(first, cell)
+        alone = cell is first or np.isnan(difference).all()  # no seed in common
         rows.append(
             [
                 cell.name,
@@ -64,8 +64,8 @@ def budget_table(cells: list[Cell]) -> str:
                 interval_text(mean_dice(cell), "{:.4f}"),
                 ", ".join(f"{mean['dice']:.4f}" for mean in means),
                 f"{np.mean([mean['hd95'] for mean in means]):.2f}",
-                "" if same else interval_text(difference, "{:+.4f}"),
-                "" if same else p_text(wilcoxon_p(np.nanmean(difference, axis=1))),
+                "" if alone else interval_text(difference, "{:+.4f}"),
+                "" if alone else p_text(wilcoxon_p(nan_mean(difference, axis=1))),
                 f"{records[0]['parameters']:,}",
                 ", ".join(map(str, steps)),
                 f"{seconds:.2f}",
@@ -75,15 +75,16 @@ def budget_table(cells: list[Cell]) -> str:
 
 
 def interval_text(values: Array, form: str) -> str:
-    """Return mean and interval as text."""
-    mean, low, high = (form.format(number) for number in mean_interval(values))
-    return f"{mean} [{low}, {high}]"
+    """Return mean and interval as text; a single case has no interval, and without a score the text is empty."""
+    mean, low, high = mean_interval(values)
+    if np.isnan(mean):
+        return ""
+    return form.format(mean) + ("" if np.isnan(low) else f" [{form.format(low)}, {form.format(high)}]")
 
 
 def conditions(records: list[Record]) -> str:
     """Return the conditions that all cells share, and how to read the table."""
     machines = sorted({machine_text(record) for record in records})
-    commits = sorted({str(record["commit"])[:10] for record in records})
     folds = sorted({text.split("=")[1] for record in records for text in record["settings"] if "data.fold=" in text})
     return (
         f"Each cell changes one setting of the first. Random weights; held-out fold {', '.join(folds)}, which may be "
@@ -91,7 +92,7 @@ def conditions(records: list[Record]) -> str:
         "intervals over cases (not over seeds), of the mean over seeds where there are several; differences use the "
         "seeds that both cells have; p: Wilcoxon's signed-rank test over cases, not corrected for the number of cells. "
         "`s per step` is training time over steps; runs side by side share the memory bandwidth. "
-        f"{'; '.join(machines)}; commit {', '.join(commits)}. Measured by `python benchmarks/ablation.py`."
+        f"{'; '.join(machines)}; commit {commits_text(records)}. Measured by `python benchmarks/ablation.py`."
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.record import Record, portable_argument, write_json
+from shared.record import Record, portable_argument, with_ending, write_json
 from shared.text import table
 from training.ablation_cells import Cell, cells_of, mean_dice, mean_interval, read_runs
 from training.ablation_tables import interval_text
-from training.few_shot_tables import Curve, arms_of, curve_of, difference_text
-from training.runs import machine_text, mean_of, write_csv
+from training.few_shot_tables import Curve, arms_of, curve_of, difference_text, unequal_seeds
+from training.runs import commits_text, machine_text, mean_of, write_csv
 
 
 def write_tables(runs: Path, stem: Path, arms: Sequence[str]) -> str:
@@ -20,11 +22,11 @@ def write_tables(runs: Path, stem: Path, arms: Sequence[str]) -> str:
     records, rows = read_runs(runs, arms)
     command = ["python", *(portable_argument(argument) for argument in sys.argv)]
     document = {"command": command, "cells": records}
-    write_json(stem.with_suffix(".json"), document)
-    write_csv(stem.with_suffix(".csv"), rows)
+    write_json(with_ending(stem, ".json"), document)
+    write_csv(with_ending(stem, ".csv"), rows)
     text = markdown(stem.name, document, rows)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    plot(curve_of(cells_of(records, rows)), stem.with_suffix(".png"))
+    with_ending(stem, ".md").write_text(text, encoding="utf-8")
+    plot(curve_of(cells_of(records, rows)), with_ending(stem, ".png"))
     return text
 
 
@@ -58,8 +60,9 @@ def arm_table(curve: Curve, text: Callable[[Cell, list[Cell]], str]) -> str:
 
 def pooled_text(cell: Cell) -> str:
     """Return the pooled Dice of a cell, the mean over its seeds."""
-    pooled = [run["pooled_dice"]["mean"] for run in cell.runs]
-    return f"{mean_of('' if value is None else value for value in pooled):.4f}"
+    pooled = [run["pooled_dice"]["mean"] for run in cell.runs if "pooled_dice" in run]
+    mean = mean_of(value for value in pooled if value is not None)
+    return "" if math.isnan(mean) else f"{mean:.4f}"
 
 
 def conditions(curve: Curve, command: Sequence[str]) -> str:
@@ -67,7 +70,6 @@ def conditions(curve: Curve, command: Sequence[str]) -> str:
     cells = [cell for cells in curve.values() for cell in cells]
     runs = [run for cell in cells for run in cell.runs]
     machines = "; ".join(sorted({machine_text(run) for run in runs}))
-    commits = ", ".join(sorted({str(run["commit"])[:10] for run in runs}))
     dates = ", ".join(sorted({run["date"][:10] for run in runs}))
     fold = next(text.split("=")[1] for text in runs[0]["settings"] if "data.fold=" in text)
     seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
@@ -78,7 +80,8 @@ def conditions(curve: Curve, command: Sequence[str]) -> str:
         "held-out cases, then over classes, in the scans' own geometry, and over seeds; 95% bootstrap intervals over "
         "the held-out cases (not over seeds); differences are paired by case and seed. Pooled: the voxels of all cases "
         "counted together per class, then the mean over classes and seeds; the study's code counts so, on slices "
-        f"resized to the input of the network.\n\n{machines}; {dates}, commit {commits}: `{' '.join(command)}`"
+        f"resized to the input of the network.{unequal_seeds(curve)}\n\n"
+        f"{machines}; {dates}, commit {commits_text(runs)}: `{shlex.join(command)}`"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from shared.record import Record, portable_argument, write_json
+from shared.record import Record, portable_argument, with_ending, write_json
 from shared.text import table
-from training.ablation_cells import mean_interval
+from training.ablation_cells import mean_interval, nan_mean
 from training.ablation_tables import interval_text
 from training.comparison import METRICS, Model, difference, models_of, read_cells
-from training.runs import machine_text, write_csv
+from training.comparison_notes import notes
+from training.runs import commits_text, machine_text, write_csv
 from volseg.errors import counted
 from volseg.evaluation.compare import compare_paired
 from volseg.metrics.statistics import holm
@@ -27,11 +29,11 @@ def write_tables(runs: Path, stem: Path, order: Sequence[str], *, reference: str
     cells, rows = read_cells(runs, order)
     command = [portable_argument(argument) for argument in sys.argv]
     record = {"dataset": title, "budget": stem.name, "reference": reference, "command": command, "cells": cells}
-    write_json(stem.with_suffix(".json"), record)
-    write_csv(stem.with_suffix(".csv"), rows)
+    write_json(with_ending(stem, ".json"), record)
+    write_csv(with_ending(stem, ".csv"), rows)
     text = markdown(record, rows)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    plot(models_of(cells, rows), stem.with_suffix(".png"))
+    with_ending(stem, ".md").write_text(text, encoding="utf-8")
+    plot(models_of(cells, rows), with_ending(stem, ".png"))
     return text
 
 
@@ -44,7 +46,7 @@ def markdown(record: Record, rows: Sequence[Record]) -> str:
     parts += ["## Dice by class", by_class(models, classes)]
     if any(run["curve"] for model in models for run in model.runs):
         parts.append(f"![Dice against minutes and steps]({record['budget']}.png)")
-    return "\n\n".join([*parts, conditions(models, " ".join(record["command"]))]) + "\n"
+    return "\n\n".join([*parts, conditions(models, shlex.join(record["command"]))]) + "\n"
 
 
 def budget_text(name: str) -> str:
@@ -94,7 +96,7 @@ def numbers(values: Sequence[int]) -> str:
 
 def by_class(models: Sequence[Model], classes: Sequence[str]) -> str:
     """Return a row per class, a column per model."""
-    means = {model.name: np.nanmean(model.values("dice"), axis=0) for model in models}
+    means = {model.name: nan_mean(model.values("dice"), axis=0) for model in models}
     rows = [["class", *means]]
     rows += [[name, *(f"{values[index]:.4f}" for values in means.values())] for index, name in enumerate(classes)]
     return table(rows)
@@ -104,19 +106,19 @@ def conditions(models: Sequence[Model], command: str) -> str:
     """Return the conditions that the cells share, and how to read the tables."""
     runs: list[Record] = [run for model in models for run in model.runs]
     machines = "; ".join(sorted({machine_text(run) for run in runs}))
-    commits = ", ".join(sorted({str(run["commit"])[:10] for run in runs}))
     dates = ", ".join(sorted({run["date"][:10] for run in runs}))
     draws = sorted({(run["fold"], run["seed"]) for run in runs})
     cases = len(models[0].values("dice"))
     origin = ", ".join(f"{fold}/{seed}" for fold, seed in draws)
     nnunet = "nnU-Net is predicted with mirroring; its validation and torch.compile do not count as training time. "
     note = nnunet if any(model.name == "nnunet" for model in models) else ""
+    note += "".join(f"{sentence} " for sentence in notes(models))
     return (
         f"Held-out folds and seeds: {origin}; {cases} cases. Mean over cases, then over classes, in the scans' own "
         "geometry, with 95% bootstrap intervals over cases (not over seeds), of the mean over seeds where there are "
         "several. Differences are paired by case; p: Wilcoxon's signed-rank test over cases. Weights are random unless "
         "stated. `steps`, `s per step` and `peak MB` are of training; validation counts as training time. "
-        f"{note}{machines}.\n\n{dates}, commit {commits}: `python {command}`"
+        f"{note}{machines}.\n\n{dates}, commit {commits_text(runs)}: `python {command}`"
     )
 
 

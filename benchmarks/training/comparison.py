@@ -12,12 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.record import Record
+from training.ablation_cells import nan_mean
 from training.runs import FINISHED, read_cases
+from training.unchanged import check_pairs
 from volseg.training.run_log import read_metrics
 
 Array = NDArray[np.float64]
 Draw = tuple[int, int]
 """Fold and seed."""
+NNUNET_SGD = ["train.optimizer=sgd", "train.lr=0.01", "train.weight_decay=3e-5", "train.clip_norm=12"]
+MODELS: dict[str, list[str]] = {
+    "volseg": [],
+    "identity": ["model.encoder=identity"],
+    "dynunet": ["model.baseline=dynunet"],
+    "dynunet_sgd": ["model.baseline=dynunet", *NNUNET_SGD],
+    "unetr": ["model.baseline=unetr"],
+    "swinunetr": ["model.baseline=swinunetr"],
+}
+"""Settings that each model changes; all others are the same for all."""
 METRICS = ("dice", "hd95", "nsd")
 COLUMNS = ("model", "fold", "seed", "case", "class", *METRICS)
 
@@ -47,7 +59,7 @@ class Model:
         rows = []
         for fold in sorted({fold for fold, _ in chosen}):
             of_fold = [self.scores[draw][metric] for draw in chosen if draw[0] == fold]
-            rows += [np.mean([scores[case] for scores in of_fold], axis=0) for case in sorted(of_fold[0])]
+            rows += [nan_mean([scores[case] for scores in of_fold], axis=0) for case in sorted(of_fold[0])]
         return np.array(rows)
 
 
@@ -56,8 +68,11 @@ def read_cells(folder: Path, order: Sequence[str]) -> tuple[list[Record], list[R
 
     Returns:
         The records of the cells; the scores per model, fold, seed, case and class.
+
+    Raises:
+        SystemExit: There is none, or those of a fold hold out different cases.
     """
-    records, rows = list[Record](), list[Record]()
+    records, rows, folds = list[Record](), list[Record](), dict[int, dict[str, list[dict[str, str]]]]()
     for name in order:
         for file in sorted((folder / name).glob(f"fold*_seed*/{FINISHED}")):
             fold, seed = map(int, re.findall(r"\d+", file.parent.name))
@@ -65,7 +80,12 @@ def read_cells(folder: Path, order: Sequence[str]) -> tuple[list[Record], list[R
             curve = [[row["step"], row["elapsed_s"], row["val_dice"]] for row in log if "val_dice" in row]
             origin = {"model": name, "fold": fold, "seed": seed}
             records.append({**json.loads(file.read_text(encoding="utf-8")), **origin, "curve": curve})
-            rows += [{key: {**row, **origin}[key] for key in COLUMNS} for row in read_cases(file.parent)]
+            folds.setdefault(fold, {})[str(file.parent)] = scores = read_cases(file.parent)
+            rows += [{key: {**row, **origin}[key] for key in COLUMNS} for row in scores]
+    for cells in folds.values():
+        check_pairs(cells)
+    if not records:
+        raise SystemExit(f"no finished cell of {', '.join(order)} in {folder}")
     return records, rows
 
 

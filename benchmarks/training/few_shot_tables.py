@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from shared.record import Record, write_json
+from shared.record import Record, with_ending, write_json
 from shared.text import table
 from training.ablation_cells import Cell, cells_of, difference_to, mean_dice, mean_interval, read_runs
 from training.ablation_tables import interval_text
-from training.runs import machine_text, write_csv
+from training.runs import commits_text, machine_text, write_csv
 
 Curve = dict[int, list[Cell]]
 """Cells of each number of training cases, in increasing order; the last arm is the control."""
@@ -35,11 +35,11 @@ def write_tables(runs: Path, stem: Path, arms: Sequence[str], comparison: Compar
     """Write table and figure of all finished runs ``runs/<n> cases/<arm>/seed<n>``; return the Markdown."""
     records, rows = read_runs(runs, arms)
     document = {**asdict(comparison), "cells": records}
-    write_json(stem.with_suffix(".json"), document)
-    write_csv(stem.with_suffix(".csv"), rows)
+    write_json(with_ending(stem, ".json"), document)
+    write_csv(with_ending(stem, ".csv"), rows)
     text = markdown(stem.name, document, rows)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    plot(curve_of(cells_of(records, rows)), stem.with_suffix(".png"))
+    with_ending(stem, ".md").write_text(text, encoding="utf-8")
+    plot(curve_of(cells_of(records, rows)), with_ending(stem, ".png"))
     return text
 
 
@@ -90,16 +90,28 @@ def conditions(curve: Curve, comparison: Comparison) -> str:
     cells = [cell for cells in curve.values() for cell in cells]
     runs, arms = [run for cell in cells for run in cell.runs], {cell.name for cell in cells}
     machines = "; ".join(sorted({machine_text(run) for run in runs}))
-    commits = ", ".join(sorted({str(run["commit"])[:10] for run in runs}))
     fold = next(text.split("=")[1] for text in runs[0]["settings"] if "data.fold=" in text)
     return (
         f"{comparison.start}; fold {fold} held out, {len(mean_dice(cells[0]))} cases; {runs[0]['steps']} steps per "
         f"run. {'Both' if len(arms) == 2 else 'All'} arms of a seed have the same training cases. Mean Dice over "
         "held-out cases, then over classes, in the "
         "scans' own geometry, and over seeds; 95% bootstrap intervals over the held-out cases (not over seeds); "
-        f"differences are paired by case and seed. {machines}; commit {commits}. Measured by "
-        f"`python benchmarks/{comparison.script}`."
+        f"differences are paired by case and seed.{unequal_seeds(curve)} {machines}; commit {commits_text(runs)}. "
+        f"Measured by `python benchmarks/{comparison.script}`."
     )
+
+
+def unequal_seeds(curve: Curve) -> str:
+    """Return a sentence on the cells that lack seeds which another with the same training cases has."""
+    found = []
+    for cases, cells in curve.items():
+        all_seeds = {seed for cell in cells for seed in cell.dice}
+        found += [
+            f"{cell.name} with {cases}: {', '.join(map(str, sorted(cell.dice)))}"
+            for cell in cells
+            if cell.dice.keys() < all_seeds
+        ]
+    return f" **Fewer seeds than others of the column** (training cases: seeds): {'; '.join(found)}." if found else ""
 
 
 def plot(curve: Curve, path: Path) -> None:

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,13 +18,18 @@ from shared.measure import BENCHMARKS
 from shared.record import Record, commit_of, origin, write_json
 from shared.text import say
 from training.runs import FINISHED, class_means, read_cases
+from training.unchanged import contents
 from volseg.config.schema import DataConfig
 from volseg.data.split_rules import choose_all_splits, choose_split
 from volseg.data.splits import Split
+from volseg.errors import OutputError
 from volseg.io.datasets import Dataset, read_dataset
+from volseg.io.locks import folder_lock
 
 DATASET, CONFIGURATION, TRAINER = "Dataset001_Compared", "3d_fullres", "nnUNetTrainerBudget"
 TRAINERS = BENCHMARKS / "training" / "nnunet_trainers"
+SOURCE, SPLIT = "source.json", "nnunet/split.json"
+"""What the converted data and a training were made of."""
 MASKS, SCORES = Path("validation/masks"), Path("validation/scores")
 
 
@@ -56,16 +62,33 @@ class NnunetCell:
     spacing_mm: Sequence[float] | None = None
 
     def run(self) -> Record:
-        """Do the stages that are not finished, and return the record of the cell."""
+        """Do the stages that are not finished, and return the record of the cell.
+
+        Raises:
+            SystemExit: A command failed, or the stages that are there are of other data or of another split.
+        """
         finished = self.folder / FINISHED
-        if not finished.exists():
-            dataset = read_dataset(str(self.data.root))
-            split = choose_split(dataset, self.data, seed=0)
-            raw = self.prepare(dataset)
-            self.train_and_predict(split["val"])
-            self.score(raw, split["val"])
-            write_json(finished, self.record())
+        dataset = read_dataset(str(self.data.root))
+        split = choose_split(dataset, self.data, seed=0)
+        with held(self.folder):
+            self.keep(self.shared / SOURCE, contents(str(self.data.root)))
+            self.keep(self.folder / SPLIT, {part: split[part] for part in ("train", "val")})
+            if finished.exists() and {row["case"] for row in read_cases(self.folder)} != {*split["val"]}:
+                raise SystemExit(f"{self.folder} holds out other cases; give another --out")
+            if not finished.exists():
+                with held(self.shared):
+                    raw = self.prepare(dataset)
+                self.train_and_predict(split["val"])
+                self.score(raw, split["val"])
+                write_json(finished, self.record())
         return dict(json.loads(finished.read_text(encoding="utf-8")))
+
+    def keep(self, file: Path, content: Record) -> None:
+        """Store what the stages are made of, or check that they are made of the same."""
+        if not file.exists():
+            write_json(file, content)
+        elif json.loads(file.read_text(encoding="utf-8")) != content:
+            raise SystemExit(f"{file.parent} was made of other cases, or of another split; give another --out")
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Write the data as nnU-Net's raw, plan and preprocess by its commands, and write the split."""
@@ -100,6 +123,8 @@ class NnunetCell:
     def score(self, raw: Dataset, held_out: Sequence[str]) -> None:
         """Score the masks as the end of a training of volseg does; both have the label values of the raw data."""
         cases = [case for case in raw.cases if case.id in set(held_out)]
+        if missing := [case.id for case in cases if not (self.folder / MASKS / f"{case.id}.nii.gz").exists()]:
+            raise SystemExit(f"nnU-Net wrote no mask of {', '.join(missing)} to {self.folder / MASKS}")
         volseg.evaluate(
             {f"nnunet_seed{self.seed}": self.folder / MASKS},
             {case.id: case.label for case in cases if case.label is not None},
@@ -122,6 +147,7 @@ class NnunetCell:
             "commit": stages["training"]["commit"],
             "versions": source["versions"] | trained["versions"],
             "hardware": source["hardware"] | {"threads": trained["threads"], "gpu": trained["gpu"]},
+            "device": self.device,
             "seed": self.seed,
             "parameters": trained["parameters"],
             "trained_parameters": trained["parameters"],
@@ -181,6 +207,21 @@ class NnunetCell:
             OMP_NUM_THREADS=str(self.threads),
             nnUNet_n_proc_DA=str(self.processes),
         )
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing to a folder while the block runs.
+
+    Raises:
+        SystemExit: Another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder_lock(folder, "nnunet.py train"):
+            yield
+    except OutputError as error:
+        raise SystemExit(str(error)) from error
 
 
 def splits_final(dataset: Dataset, data: DataConfig) -> list[Split]:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from volseg.io.checks import read_label
 from volseg.io.datasets import Dataset
+from volseg.io.json_files import read_json
 from volseg.io.volumes import read_mask
+from volseg.training.inputs import SPLIT_FILE
 
 Labels = NDArray[np.integer]
 
@@ -54,9 +56,17 @@ def pooled_dice(
 
 
 def pooled_dice_of_run(run: Path, dataset: Dataset) -> dict[str, float | None]:
-    """Return the pooled Dice of the masks of a run's held-out cases."""
+    """Return the pooled Dice of the masks of a run's held-out cases.
+
+    Raises:
+        SystemExit: Masks are missing, or there are others.
+    """
     cases = {case.id: case for case in dataset.cases}
-    files = sorted((run / "validation" / "masks").glob("*.nii.gz"))
-    masks = ((read_mask(file), cases[file.name.removesuffix(".nii.gz")]) for file in files)
+    files = {file.name.removesuffix(".nii.gz"): file for file in (run / "validation" / "masks").glob("*.nii.gz")}
+    if others := sorted(files.keys() ^ {*read_json(run / SPLIT_FILE, "split")["val"]}):
+        raise SystemExit(
+            f"masks in {run / 'validation'} that are missing or not of held-out cases: {', '.join(others)}"
+        )
+    masks = ((read_mask(file), cases[name]) for name, file in sorted(files.items()))
     pairs = ((mask.labels, read_label(case, mask.grid).labels) for mask, case in masks)
     return pooled_dice(pairs, dataset.label_map.classes, dataset.label_map.ignore_label)

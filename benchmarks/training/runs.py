@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -15,7 +16,13 @@ from pathlib import Path
 
 from shared.record import ROOT, Record, write_json
 from shared.text import say
+from training.unchanged import check_unchanged
+from volseg.config.load import load_config
+from volseg.device import choose_device
+from volseg.io.datasets import Dataset
 from volseg.io.model_file import read_metadata
+from volseg.training.checkpoint import CHECKPOINTS, has_checkpoint
+from volseg.training.resume import CONFIG_FILE
 
 METRICS = ("dice", "hd95")
 NO_VALIDATION = "train.validate_every=1000000000"
@@ -38,8 +45,13 @@ def finished_run(folder: Path, name: str, config: Path, settings: Sequence[str])
         name: Name of the model in the table.
         config: YAML file.
         settings: ``key=value``, without ``output``.
+
+    Raises:
+        SystemExit: The training failed, or the run in the folder has other settings, cases or split.
     """
     finished = folder / FINISHED
+    if finished.exists() or has_checkpoint(folder / CHECKPOINTS):
+        check_unchanged(folder, config, settings)
     if not finished.exists():
         write_json(finished, {"model": name, **_train(folder, config, settings)})
     return dict(json.loads(finished.read_text(encoding="utf-8")))
@@ -60,8 +72,10 @@ def _train(folder: Path, config: Path, settings: Sequence[str]) -> Record:
         "settings": [text for text in settings if not text.startswith(("data.root=", "data.cache="))],
         "date": provenance["created"],
         "commit": provenance["commit"],
+        "resumed_commits": [part["commit"] for part in provenance.get("resumed", ())],
         "versions": provenance["versions"],
         "hardware": provenance["hardware"],
+        "device": choose_device(load_config(folder / CONFIG_FILE).device).type,
         "seed": provenance["seed"],
         "parameters": provenance["parameters"]["total"],
         "trained_parameters": provenance["parameters"]["trainable"],
@@ -92,7 +106,7 @@ def class_means(rows: list[dict[str, str]]) -> dict[str, dict[str, float]]:
 
 def mean_of(values: Iterable[str | float]) -> float:
     """Return the mean of the scores that are defined (an empty text is an undefined one)."""
-    defined = [float(value) for value in values if value != ""]
+    defined = [float(value) for value in values if value != "" and not math.isnan(float(value))]
     return round(statistics.fmean(defined), 5) if defined else float("nan")
 
 
@@ -105,7 +119,21 @@ def write_csv(path: Path, rows: Sequence[Record]) -> None:
         writer.writerows(rows)
 
 
+def folder_name(dataset: Dataset) -> str:
+    """Return the name of a data set as the name of one folder."""
+    return dataset.name.replace("/", "_").lstrip(".")
+
+
 def machine_text(record: Record) -> str:
-    """Return processor, threads and precision of a run."""
-    threads, precision = record["hardware"]["threads"], record.get("precision", "float32")
-    return f"{record['hardware']['cpu']}, {threads} thread{'s' if threads > 1 else ''}, {precision}"
+    """Return processor or GPU, threads and precision of a run."""
+    hardware, precision = record["hardware"], record.get("precision", "float32")
+    if record.get("device") == "cuda":
+        return f"{hardware['gpu']}, {precision}"
+    threads = hardware["threads"]
+    return f"{hardware['cpu']}, {threads} thread{'s' if threads > 1 else ''}, {precision}"
+
+
+def commits_text(records: Iterable[Record]) -> str:
+    """Return the commits of some runs, those with which they were resumed included."""
+    commits = {commit for run in records for commit in (run["commit"], *run.get("resumed_commits", ()))}
+    return ", ".join(sorted({str(commit)[:10] for commit in commits}))
