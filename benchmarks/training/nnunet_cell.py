@@ -28,7 +28,7 @@ from volseg.io.locks import folder_lock
 
 DATASET, CONFIGURATION, TRAINER = "Dataset001_Compared", "3d_fullres", "nnUNetTrainerBudget"
 TRAINERS = BENCHMARKS / "training" / "nnunet_trainers"
-SOURCE, SPLIT = "source.json", "nnunet/split.json"
+SOURCE, MADE_OF = "source.json", "nnunet/made_of.json"
 """What the converted data and a training were made of."""
 MASKS, SCORES = Path("validation/masks"), Path("validation/scores")
 
@@ -72,10 +72,11 @@ class NnunetCell:
         split = choose_split(dataset, self.data, seed=0)
         with held(self.folder):
             self.keep(self.shared / SOURCE, contents(str(self.data.root)))
-            self.keep(self.folder / SPLIT, {part: split[part] for part in ("train", "val")})
-            if finished.exists() and {row["case"] for row in read_cases(self.folder)} != {*split["val"]}:
-                raise SystemExit(f"{self.folder} holds out other cases; give another --out")
-            if not finished.exists():
+            parts = {part: split[part] for part in ("train", "val")}
+            self.keep(self.folder / MADE_OF, {"settings": self.settings(), **parts})
+            if finished.exists():
+                self.check_finished(finished, split["val"])
+            else:
                 with held(self.shared):
                     raw = self.prepare(dataset)
                 self.train_and_predict(split["val"])
@@ -88,7 +89,13 @@ class NnunetCell:
         if not file.exists():
             write_json(file, content)
         elif json.loads(file.read_text(encoding="utf-8")) != content:
-            raise SystemExit(f"{file.parent} was made of other cases, or of another split; give another --out")
+            raise SystemExit(f"{file.parent} was made of other cases, split or settings; give another --out")
+
+    def check_finished(self, finished: Path, held_out: Sequence[str]) -> None:
+        """Check that a finished cell, also one without a record of what it is made of, is the one that is wanted."""
+        settings = json.loads(finished.read_text(encoding="utf-8"))["settings"]
+        if settings != self.settings() or {row["case"] for row in read_cases(self.folder)} != {*held_out}:
+            raise SystemExit(f"{self.folder} has other settings or held-out cases; give another --out")
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Write the data as nnU-Net's raw, plan and preprocess by its commands, and write the split."""

@@ -149,6 +149,6 @@ def test_models_are_compared_by_case_over_the_folds_and_seeds_that_both_have() -
     ours = model("ours", [], {(0, 0): cell(a=[0.8, 0.6], b=[0.5, np.nan]), (0, 1): cell(a=[0.6, 0.6], b=[0.7, 1.0])})
     ours.scores[1, 0] = cell(c=[0.9, 0.9])
     theirs = model("theirs", [], {(0, 0): cell(a=[0.7, 0.7], b=[0.5, 0.5]), (1, 0): cell(c=[0.5, 1.0])})
-    np.testing.assert_allclose(ours.values("dice"), [[0.7, 0.6], [0.6, np.nan], [0.9, 0.9]])  # seeds, then folds
+    np.testing.assert_allclose(ours.values("dice"), [[0.7, 0.6], [0.6, 1.0], [0.9, 0.9]])  # seeds, then folds
     expected = [[0.1, -0.1], [0, np.nan], [0.4, -0.1]]  # without seed 1, which the other does not have
     np.testing.assert_allclose(difference(ours, theirs, "dice"), expected, atol=1e-12)
