@@ -50,10 +50,10 @@ def load(folder: Path, prefix: str = "") -> list[Record]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = with_ending(path, f".{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    from volseg.io.atomic import atomic_file
+
+    with atomic_file(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def with_ending(stem: Path, ending: str) -> Path:

@@ -29,9 +29,8 @@ def notes(models: Sequence[Model]) -> Iterator[str]:
     for what, text in (("Settings", _settings), ("Machines", machine_text)):
         if (found := _each(models, text)) and (what == "Settings" or len({*found.values()}) > 1):
             yield f"{what}: {'; '.join(f'{name}: {value}' for name, value in found.items())}."
-    if resumed := [
-        f"{model.name} {run['fold']}/{run['seed']}" for model in models for run in model.runs if _parts(run)
-    ]:
+    runs = [run for model in models for run in model.runs]
+    if resumed := [f"{run['model']} {run['fold']}/{run['seed']}" for run in runs if run.get("resumed_commits")]:
         yield f"Resumed, with the peak memory since then: {', '.join(resumed)}."
 
 
@@ -57,7 +56,3 @@ def _settings(run: Record) -> str:
     """Return the settings of a cell beside those of its model that change weights or scores."""
     given = [text for text in run.get("settings", ()) if text not in MODELS.get(run["model"], ())]
     return ", ".join(text for text in given if text.split("=")[0] not in (*MAY_CHANGE, *OF_CELL))
-
-
-def _parts(run: Record) -> bool:
-    return bool(run.get("resumed_commits"))
